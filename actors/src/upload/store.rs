@@ -189,6 +189,8 @@ impl Store {
         let new = self.dir.join(INCOMING).join(UploadId::random().as_str());
         temp.link(&new)?;
         fs::rename(&new, &path)?;
+        // A transaction that is tried again has given the file this name before, and then `rename` does nothing.
+        remove_if_there(&new)?;
         sync_folder(folder)
     }
 
@@ -199,10 +201,7 @@ impl Store {
 
     /// Removes a stored file, if it is there. The caller holds both locks.
     pub(super) fn remove(&self, hash: ContentHash) -> io::Result<()> {
-        match fs::remove_file(self.path(hash)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove_if_there(&self.path(hash))
     }
 
     /// The hashes of all stored files whose hash begins with `prefix`.
@@ -293,6 +292,41 @@ fn make_folder(path: &Path) -> io::Result<()> {
     }
 }
 
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_stored_again_leaves_no_other_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let incoming = folder.path().join(INCOMING);
+        let named = incoming.join("named");
+        let named = TempFile {
+            file: options().create_new(true).open(&named).unwrap(),
+            path: Some(named),
+        };
+        for (number, temp) in [(1, store.create().unwrap()), (2, named)] {
+            let hash = ContentHash([number; 32]);
+            for _ in 0..3 {
+                store.add(&temp, hash).unwrap();
+            }
+            drop(temp);
+            assert_eq!(fs::read_dir(&incoming).unwrap().count(), 0, "{number}");
+            assert_eq!(store.stored(number).unwrap(), [hash]);
+        }
+    }
 }
