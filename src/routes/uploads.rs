@@ -8,6 +8,7 @@ pub(super) mod content;
 mod form;
 pub(super) mod link;
 mod multipart;
+mod parameters;
 pub(super) mod tus;
 
 use actix_web::{HttpRequest, HttpResponse, Responder, web};

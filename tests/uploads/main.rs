@@ -9,6 +9,7 @@ mod forms;
 mod kills;
 mod limits;
 mod links;
+mod malformed;
 mod repeats;
 mod scans;
 mod tus;

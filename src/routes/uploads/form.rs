@@ -119,7 +119,7 @@ async fn store(
 ) -> Result<(Uploaded, bool), Refusal> {
     refuse_compressed(request)?;
     let content_type = request.headers().get(header::CONTENT_TYPE);
-    let boundary = boundary(content_type.and_then(|value| value.to_str().ok()))?;
+    let boundary = boundary(content_type.map(|value| value.as_bytes()))?;
     let announced = announced_length(request);
     if announced.is_some_and(|length| length > limits.bytes_max) {
         return Err(too_large(limits.bytes_max).into());
@@ -171,9 +171,7 @@ async fn read_form(
     let (mut files, mut fields) = (Vec::new(), Map::new());
     let (mut fields_read, mut fields_bytes) = (0, 0);
     while let Some(mut part) = parts.next().await? {
-        let Some(name) = part.name().map(str::to_owned) else {
-            return Err(malformed("a part of the form has no name").into());
-        };
+        let name = part.name().to_owned();
         match part.file_name().map(str::to_owned) {
             // What browsers send for a choice of files without a choice.
             Some(file_name) if file_name.is_empty() => {

@@ -2,11 +2,13 @@
 //!
 //! The parser, `multer`, keeps what it has not parsed yet, without a bound: it looks for the end of a part's head, or
 //! for a boundary, in all that it gets. So it gets at most [`UNPARSED_BYTES_MAX`] more than it has returned. And it takes
-//! all that its stream has ready, so the stream has one piece ready at a time.
+//! all that its stream has ready, so the stream has one piece ready at a time. With each piece it looks through all
+//! that it holds again: of pieces of one byte, it would look through gigabytes. [`SEARCHED_BYTES_MAX`] bounds that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use actix_web::http::header;
 use actix_web::web;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
@@ -14,11 +16,18 @@ use multer::Multipart;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
+use super::parameters::{Disposition, Value};
 use crate::connection::Pace;
 use crate::problem::{Problem, ProblemKind, malformed, too_large};
 
 /// Bytes that the parser may hold: a part's head, or what may be a boundary, and a piece of the body.
 const UNPARSED_BYTES_MAX: u64 = 64 * 1024;
+
+/// Bytes that the parser may look through beyond those that arrive: 5 KiB of a head byte by byte, or hundreds of heads
+/// as clients send them.
+const SEARCHED_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How often it may look through each byte that arrives. Large pieces need one or two times.
+const SEARCHES: u64 = 16;
 
 /// What bounds the body of a form.
 pub(super) struct BodyLimits {
@@ -36,13 +45,23 @@ pub(super) struct Parts {
     unparsed: Unparsed,
 }
 
-/// Bytes that the parser has got and not returned.
+/// What the parser has got.
 #[derive(Clone, Default)]
-struct Unparsed(Arc<AtomicU64>);
+struct Unparsed(Arc<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    /// Bytes that it has not returned.
+    held: AtomicU64,
+    received: AtomicU64,
+    /// Bytes that it has looked through.
+    searched: AtomicU64,
+}
 
 /// One part of a form.
 pub(super) struct Part {
     field: multer::Field<'static>,
+    disposition: Disposition,
     unparsed: Unparsed,
 }
 
@@ -129,17 +148,23 @@ pub(super) async fn next(
 impl Unparsed {
     fn add(&self, bytes: Bytes) -> Result<Bytes, Problem> {
         let length = bytes.len() as u64;
-        let before = self.0.fetch_add(length, Ordering::Relaxed);
+        let before = self.0.held.fetch_add(length, Ordering::Relaxed);
         if before > UNPARSED_BYTES_MAX {
             return Err(malformed(format!(
                 "a part of the form has no complete head within {UNPARSED_BYTES_MAX} bytes"
             )));
         }
+        let held = before + length;
+        let received = self.0.received.fetch_add(length, Ordering::Relaxed) + length;
+        let searched = self.0.searched.fetch_add(held, Ordering::Relaxed) + held;
+        if searched > received.saturating_mul(SEARCHES) + SEARCHED_BYTES_MAX {
+            return Err(malformed("the form comes in too many too small pieces"));
+        }
         Ok(bytes)
     }
 
     fn clear(&self) {
-        self.0.store(0, Ordering::Relaxed);
+        self.0.held.store(0, Ordering::Relaxed);
     }
 }
 
@@ -148,22 +173,33 @@ impl Parts {
     pub(super) async fn next(&mut self) -> Result<Option<Part>, Problem> {
         let field = self.multipart.next_field().await.map_err(problem)?;
         self.unparsed.clear();
-        Ok(field.map(|field| Part {
+        let Some(field) = field else {
+            return Ok(None);
+        };
+        let value = field.headers().get(header::CONTENT_DISPOSITION.as_str());
+        let value = value.map_or(&[][..], |value| value.as_bytes());
+        let disposition = Disposition::parse(value).map_err(|fault| {
+            malformed(format!(
+                "the Content-Disposition of a part is wrong: {fault}"
+            ))
+        })?;
+        Ok(Some(Part {
             field,
+            disposition,
             unparsed: self.unparsed.clone(),
         }))
     }
 }
 
 impl Part {
-    /// Its name. Every part of a form has one.
-    pub(super) fn name(&self) -> Option<&str> {
-        self.field.name()
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.disposition.name
     }
 
     /// The name of its file, if it is one.
     pub(super) fn file_name(&self) -> Option<&str> {
-        self.field.file_name()
+        self.disposition.file_name.as_deref()
     }
 
     /// Its declared media type.
@@ -185,19 +221,25 @@ impl Part {
 ///
 /// # Errors
 /// 415 if the body is no form, 400 without a usable boundary.
-pub(super) fn boundary(content_type: Option<&str>) -> Result<String, Problem> {
+pub(super) fn boundary(content_type: Option<&[u8]>) -> Result<String, Problem> {
     let no_form = || {
         let detail = "send the files as multipart/form-data";
         Problem::new(ProblemKind::UnsupportedMediaType, detail)
     };
-    match multer::parse_boundary(content_type.ok_or_else(no_form)?) {
-        // RFC 2046: 1 to 70 characters.
-        Ok(boundary) if (1..=70).contains(&boundary.len()) => Ok(boundary),
-        Ok(_) | Err(multer::Error::NoBoundary) => {
-            let detail = "the boundary in Content-Type must have 1 to 70 characters";
-            Err(malformed(detail))
-        }
-        Err(_) => Err(no_form()),
+    let value = Value::parse(content_type.ok_or_else(no_form)?);
+    let value = value.map_err(|fault| malformed(format!("the Content-Type is wrong: {fault}")))?;
+    if value.kind != "multipart/form-data" {
+        return Err(no_form());
+    }
+    // RFC 2046: 1 to 70 characters.
+    let boundary = value.parameter("boundary").unwrap_or_default();
+    match (1..=70).contains(&boundary.len())
+        && boundary.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+    {
+        true => Ok(boundary.to_owned()),
+        false => Err(malformed(
+            "the boundary in Content-Type must have 1 to 70 ASCII characters",
+        )),
     }
 }
 
