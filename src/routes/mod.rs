@@ -82,6 +82,8 @@ pub fn table() -> Vec<Route> {
         get("/api/uploads", Reader, Work, uploads::list, uploads::list_docs),
         post("/api/uploads", User, Transfer, uploads::create, uploads::create_docs),
         get("/api/uploads/active", Reader, Status, uploads::active, uploads::active_docs),
+        get("/api/uploads/infected", Reader, Work, uploads::infected::list, uploads::infected::list_docs),
+        delete("/api/uploads/infected/{id}", Operator, Work, uploads::infected::remove, uploads::infected::remove_docs),
         options("/api/uploads/tus", Public, Status, tus::options, tus::options_docs),
         post("/api/uploads/tus", User, Transfer, tus::create, tus::create_docs),
         options("/api/uploads/tus/{id}", Public, Status, tus::options, tus::options_docs),

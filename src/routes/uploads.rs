@@ -2,10 +2,11 @@
 //!
 //! `GET /api/uploads`: the stored files, the newest first. `GET /api/uploads/{id}`: one of them; `DELETE` removes it.
 //! `GET /api/uploads/{id}/content`: its bytes (`content.rs`). `POST /api/uploads/{id}/links`: a link for others
-//! to download it (`link.rs`). `/api/uploads/tus`: files in parts (`tus.rs`). `GET /api/uploads/active`: the uploads in progress.
+//! to download it (`link.rs`). `/api/uploads/tus`: files in parts (`tus.rs`). `GET /api/uploads/infected`: what the scanner has found (`infected.rs`). `GET /api/uploads/active`: the uploads in progress.
 
 pub(super) mod content;
 mod form;
+pub(super) mod infected;
 pub(super) mod link;
 mod multipart;
 mod parameters;

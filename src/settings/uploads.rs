@@ -70,6 +70,12 @@ sections! {
         pub connections_max: NonZeroUsize,
         /// How long clamd may take for one file, after its last byte.
         pub verdict_timeout: Duration,
+        /// What is done with infected files.
+        pub infected: InfectedPolicy,
+        /// Most bytes of files in quarantine.
+        pub quarantine_max: ByteSize,
+        /// How long records of infected files are kept, and the files in quarantine.
+        pub infected_ttl: Duration,
     }
 }
 
@@ -92,6 +98,27 @@ impl Leaf for ScanPolicy {
             "off" => Some(Self::Off),
             "best_effort" => Some(Self::BestEffort),
             "require" => Some(Self::Require),
+            _ => None,
+        }
+    }
+}
+
+/// What is done with infected files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InfectedPolicy {
+    /// Only a record is kept.
+    Delete,
+    /// The file is kept too, where no request can read it.
+    Quarantine,
+}
+
+impl Leaf for InfectedPolicy {
+    const RULE: &'static str = "\"delete\" or \"quarantine\"";
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text {
+            "delete" => Some(Self::Delete),
+            "quarantine" => Some(Self::Quarantine),
             _ => None,
         }
     }

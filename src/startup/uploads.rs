@@ -10,7 +10,7 @@ use headroom_actors::upload::{Config, Limits, ScanConfig, UploadsPlan};
 use crate::connection::Pace;
 use crate::routes::FormLimits;
 use crate::settings::Settings;
-use crate::settings::uploads::{ScanPolicy, ScanSettings};
+use crate::settings::uploads::{InfectedPolicy, ScanPolicy, ScanSettings};
 
 /// The folder of uploaded files in data.dir.
 const FOLDER: &str = "uploads";
@@ -31,6 +31,11 @@ pub(super) fn plan(settings: &Settings, memory: &Memory, database: Database) -> 
         caller_bytes_max: uploads.client_stored_max.map(|max| max.as_u64()),
         caller_files_max: uploads.client_stored_files_max.map(|max| max.get() as u64),
         scan: scan(&uploads.scan),
+        quarantine_bytes_max: match uploads.scan.infected {
+            InfectedPolicy::Delete => 0,
+            InfectedPolicy::Quarantine => uploads.scan.quarantine_max.as_u64(),
+        },
+        infected_ttl: uploads.scan.infected_ttl,
         disk_free_min: uploads.disk_free_min.as_u64(),
         ttl: uploads.ttl,
         request_key_ttl: uploads.idempotency_ttl,

@@ -1,5 +1,7 @@
 //! Files are scanned by a real clamd before they are stored.
 
+use std::os::unix::fs::PermissionsExt;
+
 use headroom_test_support::clamd::{Clamd, EICAR_SIGNATURE, eicar};
 use headroom_test_support::server::Server;
 use serde_json::Value;
@@ -73,4 +75,86 @@ async fn without_a_scanner_files_are_refused_or_stored_as_not_scanned() {
     )
     .await;
     refused(&strict, infected(), 422).await;
+}
+
+async fn infected_list(server: &Server) -> Vec<Value> {
+    let list: Value = server
+        .get("/api/uploads/infected")
+        .await
+        .json()
+        .await
+        .unwrap();
+    list["infected"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn infected_files_are_recorded_and_kept_in_quarantine_by_policy() {
+    let Some(clamd) = Clamd::start("") else {
+        return;
+    };
+    let server = start_with(&clamd, "require");
+    refused(&server, infected(), 422).await;
+    let list = infected_list(&server).await;
+    assert_eq!(list.len(), 1);
+    assert_eq!(list[0]["signature"], EICAR_SIGNATURE);
+    assert_eq!(
+        (&list[0]["name"], &list[0]["is_kept"]),
+        (&"a.txt".into(), &false.into())
+    );
+    assert_eq!(files(&folder(&server)).len(), 0);
+
+    let rules = format!(
+        "require'\nuploads.scan.infected = 'quarantine'\nuploads.scan.quarantine_max = '{}B'\n\
+         uploads.sweep_interval = '100ms",
+        eicar().len() * 2
+    );
+    let server = start_with(&clamd, &rules);
+    for _ in 0..3 {
+        refused(&server, infected(), 422).await;
+    }
+    let list = infected_list(&server).await;
+    let kept: Vec<_> = list.iter().filter(|it| it["is_kept"] == true).collect();
+    // There is no place for a third.
+    assert_eq!((list.len(), kept.len()), (3, 2));
+    let names = |upload: &Value| upload["id"].as_str().unwrap().to_owned();
+    assert_eq!(
+        files(&folder(&server)),
+        kept.iter().map(|it| names(it)).collect()
+    );
+    for upload in &kept {
+        let path = folder(&server).join("quarantine").join(names(upload));
+        let mode = std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0);
+        let read = server.get(&format!("/api/uploads/{}/content", names(upload)));
+        assert_eq!(read.await.status(), 404);
+    }
+    let url = server.url(&format!("/api/uploads/infected/{}", names(kept[0])));
+    let remove = async || server.client().delete(&url).send().await.unwrap().status();
+    assert_eq!(remove().await, 204);
+    assert_eq!(remove().await, 404);
+    assert_eq!(files(&folder(&server)).len(), 1);
+    refused(&server, infected(), 422).await;
+    assert_eq!(files(&folder(&server)).len(), 2);
+}
+
+#[tokio::test]
+async fn records_of_infected_files_end_with_their_time() {
+    let Some(clamd) = Clamd::start("") else {
+        return;
+    };
+    let rules = "require'\nuploads.scan.infected = 'quarantine'\nuploads.scan.infected_ttl = '1s'\n\
+        uploads.sweep_interval = '100ms";
+    let server = start_with(&clamd, rules);
+    refused(&server, infected(), 422).await;
+    headroom_test_support::wait::wait_for_async(
+        headroom_test_support::wait::DEADLINE,
+        async || match (
+            infected_list(&server).await.len(),
+            files(&folder(&server)).len(),
+        ) {
+            (0, 0) => Ok(()),
+            left => Err(left),
+        },
+    )
+    .await;
 }

@@ -394,6 +394,7 @@ impl Ticket {
             limits: config.limits.clone(),
             disk_free_min: config.disk_free_min,
             scan: self.admission.scan.clone(),
+            caller: self.active.caller,
             received: Arc::clone(&self.active.received),
         }
     }

@@ -33,6 +33,10 @@ pub struct Config {
     pub caller_files_max: Option<u64>,
     /// The virus scanner, if there is one.
     pub scan: Option<ScanConfig>,
+    /// The most bytes of infected files in quarantine. Without a place, only a record of a file is kept.
+    pub quarantine_bytes_max: u64,
+    /// How long records of infected files are kept, and the files in quarantine.
+    pub infected_ttl: Duration,
     /// Free bytes of the disk that uploads leave.
     pub disk_free_min: u64,
     /// How long uploads are kept. `None`: until they are deleted.

@@ -34,6 +34,7 @@ mod link;
 mod metrics;
 mod partial;
 mod pieces;
+mod quarantine;
 mod receive;
 mod records;
 mod request_key;
@@ -55,12 +56,13 @@ pub use partial::{
     Append, Appending, Begun, Checksum, ChecksumAlgorithm, CreatePartial, FindPartial, Partial,
     PartialFault, PartialRole, Settle, Terminate,
 };
+pub use quarantine::InfectedUpload;
 pub use receive::{Incoming, Received};
 pub use records::{Cursor, Filter, Page, Totals, Upload};
 pub use request_key::{NoRequestKey, RequestKey};
 pub use storage::STORAGE;
 pub use store::hash_of_digits;
 pub use uploads::{
-    Admit, Find, List, MakeLink, Open, OpenLink, ReadUploads, Remove, Save, Saved, Uploads,
-    UploadsPlan, UploadsStatus,
+    Admit, Find, List, ListInfected, MakeLink, Open, OpenLink, ReadUploads, Remove, RemoveInfected,
+    Save, Saved, Uploads, UploadsPlan, UploadsStatus,
 };

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{Bytes, BytesMut};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::caller::Caller;
 use super::content::Limits;
 use super::error::UploadError;
 use super::scan::Scan;
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) disk_free_min: u64,
     pub(super) scan: Option<Scan>,
+    pub(super) caller: Caller,
     /// The bytes that have arrived.
     pub(super) received: Arc<AtomicU64>,
 }
@@ -71,9 +73,8 @@ impl<S: Sink> Pieces<S> {
         }
     }
 
-    /// How the file is to be scanned.
-    pub(super) fn scan(&self) -> Option<Scan> {
-        self.shared.scan.clone()
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Takes bytes. Waits while those before are being written.

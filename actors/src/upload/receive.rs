@@ -135,11 +135,11 @@ impl Incoming {
     /// # Errors
     /// The file is refused, or cannot be written.
     pub async fn finish(self) -> Result<Received, UploadError> {
-        let (name, kind, scan) = (self.name, self.kind, self.pieces.scan());
+        let (name, kind, shared) = (self.name, self.kind, self.pieces.shared().clone());
         let end = move |progress: Box<Progress>| progress.finish(name, kind);
         let received = self.pieces.finish(end).await?;
-        match scan {
-            Some(scan) => scan.scan(received).await,
+        match &shared.scan {
+            Some(scan) => scan.scan(received, &shared).await,
             None => Ok(received),
         }
     }

@@ -11,6 +11,8 @@ use bytes::Bytes;
 
 use super::blocking::blocking;
 use super::error::UploadError;
+use super::pieces::Shared;
+use super::quarantine::Quarantine;
 use super::receive::Received;
 use super::scanner::{ScanError, Scanner, Verdict, begin};
 use crate::kernel::Handle;
@@ -26,11 +28,16 @@ pub(super) struct Scan {
     pub(super) scanner: Handle<Scanner>,
     /// Whether a file that cannot be scanned is refused.
     pub(super) is_required: bool,
+    pub(super) quarantine: Quarantine,
 }
 
 impl Scan {
     /// Scans a file. What is returned is clean, or could not be scanned and need not be.
-    pub(super) async fn scan(&self, received: Received) -> Result<Received, UploadError> {
+    pub(super) async fn scan(
+        &self,
+        received: Received,
+        shared: &Shared,
+    ) -> Result<Received, UploadError> {
         let received = Arc::new(received);
         let verdict = self.verdict(&received).await?;
         let Some(mut received) = Arc::into_inner(received) else {
@@ -46,6 +53,11 @@ impl Scan {
                     bytes = received.bytes,
                     "an upload is infected, and was not stored"
                 );
+                let (store, caller) = (&shared.store, shared.caller);
+                let taken = self.quarantine.take(store, received, caller, &signature);
+                if let Err(error) = taken.await {
+                    tracing::warn!(%error, "an infected upload has no record, or is not in quarantine");
+                }
                 return Err(UploadError::Infected { signature });
             }
             Err(error) if self.is_required => return Err(error.into()),

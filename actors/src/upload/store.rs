@@ -35,6 +35,8 @@ const FOLDER_MODE: u32 = 0o700;
 const INCOMING: &str = "incoming";
 /// Files that arrive in parts (`partial`). They outlive the server.
 pub(super) const PARTIAL: &str = "partial";
+/// Infected files (`quarantine`).
+pub(super) const QUARANTINE: &str = "quarantine";
 /// Complete files, under the hash of their bytes.
 const CONTENT: &str = "content";
 /// Locked while a server uses the folder.
@@ -118,7 +120,7 @@ impl Store {
             TryLockError::WouldBlock => io::Error::other("another server uses the folder"),
             TryLockError::Error(error) => error,
         })?;
-        for folder in [INCOMING, PARTIAL, CONTENT] {
+        for folder in [INCOMING, PARTIAL, QUARANTINE, CONTENT] {
             make_folder(&dir.join(folder))?;
         }
         for entry in fs::read_dir(dir.join(INCOMING))? {
@@ -234,7 +236,7 @@ impl Store {
 
 impl TempFile {
     /// Gives the file a name of its own, beside the one that it may have.
-    fn link(&self, path: &Path) -> io::Result<()> {
+    pub(super) fn link(&self, path: &Path) -> io::Result<()> {
         match &self.path {
             Some(temp) => fs::hard_link(temp, path),
             None => {

@@ -22,6 +22,7 @@ use super::metrics;
 use super::partial::{
     Append, Begun, CreatePartial, FindPartial, Partial, Partials, Settle, Terminate,
 };
+use super::quarantine::{InfectedUpload, Quarantine};
 use super::receive::Received;
 use super::records::{Filter, Origin, Page, Records, SWEEP_FOLDERS, Swept, Totals, Upload};
 use super::request_key::{KeyedRequest, RequestKey};
@@ -95,6 +96,26 @@ pub struct Open {
 impl Message for Open {
     type Reply = Result<(Upload, Arc<File>), UploadError>;
     const CANCELLABLE: bool = true;
+}
+
+/// Asks for the newest records of infected files, at most so many.
+pub struct ListInfected(pub u32);
+
+impl Message for ListInfected {
+    type Reply = Result<Vec<InfectedUpload>, UploadError>;
+    const CANCELLABLE: bool = true;
+}
+
+/// Removes the record of an infected file, and the file if it is in quarantine.
+pub struct RemoveInfected {
+    /// The id of the record.
+    pub id: UploadId,
+    /// As in [`Admit`].
+    pub lease: Box<dyn Send>,
+}
+
+impl Message for RemoveInfected {
+    type Reply = Result<(), UploadError>;
 }
 
 /// Asks for a link to an upload.
@@ -175,6 +196,7 @@ struct Owned {
     admission: Arc<Admission>,
     records: Records,
     partials: Arc<Partials>,
+    quarantine: Quarantine,
     storage: Storage,
     /// Whether the stored uploads were counted since the start.
     counted: tokio::sync::OnceCell<()>,
@@ -202,9 +224,15 @@ impl UploadsPlan {
             let handle = Scanner::handle(&scan.scanner);
             (handle, scan.scanner.clone(), scan.is_required)
         });
+        let quarantine = Quarantine {
+            database: database.clone(),
+            bytes_max: config.quarantine_bytes_max,
+            ttl: config.infected_ttl,
+        };
         let scan = scanner.as_ref().map(|(scanner, _, is_required)| Scan {
             scanner: scanner.clone(),
             is_required: *is_required,
+            quarantine: quarantine.clone(),
         });
         let admission = Admission::new(Arc::new(config), buffers, pressure, scan);
         let admission = Arc::new(admission);
@@ -216,6 +244,7 @@ impl UploadsPlan {
                 admission,
                 records,
                 partials: Arc::new(partials),
+                quarantine,
                 storage,
                 counted: tokio::sync::OnceCell::new(),
                 link_key: tokio::sync::OnceCell::new(),
@@ -365,6 +394,11 @@ impl Owned {
         }
     }
 
+    async fn remove_infected(&self, remove: RemoveInfected) -> Result<(), UploadError> {
+        let RemoveInfected { id, lease: _lease } = remove;
+        self.quarantine.remove(self.store()?, id).await
+    }
+
     async fn link_key(&self) -> Result<&LinkKey, UploadError> {
         let key = || self.records.link_key();
         self.link_key.get_or_try_init(key).await
@@ -433,6 +467,7 @@ impl Owned {
         }
         let mut swept = self.partials.sweep(&store, is_known).await?;
         let stored = self.records.sweep(&store, first, is_known).await?;
+        swept.expired += self.quarantine.sweep(&store, is_known).await?;
         swept.expired += stored.expired;
         swept.unused += stored.unused;
         self.set_totals(self.records.totals(None).await?);
@@ -524,6 +559,8 @@ handlers! {
     Save(save, owned) => owned.save(save).await;
     Find(find, owned) => owned.records.find(&find.0).await;
     Open(open, owned) => owned.open(open).await;
+    ListInfected(list, owned) => owned.quarantine.list(list.0).await;
+    RemoveInfected(remove, owned) => owned.remove_infected(remove).await;
     MakeLink(make, owned) => owned.make_link(make).await;
     OpenLink(open, owned) => owned.open_link(open).await;
     List(list, owned) => owned.records.list(list.0).await;
