@@ -59,8 +59,8 @@ async fn a_link_has_a_time_that_is_bounded() {
     let upload = store(&server, "a.txt", &text(10)).await;
     let path = format!("/api/uploads/{}/links", upload["id"].as_str().unwrap());
     for seconds in [0, 604_801] {
-        let answer = server.post(&path, &json!({ "expires_in_seconds": seconds }));
-        assert_eq!(answer.await.status(), 422);
+        let asked = json!({ "expires_in_seconds": seconds });
+        assert_eq!(server.post(&path, &asked).await.status(), 422);
     }
     let unknown = format!("/api/uploads/{}/links", "0".repeat(32));
     assert_eq!(server.post(&unknown, &json!({})).await.status(), 404);
