@@ -1,8 +1,9 @@
 //! `Expect: 100-continue`: a client is told to send its form only when the form may come.
 
 use std::io::Write;
-use std::process::Command;
 
+use headroom_test_support::capability::skip;
+use headroom_test_support::child;
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use serde_json::Value;
@@ -105,6 +106,9 @@ async fn a_form_that_may_come_is_asked_for_once() {
 
 #[tokio::test]
 async fn a_refused_client_of_curl_sends_nothing_and_reads_why() {
+    if child::find("curl").is_none() {
+        return skip("there is no curl");
+    }
     let server = start("uploads.file_max = '512KiB'\nuploads.request_max = '1MiB'");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.txt");
@@ -123,15 +127,14 @@ async fn a_refused_client_of_curl_sends_nothing_and_reads_why() {
 
 /// Uploads a file with curl, which waits for the answer to its expectation for longer than this test takes.
 fn curl(server: &Server, path: &std::path::Path) -> Value {
-    let output = Command::new("curl")
-        .args(["-sS", "--max-time", "30", "--expect100-timeout", "60"])
+    let mut curl = child::command("curl");
+    curl.args(["-sS", "--max-time", "30", "--expect100-timeout", "60"])
         .args(["-H", "Expect: 100-continue"])
         .args(["-w", "\n{\"status\":%{http_code},\"sent\":%{size_upload}}"])
         .arg("-F")
         .arg(format!("file=@{}", path.display()))
-        .arg(server.url("/api/uploads"))
-        .output()
-        .unwrap();
+        .arg(server.url("/api/uploads"));
+    let output = child::output(&mut curl, DEADLINE).unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     let (body, rest) = text.rsplit_once('\n').expect(&error);

@@ -4,6 +4,7 @@
 
 mod content;
 mod expectations;
+mod faults;
 mod folders;
 mod forms;
 mod kills;
@@ -28,7 +29,7 @@ use sha2::{Digest, Sha256};
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_headroom");
 
 /// Settings for small disks.
-const SETTINGS: &str = "uploads.disk_free_min = '1MiB'";
+pub(crate) const SETTINGS: &str = "uploads.disk_free_min = '1MiB'";
 
 pub(crate) fn start(settings: &str) -> Server {
     Server::start(Options::new(BINARY).settings(SETTINGS).settings(settings))
@@ -138,6 +139,15 @@ pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
         content.extend_from_slice(&state.to_le_bytes());
     }
     content.truncate(length);
+    content
+}
+
+/// A text of so many bytes, which is another one for each seed.
+pub(crate) fn letters(length: usize, seed: u64) -> Vec<u8> {
+    let mut content = noise(length, seed * 2 + 1);
+    for byte in &mut content {
+        *byte = b'a' + *byte % 26;
+    }
     content
 }
 
