@@ -10,7 +10,7 @@ mod http;
 mod load_test;
 pub(crate) mod pools;
 mod ready_file;
-mod uploads;
+pub(crate) mod uploads;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

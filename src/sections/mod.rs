@@ -10,6 +10,7 @@ mod pools;
 mod process;
 mod resources;
 mod shown;
+mod uploads;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ fn entries() -> Vec<Entry> {
         Entry::of::<actors::Actors>(),
         Entry::of::<pools::Pools>(),
         Entry::of::<resources::Resources>(),
+        Entry::of::<uploads::Uploads>(),
         Entry::of::<http::Http>(),
     ]
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use headroom_test_support::child;
+use headroom_test_support::clamd::Clamd;
 use headroom_test_support::models::Models;
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::torchscript;
@@ -399,4 +400,26 @@ fn a_server_that_is_named_must_answer() {
         0,
     );
     assert_eq!(found["server"]["outcome"], json!("ok"));
+}
+
+#[test]
+fn the_scanner_of_uploads_is_asked_for_its_version() {
+    let check = &examine("", 0)["uploads.scan"];
+    assert_eq!(check["outcome"], "skipped", "{check}");
+    let off = "uploads.scan.policy = 'require'\nuploads.scan.address = '127.0.0.1:1'";
+    let check = &examine(off, 1)["uploads.scan"];
+    assert_eq!(check["outcome"], "failure", "{check}");
+    assert_eq!(check["would_fail"], "uploads get a 503", "{check}");
+    let Some(clamd) = Clamd::start("") else {
+        return;
+    };
+    let on = format!(
+        "uploads.scan.policy = 'require'\nuploads.scan.address = '{}'",
+        clamd.socket().display()
+    );
+    let check = &examine(&on, 0)["uploads.scan"];
+    assert!(
+        check["found"].as_str().unwrap().contains("ClamAV"),
+        "{check}"
+    );
 }

@@ -125,8 +125,8 @@ async fn infected_files_are_recorded_and_kept_in_quarantine_by_policy() {
         let path = folder(&server).join("quarantine").join(names(upload));
         let mode = std::fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0);
-        let read = server.get(&format!("/api/uploads/{}/content", names(upload)));
-        assert_eq!(read.await.status(), 404);
+        let content = format!("/api/uploads/{}/content", names(upload));
+        assert_eq!(server.get(&content).await.status(), 404);
     }
     let url = server.url(&format!("/api/uploads/infected/{}", names(kept[0])));
     let remove = async || server.client().delete(&url).send().await.unwrap().status();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use headroom_actors::kernel::pool::{ConnectError, ConnectErrorKind};
 use headroom_actors::kernel::private_server::ServerUrl;
+use headroom_actors::upload::scanner;
 use headroom_actors::{postgres, redis};
 use tokio::time::timeout;
 
@@ -13,6 +14,7 @@ use super::check::{Check, Group};
 use crate::settings::Settings;
 use crate::settings::secrets::PostgresUrl;
 use crate::startup::pools::{self, postgres_config};
+use crate::startup::uploads;
 
 const GROUP: Group = Group::Servers;
 
@@ -61,6 +63,26 @@ pub(super) async fn servers(settings: Settings) -> Vec<Check> {
         judge(name, tried)
     });
     join_all(checks).await
+}
+
+/// The virus scanner of uploads.
+pub(super) async fn scanner(settings: Settings) -> Vec<Check> {
+    const NAME: &str = "uploads.scan";
+    let Some(scan) = uploads::scan(&settings.uploads.scan) else {
+        let why = "files are stored without a scan for viruses: uploads.scan.policy is \"off\"";
+        return vec![Check::skipped(GROUP, NAME, why)];
+    };
+    let error = match timeout(CHECK_WITHIN, scanner::try_once(&scan.scanner)).await {
+        Ok(Ok(version)) => return vec![Check::ok(GROUP, NAME, version)],
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {CHECK_WITHIN:?}"),
+    };
+    let would = match scan.is_required {
+        true => "uploads get a 503",
+        false => "files are stored without a scan",
+    };
+    let check = Check::failure(GROUP, NAME, error).would_fail(would);
+    vec![check.remedy("start clamd, or correct uploads.scan.address")]
 }
 
 fn try_postgres(connector: postgres::Connector) -> Trial {

@@ -68,6 +68,16 @@ pub(super) async fn connect(config: &ScannerConfig) -> Result<Connection, ScanEr
     connected.map_err(|error: io::Error| ScanError::unreachable(error.to_string()))
 }
 
+/// Connects to clamd once, and asks for its version.
+///
+/// # Errors
+/// As for a scan.
+pub async fn try_once(config: &ScannerConfig) -> Result<String, ScanError> {
+    let mut connection = connect(config).await?;
+    let (version, _) = ask_version(config, &mut connection).await?;
+    Ok(version)
+}
+
 /// Asks clamd for its version. It answers also while it scans.
 ///
 /// # Errors

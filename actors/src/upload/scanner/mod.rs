@@ -46,6 +46,7 @@ mod tests;
 
 pub use actor::{Check, Scanner, Status, begin};
 pub use config::{Address, ScannerConfig};
+pub use connection::try_once;
 pub use error::{ScanError, TimeoutCause};
 pub use facts::{ScannerState, ScannerStatus, Signatures};
 pub use metrics::{METRICS, start_at_zero};
