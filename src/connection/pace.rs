@@ -32,6 +32,11 @@ impl Pace {
         *self.blocked_since.get_or_insert(now) + self.allowance
     }
 
+    /// How far the client was behind its rate before this wait.
+    pub fn behind(&self) -> Duration {
+        self.pause_max - self.allowance
+    }
+
     /// Records that the client read or sent `bytes`.
     pub fn progress(&mut self, bytes: u64, now: Instant) {
         let waited = self.blocked_since.take().map(|since| now - since);

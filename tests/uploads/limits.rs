@@ -20,7 +20,7 @@ pub(super) fn connect(server: &Server, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-pub(super) fn head(length: u64) -> String {
+pub(crate) fn head(length: u64) -> String {
     format!(
         "POST /api/uploads HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\
          Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"

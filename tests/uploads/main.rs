@@ -13,6 +13,7 @@ mod links;
 mod malformed;
 mod repeats;
 mod scans;
+mod slow;
 mod tus;
 mod tus_client;
 

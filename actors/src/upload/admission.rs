@@ -1,6 +1,7 @@
 //! Who may upload now: places, memory, quotas and the disk.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use super::config::Config;
 use super::content::FileName;
 use super::error::UploadError;
 use super::metrics;
+use super::patience::Patience;
 use super::pieces::{Shared, UPLOAD_BYTES};
 use super::receive::Incoming;
 use super::records::{Records, Totals, Upload};
@@ -60,6 +62,7 @@ struct Active {
     /// Whether what is stored includes its file already.
     is_counted: bool,
     received: Arc<AtomicU64>,
+    patience: Patience,
     file: Mutex<Option<String>>,
 }
 
@@ -150,18 +153,17 @@ impl Admission {
         is_counted: bool,
         lease: Box<dyn Send>,
     ) -> Result<Ticket, UploadError> {
-        self.check_caller(&self.active(), caller)?;
+        let full = self.check_caller(&self.active(), caller);
+        if full.is_err() && self.slowest(Some(caller)).is_none() {
+            full?;
+        }
         let deadline = Instant::now() + self.config.admission_wait;
         // Otherwise those that wait would keep those that are done from being stored.
         let Ok(_waiting) = Arc::clone(&self.waiting).try_acquire_owned() else {
             let active = self.config.active_max;
             return Err(UploadError::Full { active });
         };
-        let place = Arc::clone(&self.places).acquire_owned();
-        let Ok(Ok(place)) = timeout_at(deadline, place).await else {
-            let active = self.config.active_max;
-            return Err(UploadError::Full { active });
-        };
+        let place = self.take_place(deadline).await?;
         self.wait_for_memory(deadline).await?;
         let active = Arc::new(Active {
             caller,
@@ -169,18 +171,10 @@ impl Admission {
             announced,
             is_counted,
             received: Arc::default(),
+            patience: Patience::default(),
             file: Mutex::default(),
         });
-        let number = {
-            let mut all = self.active();
-            // Others of this caller may have come meanwhile.
-            self.check_caller(&all, caller)?;
-            all.last += 1;
-            let number = all.last;
-            all.uploads.insert(number, Arc::clone(&active));
-            metrics::set_active(all.uploads.len());
-            number
-        };
+        let number = self.register(&active, deadline).await?;
         Ok(Ticket {
             number,
             admission: self,
@@ -189,6 +183,68 @@ impl Admission {
             _place: place,
             _lease: lease,
         })
+    }
+
+    /// Waits for a place. If all are taken, the client that is slowest gives up its own.
+    async fn take_place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, UploadError> {
+        let mut place = pin!(Arc::clone(&self.places).acquire_owned());
+        let mut is_made = false;
+        loop {
+            let look_again = deadline.min(Instant::now() + LOOK_AGAIN);
+            match timeout_at(look_again, &mut place).await {
+                Ok(Ok(place)) => return Ok(place),
+                Err(_) if look_again < deadline => is_made = is_made || self.end_slowest(None),
+                Ok(Err(_)) | Err(_) => {
+                    let active = self.config.active_max;
+                    return Err(UploadError::Full { active });
+                }
+            }
+        }
+    }
+
+    /// Adds an upload to those in progress. If its client has the most of them, the slowest one makes room.
+    async fn register(&self, new: &Arc<Active>, deadline: Instant) -> Result<u64, UploadError> {
+        let mut is_made = false;
+        loop {
+            let full = {
+                let mut all = self.active();
+                match self.check_caller(&all, new.caller) {
+                    Ok(()) => {
+                        all.last += 1;
+                        let number = all.last;
+                        all.uploads.insert(number, Arc::clone(new));
+                        metrics::set_active(all.uploads.len());
+                        return Ok(number);
+                    }
+                    Err(full) => full,
+                }
+            };
+            is_made = is_made || self.end_slowest(Some(new.caller));
+            if !is_made || Instant::now() + LOOK_AGAIN >= deadline {
+                return Err(full);
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// The upload whose client is farthest behind, if one is too slow to keep its place.
+    fn slowest(&self, of: Option<Caller>) -> Option<Arc<Active>> {
+        let all = self.active();
+        let all = all.uploads.values();
+        let slow = all
+            .filter(|active| of.is_none_or(|caller| active.caller == caller))
+            .filter_map(|active| Some((active.patience.too_slow_since()?, active)));
+        let slowest = slow.min_by_key(|(since, _)| *since);
+        slowest.map(|(_, active)| Arc::clone(active))
+    }
+
+    /// Has that one end. Returns whether there is one.
+    fn end_slowest(&self, of: Option<Caller>) -> bool {
+        let slowest = self.slowest(of);
+        if let Some(active) = &slowest {
+            active.patience.end();
+        }
+        slowest.is_some()
     }
 
     /// New uploads wait while memory is short; those in progress go on.
@@ -402,6 +458,11 @@ impl Ticket {
     /// Says which file arrives now.
     pub(super) fn set_file(&self, name: &str) {
         *self.active.file() = Some(name.to_owned());
+    }
+
+    /// What the upload waits for its client with.
+    pub fn patience(&self) -> Patience {
+        self.active.patience.clone()
     }
 
     pub(super) fn caller(&self) -> Caller {

@@ -33,6 +33,7 @@ mod id;
 mod link;
 mod metrics;
 mod partial;
+mod patience;
 mod pieces;
 mod quarantine;
 mod receive;
@@ -56,6 +57,7 @@ pub use partial::{
     Append, Appending, Begun, Checksum, ChecksumAlgorithm, CreatePartial, FindPartial, Partial,
     PartialFault, PartialRole, Settle, Terminate,
 };
+pub use patience::Patience;
 pub use quarantine::InfectedUpload;
 pub use receive::{Incoming, Received};
 pub use records::{Cursor, Filter, Page, Totals, Upload};

@@ -137,6 +137,7 @@ async fn store(
     let body = BodyLimits {
         bytes_max: limits.bytes_max,
         pace: limits.pace.clone(),
+        patience: ticket.patience(),
         deadline: Instant::now() + limits.timeout,
     };
     let read = async |parts| read_form(parts, &ticket, limits).await;

@@ -12,6 +12,7 @@ use actix_web::http::header;
 use actix_web::web;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
+use headroom_actors::upload::Patience;
 use multer::Multipart;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
@@ -35,6 +36,8 @@ pub(super) struct BodyLimits {
     pub(super) bytes_max: u64,
     /// How slowly the client may send.
     pub(super) pace: Pace,
+    /// How long the upload waits while others need its place.
+    pub(super) patience: Patience,
     /// When the body must have arrived.
     pub(super) deadline: Instant,
 }
@@ -131,7 +134,14 @@ pub(super) async fn next(
 ) -> Option<Result<Bytes, Problem>> {
     let late = |what: &str| Problem::new(ProblemKind::RequestTimeout, what);
     let slow_at = limits.pace.blocked(Instant::now());
-    match timeout_at(slow_at.min(limits.deadline), payload.next()).await {
+    let waited = timeout_at(slow_at.min(limits.deadline), payload.next());
+    let waited = limits.patience.wait(limits.pace.behind(), waited).await;
+    let Some(waited) = waited else {
+        return Some(Err(late(
+            "the upload is slower than server.client_rate_min, and others needed its place",
+        )));
+    };
+    match waited {
         Ok(None) => None,
         Ok(Some(Ok(bytes))) => {
             limits.pace.progress(bytes.len() as u64, Instant::now());

@@ -307,6 +307,7 @@ async fn take_part(
     let mut body = BodyLimits {
         bytes_max: limits.bytes_max,
         pace: limits.pace.clone(),
+        patience: part.patience(),
         deadline: Instant::now() + limits.timeout,
     };
     // If the client leaves or is too slow, the drop of the part keeps what has arrived.

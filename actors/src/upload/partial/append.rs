@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::super::admission::Ticket;
 use super::super::blocking::blocking;
 use super::super::error::UploadError;
+use super::super::patience::Patience;
 use super::super::pieces::{Pieces, Sink};
 use super::Partial;
 use super::checksum::{Checksum, Summing};
@@ -85,6 +86,12 @@ impl Appending {
         }
         work.received = received;
         work.pieces.write(bytes).await
+    }
+
+    /// What the part waits for its client with.
+    pub fn patience(&self) -> Patience {
+        let work = self.work.as_ref();
+        work.map_or_else(Patience::default, |work| work.ticket.patience())
     }
 
     /// Ends the part, which has arrived whole. When this returns, it is on the disk; and if it was the last one, the
