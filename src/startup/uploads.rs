@@ -48,7 +48,7 @@ pub(super) fn plan(settings: &Settings, memory: &Memory, database: Database) -> 
 }
 
 /// The scanner, unless files are not scanned.
-pub fn scan(settings: &ScanSettings) -> Option<ScanConfig> {
+pub(crate) fn scan(settings: &ScanSettings) -> Option<ScanConfig> {
     let is_required = match settings.policy {
         ScanPolicy::Off => return None,
         ScanPolicy::BestEffort => false,

@@ -93,6 +93,7 @@ async fn every_answer_is_as_the_document_says() {
             ("name", format!("{model}:1")),
             ("pool", value(pool)),
             ("id", value(id)),
+            ("token", value(id)),
         ])
     };
     let known = variables("affine", "1", "redis-cache", job["id"].as_str().unwrap());

@@ -73,7 +73,7 @@ pub(super) async fn scanner(settings: Settings) -> Vec<Check> {
         return vec![Check::skipped(GROUP, NAME, why)];
     };
     let error = match timeout(CHECK_WITHIN, scanner::try_once(&scan.scanner)).await {
-        Ok(Ok(version)) => return vec![Check::ok(GROUP, NAME, version)],
+        Ok(Ok(version)) => return vec![Check::ok(GROUP, NAME, format!("ClamAV {version}"))],
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {CHECK_WITHIN:?}"),
     };
