@@ -54,6 +54,14 @@ pub const MIGRATIONS: MigrationSet = MigrationSet {
             file: "V3__partial_upload",
             sql: include_str!("../../../config/migrations/V3__partial_upload.sql"),
         },
+        Migration {
+            file: "V4__upload_request",
+            sql: include_str!("../../../config/migrations/V4__upload_request.sql"),
+        },
+        Migration {
+            file: "V5__infected_upload",
+            sql: include_str!("../../../config/migrations/V5__infected_upload.sql"),
+        },
     ],
 };
 
