@@ -126,6 +126,7 @@ impl Status {
         alerts.on_no_answer("memory", self.budget.silence());
         alerts.on_no_answer("lazy-loader", self.resources.silence());
         alerts.on_no_answer("jobs", self.jobs.silence());
+        alerts.on_no_answer("uploads", self.uploads.silence());
         let mut alerts = alerts.alerts;
         // This keeps the order of those that are equally severe.
         alerts.sort_by_key(|alert| std::cmp::Reverse(alert.severity));

@@ -19,6 +19,7 @@ mod pools;
 mod resources;
 mod status;
 mod supervision;
+mod uploads;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use headroom_actors::jobs::{List, ReadSaveError};
 use headroom_actors::kernel::{AskError, ChangeReader, Clock, Timestamp, shortened};
 use headroom_actors::lazy::{ReadLoader, ReadRecent, ResourceEvent};
 use headroom_actors::memory::{BudgetOverview, Freshness};
+use headroom_actors::upload::ReadUploads;
 use tokio::time::{Instant, timeout};
 
 pub use alerts::{Alert, AlertCode, Severity, Verdict};
@@ -38,6 +40,7 @@ pub use pools::{PoolFigures, PoolState};
 pub use resources::{Resource, Resources};
 pub use status::{ServerInfo, Status, Timeline};
 pub use supervision::{Child, Supervision};
+pub use uploads::Uploads;
 
 use crate::figures::ModelFigures;
 use crate::handles::Handles;
@@ -62,6 +65,7 @@ pub struct Dashboard {
     budget: LastKnown<BudgetOverview>,
     recent: LastKnown<Vec<Arc<ResourceEvent>>>,
     jobs: LastKnown<Jobs>,
+    uploads: LastKnown<Uploads>,
 }
 
 impl Dashboard {
@@ -83,6 +87,7 @@ impl Dashboard {
             budget: LastKnown::default(),
             recent: LastKnown::default(),
             jobs: LastKnown::default(),
+            uploads: LastKnown::default(),
         }
     }
 
@@ -90,10 +95,11 @@ impl Dashboard {
     pub async fn status(&self) -> Status {
         let at = Timestamp::now();
         let began = Instant::now();
-        let (resources, recent, jobs, pools, journal_error) = tokio::join!(
+        let (resources, recent, jobs, uploads, pools, journal_error) = tokio::join!(
             self.ask_resources(),
             self.ask_recent(),
             self.ask_jobs(),
+            self.ask_uploads(),
             self.ask_pools(),
             self.ask_journal(),
         );
@@ -111,6 +117,7 @@ impl Dashboard {
             resources,
             pools,
             jobs,
+            uploads,
         };
         status.judge(self.freshness.stale(), journal_error);
         status.took_ms = began.elapsed().as_secs_f64() * 1e3;
@@ -188,6 +195,14 @@ impl Dashboard {
         self.jobs.or_answer(jobs, ANSWER_WITHIN).await
     }
 
+    async fn ask_uploads(&self) -> Answer<Uploads> {
+        let uploads = async {
+            let status = self.handles.uploads.ask(ReadUploads, ANSWER_WITHIN).await?;
+            Ok::<_, AskError>(Uploads::new(status))
+        };
+        self.uploads.or_answer(uploads, ANSWER_WITHIN).await
+    }
+
     /// Why the journal was not saved. One that does not answer is shown in the supervision tree.
     async fn ask_journal(&self) -> Option<String> {
         let error = self.handles.journal.ask(ReadSaveError, ANSWER_WITHIN);
@@ -259,7 +274,7 @@ mod tests {
         let began = Instant::now();
         let status = json!(dashboard().status().await);
         assert!(began.elapsed() < Duration::from_millis(50));
-        for part in ["budget", "resources", "jobs"] {
+        for part in ["budget", "resources", "jobs", "uploads"] {
             assert_eq!(status[part]["state"], "no_answer", "{part}");
             assert_eq!(status[part]["reason"], "the actor is restarting");
             assert_eq!(status[part]["age_seconds"], json!(null));
@@ -275,6 +290,7 @@ mod tests {
                 (&no_answer, &json!("memory"), &critical),
                 (&no_answer, &json!("lazy-loader"), &critical),
                 (&no_answer, &json!("jobs"), &warning),
+                (&no_answer, &json!("uploads"), &warning),
             ]
         );
     }

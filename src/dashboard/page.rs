@@ -20,6 +20,9 @@ const SCRIPT: &str = concat!(
     include_str!("page/budget.js"),
     include_str!("page/timeline.js"),
     include_str!("page/resources.js"),
+    include_str!("page/tus.js"),
+    include_str!("page/sending.js"),
+    include_str!("page/uploads.js"),
     include_str!("page/parts.js"),
     include_str!("page/live.js"),
 );

@@ -13,6 +13,7 @@ use super::jobs::Jobs;
 use super::pools::PoolState;
 use super::resources::Resources;
 use super::supervision::Supervision;
+use super::uploads::Uploads;
 use crate::last_known::Answer;
 
 /// The status of the whole server at one moment.
@@ -49,6 +50,8 @@ pub struct Status {
     pub pools: Vec<PoolState>,
     /// The jobs that run, and those that ended of late.
     pub jobs: Answer<Jobs>,
+    /// The uploads in progress, and what is stored.
+    pub uploads: Answer<Uploads>,
 }
 
 impl Status {
@@ -61,6 +64,7 @@ impl Status {
             supervision: self.supervision.map(|tree| tree.clone().first(count)),
             resources: self.resources.map(|known| known.clone().first(count)),
             jobs: self.jobs.map(|jobs| jobs.clone().first(count)),
+            uploads: self.uploads.map(|uploads| uploads.clone().first(count)),
             ..self
         }
     }

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::BINARY;
 use crate::page::{browser, open, open_with, phase};
+use crate::uploads::{Shown, show_uploads};
 
 /// Widths of the screen, and whether colours are dark.
 const SCREENS: [(u32, bool); 4] = [(1280, false), (1280, true), (375, false), (375, true)];
@@ -35,18 +36,21 @@ async fn the_page_is_accessible_in_light_and_dark_and_on_a_phone() {
     models
         .add("echo", 1, torchscript::echo)
         .add("broken", 1, |path| std::fs::write(path, "no archive"));
-    let server = Server::start(models.options(BINARY));
+    let settings = "uploads.disk_free_min = '1MiB'";
+    let server = Server::start(models.options(BINARY).settings(settings));
     server.infer("echo", &floats("x", &[1.0])).await.ok();
     server.infer("broken", &floats("x", &[1.0])).await;
     let preload = json!({ "names": ["echo"] });
     server
         .post("/api/performance/lazy-loader/preload", &preload)
         .await;
+    let files = Shown::new();
     for (width, dark) in SCREENS {
         browser.set_screen(width, 900, dark);
         open(&mut browser, &server);
         browser.wait_until(&format!("{} === '● ready'", phase("echo:1")));
         browser.wait_until(&format!("{} === '■ failed'", phase("broken:1")));
+        show_uploads(&mut browser, &files);
         // A message is shown, too.
         browser.run("document.querySelector('#resources td.actions button:last-child').click()");
         browser.wait_until("document.getElementById('said').textContent.includes('pinned')");

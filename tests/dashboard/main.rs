@@ -9,6 +9,7 @@ mod page;
 mod screenshots;
 mod status;
 mod unread;
+mod uploads;
 
 /// The server that the tests start.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_headroom");

@@ -52,4 +52,10 @@ function formatClock(at) {
   return new Date(at).toLocaleTimeString("en-GB");
 }
 
+/** A day and a time. */
+function formatTime(at) {
+  const time = new Date(at);
+  return `${time.toLocaleDateString("sv-SE")} ${time.toLocaleTimeString("en-GB")}`;
+}
+
 const words = (text) => text.replaceAll("_", " ");

@@ -87,9 +87,9 @@ function connect() {
   source = new EventSource("/api/status/events");
   source.onmessage = (event) => {
     const status = JSON.parse(event.data);
-    // Another version of the server has another page.
-    if (version !== undefined && version !== status.server.version) location.reload();
-    version = status.server.version;
+    version ??= status.server.version;
+    // Another version of the server has another page. Files on their way would have to be chosen again.
+    if (version !== status.server.version && !isSending()) location.reload();
     show(status);
     isShortened = status.shortened;
     shownAt = performance.now();

@@ -11,6 +11,7 @@ const PARTS = [
   { id: "budget", title: "Memory budget", build: buildBudget },
   { id: "timeline", title: "Last 15 minutes", build: buildTimeline },
   { id: "resources", title: "Resources", build: buildResources },
+  { id: "uploads", title: "Uploads", build: buildUploads },
   { id: "supervision", title: "Supervision tree", build: buildSupervision, half: true },
   { id: "pools", title: "Connection pools", build: buildPools, half: true },
   { id: "jobs", title: "Jobs", build: buildJobs, half: true },

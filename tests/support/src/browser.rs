@@ -133,7 +133,7 @@ impl Browser {
         let attach = json!({ "targetId": page["targetId"], "flatten": true });
         let attached = self.call("Target.attachToTarget", attach);
         self.session = attached["sessionId"].as_str().map(str::to_owned);
-        for domain in ["Page", "Runtime", "Log"] {
+        for domain in ["Page", "Runtime", "Log", "Network"] {
             self.call(&format!("{domain}.enable"), json!({}));
         }
     }
@@ -230,6 +230,37 @@ impl Browser {
             });
             self.call("Input.dispatchKeyEvent", event);
         }
+    }
+
+    /// Has the user choose files for a field of the page: `field` is a script that returns it.
+    pub fn choose_files(&mut self, field: &str, files: &[&Path]) {
+        let found = self.call("Runtime.evaluate", json!({ "expression": field }));
+        let object = &found["result"]["objectId"];
+        let files = json!({ "files": files, "objectId": object });
+        self.call("DOM.setFileInputFiles", files);
+    }
+
+    /// Drags files from outside to the middle of an element, and drops them there.
+    pub fn drop_files(&mut self, element: &str, files: &[&Path]) {
+        let place = format!(
+            "{{ {element}.scrollIntoView({{ block: 'center' }}); const box = {element}.getBoundingClientRect(); \
+             [box.x + box.width / 2, box.y + box.height / 2] }}"
+        );
+        let place = self.run(&place);
+        let data = json!({ "items": [], "files": files, "dragOperationsMask": 1 });
+        for kind in ["dragEnter", "dragOver", "drop"] {
+            let event = json!({ "type": kind, "x": place[0], "y": place[1], "data": data });
+            self.call("Input.dispatchDragEvent", event);
+        }
+    }
+
+    /// Bounds the bytes that pages send in a second, or lets them send as fast as they can.
+    pub fn limit_sending(&mut self, bytes_per_second: Option<u64>) {
+        let rate = bytes_per_second.map_or(json!(-1), |rate| json!(rate));
+        let conditions = json!({
+            "offline": false, "latency": 0, "downloadThroughput": -1, "uploadThroughput": rate,
+        });
+        self.call("Network.emulateNetworkConditions", conditions);
     }
 
     /// Sets the size of the screen, and whether the user prefers dark colours.
