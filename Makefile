@@ -92,6 +92,8 @@ bench: build ## run the criterion benches, then the load scenarios
 	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- redis
 	@echo "bench: the HTTP edge compared with other servers"
 	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- edge
+	@echo "bench: uploads compared with other servers and with the disk"
+	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- uploads --seconds 4
 
 screenshots: test-programs ## take the pictures of the page again: docs/page.png, and others in target/screenshots
 	@mkdir -p target/screenshots

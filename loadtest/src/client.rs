@@ -46,24 +46,68 @@ impl Connection {
 
     /// Sends an encoded request and reads the whole answer. Returns the body of a 200.
     pub(crate) fn ask(&mut self, request: &str) -> Result<&[u8]> {
-        self.stream.get_mut().write_all(request.as_bytes())?;
+        self.socket().write_all(request.as_bytes())?;
+        self.answer(200)
+    }
+
+    /// Where parts of a request are written.
+    pub(crate) fn socket(&mut self) -> &mut TcpStream {
+        self.stream.get_mut()
+    }
+
+    /// Reads the whole answer. Returns its body if the status is `status`.
+    pub(crate) fn answer(&mut self, status: u16) -> Result<&[u8]> {
         self.head.clear();
         while !self.head.ends_with("\r\n\r\n") {
-            if self.stream.read_line(&mut self.head)? == 0 {
-                return Err(std::io::Error::from(ErrorKind::UnexpectedEof).into());
-            }
+            self.read_line()?;
         }
-        let length = self.head.lines().find_map(|line| {
-            let (name, value) = line.split_once(": ")?;
-            let is_length = name.eq_ignore_ascii_case("content-length");
-            is_length.then(|| value.parse().ok()).flatten()
-        });
-        self.body.resize(length.unwrap_or(0), 0);
-        self.stream.read_exact(&mut self.body)?;
-        if self.head.starts_with("HTTP/1.1 200 ") {
+        self.body.clear();
+        let length = self.header("content-length");
+        let length = length.and_then(|value| value.parse().ok()).unwrap_or(0);
+        match self.header("transfer-encoding") {
+            Some("chunked") => self.read_chunks()?,
+            _ => self.read_body(length)?,
+        }
+        if self.head.starts_with(&format!("HTTP/1.1 {status} ")) {
             return Ok(&self.body);
         }
         let body = String::from_utf8_lossy(&self.body);
         Err(format!("the server answered {}{body}", self.head).into())
+    }
+
+    fn header(&self, wanted: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            name.eq_ignore_ascii_case(wanted).then_some(value)
+        })
+    }
+
+    /// Adds a line to the head.
+    fn read_line(&mut self) -> Result<usize> {
+        match self.stream.read_line(&mut self.head)? {
+            0 => Err(std::io::Error::from(ErrorKind::UnexpectedEof).into()),
+            length => Ok(length),
+        }
+    }
+
+    /// Adds bytes to the body.
+    fn read_body(&mut self, length: usize) -> Result<()> {
+        let start = self.body.len();
+        self.body.resize(start + length, 0);
+        Ok(self.stream.read_exact(&mut self.body[start..])?)
+    }
+
+    /// Reads a body in chunks. Their sizes become lines of the head.
+    fn read_chunks(&mut self) -> Result<()> {
+        loop {
+            let line = self.read_line()?;
+            let size = self.head[self.head.len() - line..].trim_end();
+            let size = usize::from_str_radix(size, 16)?;
+            self.read_body(size)?;
+            self.read_line()?;
+            if size == 0 {
+                return Ok(());
+            }
+        }
     }
 }

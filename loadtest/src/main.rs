@@ -17,8 +17,10 @@ mod node;
 mod policy;
 mod pools;
 mod report;
+mod running;
 mod sample;
 mod scenario;
+mod uploads;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,7 +55,8 @@ struct Arguments {
     /// For `postgres`, `postgres-slow` and `redis`: write the results to this folder too, as JSON and SVG.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// For `postgres`, `postgres-slow`, `redis` and `edge`: how long each peer is measured.
+    /// For `postgres`, `postgres-slow`, `redis`, `edge` and `uploads`: how long each peer is measured. For `uploads`: with
+    /// each size and number of clients.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
     /// For `postgres`, `postgres-slow` and `redis`: the number of callers.
@@ -90,6 +93,8 @@ enum Scenario {
     Redis,
     /// What the middleware and a call of an actor cost, beside bare actix-web and other servers.
     Edge,
+    /// Uploads of large and small files, beside other servers and the disk itself.
+    Uploads,
 }
 
 fn main() -> ExitCode {
@@ -120,6 +125,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Scenario::PostgresSlow => compare_pools(pools::Kind::PostgresSlow)?,
         Scenario::Redis => compare_pools(pools::Kind::Redis)?,
         Scenario::Edge => edge::compare(arguments.seconds)?,
+        Scenario::Uploads => uploads::compare(&arguments.server, arguments.seconds)?,
         of_server => scenario::run(of_server, &arguments.server)?,
     }
     report::load_average();

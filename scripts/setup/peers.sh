@@ -14,7 +14,7 @@ need_bench_peers() {
   open_work
   is_current "$folder" "$made_of" && return
   need_space 80 "the peers in JavaScript"
-  say "fetching node-postgres, ioredis, Fastify and Express from npm (15 MiB, for the bench)"
+  say "fetching node-postgres, ioredis, Fastify, Express, multer and @tus/server from npm (20 MiB, for the bench)"
   mkdir -p "$WORK/bench-peers"
   cp loadtest/peers/node/package.json "$WORK/bench-peers/"
   bounded 600 npm install --prefix "$WORK/bench-peers" --cache "$WORK/npm" --no-package-lock --no-audit --no-fund \

@@ -18,8 +18,9 @@ use headroom_actors::kernel::{
 use tokio::sync::mpsc;
 
 use super::servers::item;
-use super::{Item, hops, ready_file};
+use super::{Item, hops};
 use crate::Result;
+use crate::running::ready_file;
 
 /// Calls that may wait for the actor.
 const CALLS_MAX: u32 = 1024;

@@ -12,17 +12,15 @@ mod hops;
 mod servers;
 mod wrk;
 
-use std::fs;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use headroom_test_support::child::{self, Child};
-use serde::{Deserialize, Serialize};
+use headroom_test_support::child;
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::client::{Connection, get};
 use crate::report::{figure, figure_at_most};
+use crate::running::Running;
 use crate::sample::Samples;
 use crate::{Result, node};
 use hops::HopTimes;
@@ -33,14 +31,8 @@ const ROUNDS: usize = 5;
 
 const CONNECTIONS: usize = 64;
 
-/// How long a server may take to start.
-const START_WITHIN: Duration = Duration::from_secs(20);
-
 /// The time before each measurement.
 const WARM_UP: Duration = Duration::from_secs(1);
-
-/// The environment variable with the file that a server writes its address to.
-const READY_FILE: &str = "HEADROOM_LOADTEST_READY";
 
 /// The path that is asked for.
 const PATH: &str = "/items/17";
@@ -110,7 +102,7 @@ fn can_run(server: &ServerKind) -> bool {
 }
 
 fn measure(server: &ServerKind, time: Duration) -> Result<Round> {
-    let running = Running::start(server)?;
+    let running = start(server)?;
     let mut connection = Connection::open(running.address)?;
     let answer: Value = serde_json::from_slice(connection.ask(&get(PATH))?)?;
     if answer != serde_json::to_value(Item::new(17))? {
@@ -137,70 +129,16 @@ fn measure(server: &ServerKind, time: Duration) -> Result<Round> {
     })
 }
 
-/// A server's process.
-struct Running {
-    _process: Child,
-    address: SocketAddr,
-    _folder: tempfile::TempDir,
-}
-
-/// What a server writes to its ready file. Headroom's own has more.
-#[derive(Serialize, Deserialize)]
-struct Ready {
-    listen: SocketAddr,
-}
-
-impl Ready {
-    /// Writes the file that the environment names.
-    fn write(listen: SocketAddr) -> Result<()> {
-        let text = serde_json::to_string(&Self { listen })?;
-        Ok(fs::write(ready_file()?, text)?)
-    }
-}
-
-/// The ready file of this process.
-fn ready_file() -> Result<PathBuf> {
-    Ok(std::env::var_os(READY_FILE).ok_or("no ready file")?.into())
-}
-
-impl Running {
-    fn start(server: &ServerKind) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let ready = folder.path().join("ready.json");
-        let mut command = match server.program {
-            Program::Own(_) => {
-                let mut own = child::command(std::env::current_exe()?);
-                own.args(["edge", "--peer", server.label]);
-                own
-            }
-            Program::Node(file) => node::command(file),
-        };
-        let errors = folder.path().join("errors");
-        command
-            .env(READY_FILE, &ready)
-            .stderr(fs::File::create(&errors)?);
-        let mut process = child::start(&mut command)?;
-        let begun = Instant::now();
-        let address = loop {
-            // The file may be there in part.
-            if let Some(ready) = read_ready(&ready) {
-                break ready.listen;
-            }
-            if begun.elapsed() > START_WITHIN || process.try_wait()?.is_some() {
-                return Err(format!("no start: {}", fs::read_to_string(&errors)?).into());
-            }
-            crate::scenario::pause(Duration::from_millis(10));
-        };
-        Ok(Self {
-            _process: process,
-            address,
-            _folder: folder,
-        })
-    }
-}
-
-fn read_ready(path: &Path) -> Option<Ready> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+/// Starts a server in a process of its own.
+fn start(server: &ServerKind) -> Result<Running> {
+    Running::start(match server.program {
+        Program::Own(_) => {
+            let mut own = child::command(std::env::current_exe()?);
+            own.args(["edge", "--peer", server.label]);
+            own
+        }
+        Program::Node(file) => node::command(file),
+    })
 }
 
 /// Runs the server of this label in this process.

@@ -8,8 +8,9 @@ use actix_web::error::ErrorServiceUnavailable;
 use actix_web::{App, HttpServer, web};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Item, Ready, headroom, hops};
+use super::{Item, headroom, hops};
 use crate::Result;
+use crate::running::Ready;
 
 /// A server that is compared.
 #[derive(Clone, Copy)]
