@@ -18,6 +18,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::libc::O_TMPFILE;
@@ -56,6 +57,8 @@ pub(super) struct Store {
     /// Whether nothing was stored in it when it was opened.
     pub(super) was_empty: bool,
     locks: Vec<Arc<Mutex<()>>>,
+    /// The folders in `content` that are on the disk for certain, by the first byte of the hashes in them.
+    synced_folders: [AtomicBool; 256],
     /// Its drop unlocks the folder.
     _lock: File,
 }
@@ -141,6 +144,7 @@ impl Store {
             identity,
             was_empty,
             locks: (0..LOCKS).map(|_| Arc::default()).collect(),
+            synced_folders: [const { AtomicBool::new(false) }; 256],
             _lock: lock,
         })
     }
@@ -185,15 +189,28 @@ impl Store {
     pub(super) fn add(&self, temp: &TempFile, hash: ContentHash) -> io::Result<()> {
         let path = self.path(hash);
         let folder = path.parent().unwrap_or(&self.dir);
-        make_folder(folder)?;
-        // A crash of the one that made the folder may have come before this.
-        sync_folder(&self.dir.join(CONTENT))?;
+        self.make_content_folder(folder, hash)?;
         let new = self.dir.join(INCOMING).join(UploadId::random().as_str());
         temp.link(&new)?;
         fs::rename(&new, &path)?;
         // A transaction that is tried again has given the file this name before, and then `rename` does nothing.
         remove_if_there(&new)?;
         sync_folder(folder)
+    }
+
+    /// Makes the folder of a file. When this returns, the folder is on the disk.
+    fn make_content_folder(&self, folder: &Path, hash: ContentHash) -> io::Result<()> {
+        let is_synced = &self.synced_folders[usize::from(hash.0[0])];
+        if make_folder(folder)? {
+            is_synced.store(false, Ordering::Relaxed);
+        }
+        // Also a folder that was there: a crash of the one that made it may have come before this. Each sync waits for the disk,
+        // so it happens once for each folder.
+        if !is_synced.load(Ordering::Relaxed) {
+            sync_folder(&self.dir.join(CONTENT))?;
+            is_synced.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Opens a stored file.
@@ -286,11 +303,11 @@ fn identity(dir: &Path) -> io::Result<UploadId> {
     }
 }
 
-/// Makes a folder, unless it is there.
-fn make_folder(path: &Path) -> io::Result<()> {
+/// Makes a folder, unless it is there. Whether it has made it.
+fn make_folder(path: &Path) -> io::Result<bool> {
     match DirBuilder::new().mode(FOLDER_MODE).create(path) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        made => made,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(false),
+        made => made.map(|()| true),
     }
 }
 
