@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -226,9 +227,10 @@ impl Records {
         order.sort_by_key(|&at| files[at].blake3);
         let ttl = ttl.map(|ttl| ttl.as_secs_f64());
         let locks = store.lock(files.iter().map(|file| file.blake3)).await;
+        // Before the transaction, so that no connection waits for the disk. The sweep removes what gets no row.
+        try_join_all(files.iter().map(|file| add_to(&store, file, &locks))).await?;
         let work = |transaction: Arc<Transaction>| {
             let (order, files, mut saved) = (order.clone(), files.clone(), uploads.clone());
-            let (store, locks) = (Arc::clone(&store), Arc::clone(&locks));
             async move {
                 if let Origin::Keyed(request, ttl) = origin
                     && !request.remember(&transaction, &saved, ttl).await?
@@ -241,7 +243,6 @@ impl Records {
                     transaction
                         .query(LOCK_CONTENT, &[&hash, &&file.sha256[..], &bytes])
                         .await?;
-                    add_to(&store, file, &locks).await?;
                     let row = transaction
                         .query(
                             ADD,
@@ -268,7 +269,9 @@ impl Records {
                 Ok::<_, UploadError>(Some(saved))
             }
         };
-        self.database.transaction(changes(), work).await
+        let added = self.database.transaction(changes(), work).await;
+        drop(locks);
+        added
     }
 
     /// One upload.

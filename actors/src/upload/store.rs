@@ -5,8 +5,9 @@
 //! complete file is stored under the BLAKE3 hash of its bytes, `content/ab/ab…`, so the same bytes are stored once.
 //!
 //! What is stored is never changed, only replaced by the same bytes. Rows in the database say which files are used
-//! (`records`). Who adds or removes a file holds two locks: first that of the content in this process ([`Store::lock`]), then that
-//! of its row. The first moves into the file operation: an operation that outlives its transaction still holds it.
+//! (`records`). Who adds a file holds the lock of its content in this process ([`Store::lock`]) until the row is committed;
+//! who removes one holds this lock, and then that of the row. The lock moves into the file operation: an operation that
+//! outlives its caller still holds it.
 //!
 //! The folder belongs to one server at a time (`lock`), and has an identity (`id`), which the database knows too: a server
 //! with another database must not take its files for superfluous.
@@ -185,7 +186,7 @@ impl Store {
     }
 
     /// Stores a complete file under its hash. When this returns, it is on the disk. One that is there is replaced: nobody has
-    /// looked whether its bytes are still the right ones. The caller holds both locks.
+    /// looked whether its bytes are still the right ones. The caller holds the lock of the content.
     pub(super) fn add(&self, temp: &TempFile, hash: ContentHash) -> io::Result<()> {
         let path = self.path(hash);
         let folder = path.parent().unwrap_or(&self.dir);
