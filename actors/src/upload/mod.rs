@@ -17,13 +17,15 @@
 //! - **Checked**: the content agrees with the name and the declared type (`content`). Names are data and never
 //!   paths.
 //! - **Repeatable**: a request with a key that is sent again stores its files once (`request_key`).
-//! - **A failure stays alone**: a panic of the work on one upload fails that upload.
+//! - **A failure stays alone**: a panic of the work on one upload fails that upload. Work of the actor runs in tasks of
+//!   its own (`apart`).
 //! - **Resumable**: an upload in parts goes on after a death of the client or of the server (`partial`).
 //!
 //! Layout: [`Uploads`] is the actor. `admission` decides who may upload; `receive` takes the bytes of one file, and
 //! `pieces` bounds them; `store` is the folder and `storage` makes it a resource of the lazy loader; `records` are the rows in PostgreSQL.
 
 mod admission;
+mod apart;
 mod blocking;
 mod caller;
 mod config;

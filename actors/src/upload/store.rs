@@ -334,12 +334,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let incoming = folder.path().join(INCOMING);
-        let named = incoming.join("named");
-        let named = TempFile {
-            file: options().create_new(true).open(&named).unwrap(),
-            path: Some(named),
+        let named = || {
+            let path = incoming.join("named");
+            TempFile {
+                file: options().create_new(true).open(&path).unwrap(),
+                path: Some(path),
+            }
         };
-        for (number, temp) in [(1, store.create().unwrap()), (2, named)] {
+        for number in [1, 2] {
+            let temp = match number {
+                1 => store.create().unwrap(),
+                _ => named(),
+            };
             let hash = ContentHash([number; 32]);
             for _ in 0..3 {
                 store.add(&temp, hash).unwrap();

@@ -1,5 +1,8 @@
 //! The actor that owns uploads.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,6 +15,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::admission::{ActiveUpload, Admission, Ticket};
+use super::apart::apart;
 use super::blocking::blocking;
 use super::caller::Caller;
 use super::config::Config;
@@ -481,13 +485,14 @@ impl Uploads {
         Handle::new("uploads", CALLS_MAX)
     }
 
-    /// Answers a call with the output of `work`, which does not hold up other calls.
+    /// Answers a call with the output of `work`, which neither holds up other calls nor ends them by a panic.
     fn answer<M, T, W>(context: &mut Context<Self>, reply: Reply<M>, work: W)
     where
         M: Message<Reply = Result<T, UploadError>>,
+        T: 'static,
         W: Future<Output = Result<T, UploadError>> + 'static,
     {
-        let done = wrap_future::<_, Self>(async move { reply.send(work.await) });
+        let done = wrap_future::<_, Self>(async move { reply.send(apart(work).await) });
         context.spawn(done);
     }
 
@@ -497,7 +502,8 @@ impl Uploads {
         }
         let (owned, first) = (Arc::clone(&self.owned), self.next_folder);
         self.next_folder = first.wrapping_add(SWEEP_FOLDERS);
-        let swept = wrap_future::<_, Self>(async move { owned.sweep(first).await });
+        let swept = apart(async move { owned.sweep(first).await });
+        let swept = wrap_future::<_, Self>(swept);
         context.spawn(swept.map(|swept, uploads, _| {
             uploads.is_sweeping = false;
             match swept {
