@@ -1,6 +1,6 @@
 //! Clients that others wrote: what each of them sends arrives byte for byte, up to the largest size, and no larger.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ fn send(client: &str, server: &Server, files: &[PathBuf]) -> Map<String, Value> 
     serde_json::from_str(&output(command.args(files))).unwrap()
 }
 
-fn with_curl(server: &Server, file: &PathBuf) -> (String, Value) {
+fn with_curl(server: &Server, file: &Path) -> (String, Value) {
     let mut curl = child::command("curl");
     curl.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "-F"])
         .arg(format!("file=@{}", file.display()))
