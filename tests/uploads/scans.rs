@@ -124,7 +124,7 @@ async fn infected_files_are_recorded_and_kept_in_quarantine_by_policy() {
     for upload in &kept {
         let path = folder(&server).join("quarantine").join(names(upload));
         let mode = std::fs::metadata(path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0);
+        assert_eq!(mode & 0o777, 0o400);
         let content = format!("/api/uploads/{}/content", names(upload));
         assert_eq!(server.get(&content).await.status(), 404);
     }

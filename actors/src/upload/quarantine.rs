@@ -1,6 +1,6 @@
 //! Files in which the scanner has found a virus: a record of each, and by policy the file itself, for an operator to look at.
 //!
-//! A file in quarantine has no permissions and no route that reads it. Records and files have bounds, and are removed
+//! A file in quarantine can be read by the user of the server alone, and no route reads it. Records and files have bounds, and are removed
 //! after some time.
 
 use std::collections::HashSet;
@@ -32,8 +32,10 @@ const COLUMNS: &str = "id, name, kind, bytes, sha256, signature, caller, kept,
 /// The file is kept if there is a place for it.
 const ADD: &str =
     "insert into headroom.infected_upload (id, name, kind, bytes, sha256, signature, caller, kept)
-    select $1, $2, $3, $4, $5, $6, $7, $4 + coalesce(sum(bytes), 0) <= $8
+    select $1::text, $2::text, $3::text, $4::int8, $5::bytea, $6::text, $7::text,
+        $4::int8 + coalesce(sum(bytes), 0)::int8 <= $8::int8
     from headroom.infected_upload where kept returning kept";
+const NOT_KEPT: &str = "update headroom.infected_upload set kept = false where id = $1";
 const REMOVE: &str = "delete from headroom.infected_upload where id = $1 returning 1";
 const REMOVE_OLD: &str = "delete from headroom.infected_upload where id in (
     (select id from headroom.infected_upload
@@ -74,6 +76,8 @@ pub(super) struct Quarantine {
     pub(super) bytes_max: u64,
     /// How long records and files are kept.
     pub(super) ttl: Duration,
+    /// Held while a record is added: each needs to know what those before it have taken.
+    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Quarantine {
@@ -86,6 +90,7 @@ impl Quarantine {
         signature: &str,
     ) -> Result<(), UploadError> {
         let id = UploadId::random();
+        let turn = self.turn.lock().await;
         let (bytes, bytes_max) = (signed(received.bytes), signed(self.bytes_max));
         let rows = self
             .database
@@ -104,11 +109,17 @@ impl Quarantine {
                 WITHIN,
             )
             .await?;
+        drop(turn);
         if !rows.one()?.get::<_, bool>(0) {
             return Ok(());
         }
-        let store = Arc::clone(store);
-        blocking(move || Ok(store.quarantine(&received.temp, &id)?)).await
+        let (store, kept) = (Arc::clone(store), id.clone());
+        let taken = blocking(move || Ok(store.quarantine(&received.temp, &kept)?)).await;
+        if taken.is_err() {
+            let id = &id.as_str();
+            self.database.query(NOT_KEPT, &[id], WITHIN).await?;
+        }
+        taken
     }
 
     /// The newest records.
@@ -137,11 +148,17 @@ impl Quarantine {
         is_known: bool,
     ) -> Result<u64, UploadError> {
         let ttl = self.ttl.as_secs_f64();
-        let old = self
-            .database
-            .query(REMOVE_OLD, &[&ttl, &SWEEP_ROWS, &RECORDS_MAX], WITHIN)
-            .await?;
-        let removed = old.rows.len() as u64;
+        let mut removed = 0;
+        loop {
+            let old = self
+                .database
+                .query(REMOVE_OLD, &[&ttl, &SWEEP_ROWS, &RECORDS_MAX], WITHIN)
+                .await?;
+            removed += old.rows.len() as u64;
+            if (old.rows.len() as i64) < SWEEP_ROWS {
+                break;
+            }
+        }
         if !is_known {
             return Ok(removed);
         }
@@ -180,9 +197,10 @@ impl Store {
         self.dir.join(QUARANTINE).join(id.as_str())
     }
 
-    /// Gives an infected file a name in the quarantine, and takes all permissions from it.
+    /// Gives an infected file a name in the quarantine, and has it read only.
     fn quarantine(&self, temp: &TempFile, id: &UploadId) -> io::Result<()> {
-        temp.file.set_permissions(Permissions::from_mode(0))?;
+        // Not unreadable: an upload in parts is read once more if the server dies now.
+        temp.file.set_permissions(Permissions::from_mode(0o400))?;
         temp.link(&self.quarantine_path(id))?;
         sync_folder(&self.dir.join(QUARANTINE))
     }

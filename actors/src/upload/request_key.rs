@@ -148,10 +148,14 @@ impl Records {
         uploads.map(Some).ok_or(UploadError::KeyOfRemoved)
     }
 
-    /// Forgets some keys whose time is over.
+    /// Forgets the keys whose time is over.
     pub(super) async fn forget_requests(&self) -> Result<(), UploadError> {
-        self.database.query(FORGET, &[&SWEEP_ROWS], WITHIN).await?;
-        Ok(())
+        loop {
+            let gone = self.database.query(FORGET, &[&SWEEP_ROWS], WITHIN).await?;
+            if gone.rows_affected < SWEEP_ROWS as u64 {
+                return Ok(());
+            }
+        }
     }
 }
 

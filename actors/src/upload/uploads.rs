@@ -232,6 +232,7 @@ impl UploadsPlan {
             database: database.clone(),
             bytes_max: config.quarantine_bytes_max,
             ttl: config.infected_ttl,
+            turn: Arc::default(),
         };
         let scan = scanner.as_ref().map(|(scanner, _, is_required)| Scan {
             scanner: scanner.clone(),
@@ -338,7 +339,17 @@ impl Owned {
         let (mut uploads, mut is_repeat) = (before, true);
         if uploads.is_none() {
             let origin = Origin::Keyed(&request, self.admission.config.request_key_ttl);
-            uploads = self.store_files(&ticket, files, origin).await?;
+            uploads = match self.store_files(&ticket, files, origin).await {
+                // Another request with this key may have used it up.
+                Err(error @ UploadError::Quota { .. }) => {
+                    let is_known = self
+                        .records
+                        .has_request(ticket.caller(), &request.key)
+                        .await?;
+                    is_known.then_some(None).ok_or(error)?
+                }
+                stored => stored?,
+            };
             is_repeat = uploads.is_none();
         }
         if uploads.is_none() {

@@ -25,6 +25,8 @@ use crate::problem::{Problem, ProblemKind, malformed, too_large};
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
+const FIELDS_TOO_LARGE: &str = "the fields of the form are larger than uploads.fields_size_max";
+
 /// What bounds the form of one request.
 #[derive(Debug, Clone)]
 pub struct FormLimits {
@@ -197,7 +199,8 @@ async fn read_form(
                 // All names and values together are bounded: they are kept in memory.
                 let left = limits
                     .fields_bytes_max
-                    .saturating_sub(fields_bytes + name.len());
+                    .checked_sub(fields_bytes + name.len());
+                let left = left.ok_or_else(|| invalid(FIELDS_TOO_LARGE))?;
                 let value = read_field(&mut part, left).await;
                 let value = value.map_err(|problem| problem.with("field", name.clone()))?;
                 fields_bytes += name.len() + value.len();
@@ -224,9 +227,7 @@ async fn read_field(part: &mut Part, bytes_max: usize) -> Result<String, Problem
     let mut value = Vec::new();
     while let Some(bytes) = part.chunk().await? {
         if value.len() + bytes.len() > bytes_max {
-            return Err(invalid(
-                "the fields of the form are larger than uploads.fields_size_max",
-            ));
+            return Err(invalid(FIELDS_TOO_LARGE));
         }
         value.extend_from_slice(&bytes);
     }

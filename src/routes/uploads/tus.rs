@@ -148,6 +148,8 @@ async fn begin(
     }
     if has_body {
         check_media_type(&request)?;
+        refuse_compressed(&request)?;
+        read(headers, &UPLOAD_CHECKSUM, headers::checksum)?;
     }
     let create = CreatePartial {
         caller: caller(&request),

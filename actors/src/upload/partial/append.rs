@@ -37,18 +37,21 @@ pub(super) struct Work {
     pub(super) checksum: Option<Checksum>,
     pub(super) pieces: Pieces<Tail>,
     pub(super) ticket: Ticket,
-    pub(super) lock: Lock,
+    pub(super) lock: Arc<Lock>,
 }
 
 /// The end of the file.
 pub(super) struct Tail {
+    /// A write that outlives its request still holds it.
+    _lock: Arc<Lock>,
     file: Arc<File>,
     sum: Summing,
 }
 
 impl Tail {
-    pub(super) fn new(file: Arc<File>, checksum: Option<&Checksum>) -> Self {
+    pub(super) fn new(lock: Arc<Lock>, file: Arc<File>, checksum: Option<&Checksum>) -> Self {
         Self {
+            _lock: lock,
             file,
             sum: Summing::new(checksum),
         }
@@ -128,6 +131,7 @@ pub(super) struct Settled {
 impl Work {
     /// Has all bytes written and on the disk. Those that were to be checked and do not have their sum are cut off.
     pub(super) async fn write_all(
+        lock: Arc<Lock>,
         pieces: Pieces<Tail>,
         checksum: Option<Checksum>,
         file: Arc<File>,
@@ -148,6 +152,7 @@ impl Work {
             }
             file.sync_all()?;
             let bytes = file.metadata()?.len();
+            drop(lock);
             Ok(Settled { bytes, fault })
         })
         .await

@@ -233,7 +233,7 @@ impl Partials {
         append: Append,
     ) -> Result<Begun, UploadError> {
         let id = &append.id;
-        let lock = self.lock(id)?;
+        let lock = Arc::new(self.lock(id)?);
         let mut row = self.rows.find(id).await?;
         row.check()?;
         if matches!(row.role, PartialRole::Final(_)) {
@@ -265,6 +265,7 @@ impl Partials {
             .await?;
         ticket.set_file(row.name.as_deref().unwrap_or_default());
         let (opening, opened, checked) = (Arc::clone(&store), id.clone(), row.checked);
+        let held = Arc::clone(&lock);
         let file = blocking(move || {
             let file = opening.open_partial(&opened)?;
             let file = file.ok_or_else(|| PartialFault::Gone("its file is lost".to_owned()))?;
@@ -272,6 +273,7 @@ impl Partials {
                 file.set_len(checked)?;
                 file.sync_all()?;
             }
+            drop(held);
             Ok(Arc::new(file))
         })
         .await?;
@@ -280,7 +282,11 @@ impl Partials {
             self.rows.set_checked(id, checked).await?;
             row.checked = checked;
         }
-        let tail = Box::new(Tail::new(Arc::clone(&file), append.checksum.as_ref()));
+        let tail = Box::new(Tail::new(
+            Arc::clone(&lock),
+            Arc::clone(&file),
+            append.checksum.as_ref(),
+        ));
         let work = Work {
             from: offset,
             length_max: max,
@@ -358,7 +364,8 @@ impl Partials {
             lock,
             ..
         } = work;
-        let settled = Work::write_all(pieces, checksum, file, from, is_whole).await?;
+        let settled =
+            Work::write_all(Arc::clone(&lock), pieces, checksum, file, from, is_whole).await?;
         let Settled { bytes, fault } = settled;
         let kept = row.kept;
         self.rows.keep(&mut row, bytes).await?;

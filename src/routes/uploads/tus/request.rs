@@ -43,7 +43,9 @@ pub(super) fn check_version(headers: &HeaderMap) -> Result<(), Problem> {
 
 pub(super) fn check_media_type(request: &HttpRequest) -> Result<(), Problem> {
     let media_type = request.headers().get(header::CONTENT_TYPE);
-    match media_type.is_some_and(|media_type| media_type.as_bytes() == PART.as_bytes()) {
+    match media_type
+        .is_some_and(|media_type| media_type.as_bytes().eq_ignore_ascii_case(PART.as_bytes()))
+    {
         true => Ok(()),
         false => {
             let detail = format!("a part must have the Content-Type {PART}");
