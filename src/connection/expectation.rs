@@ -34,6 +34,10 @@ type Shared<S> = Rc<RefCell<Option<Rc<S>>>>;
 struct Resumed<B>(Responding<B>);
 
 /// The service that takes requests with an expectation, and the one that takes all others, for `app`.
+#[allow(
+    clippy::type_complexity,
+    reason = "an alias cannot name `impl` types, and each of them is named once"
+)]
 pub(super) fn services<F, B>(
     app: F,
 ) -> (
