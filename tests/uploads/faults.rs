@@ -139,7 +139,8 @@ async fn bytes_are_synced_before_they_get_their_name_and_the_name_after_it() {
     let rename = place(&|line| line.starts_with("rename ") && line.ends_with(name));
     let folder = format!("/content/{}", &name[..2]);
     let named = place(&|line| line.starts_with("fsync ") && line.ends_with(&folder));
-    let all = [bytes, rename, named].map(|place| place.expect(&log.join("\n")));
+    let all =
+        [bytes, rename, named].map(|place| place.unwrap_or_else(|| panic!("{}", log.join("\n"))));
     assert!(all.is_sorted(), "{log:?}");
     assert!(
         place(&|line| line.starts_with("fsync ") && line.ends_with("/content")).is_some(),

@@ -68,11 +68,6 @@ impl Confirmed {
             found => Err(format!("{} files instead of {}", found.len(), names.len())),
         })
         .await;
-        println!(
-            "{} uploads were confirmed, {} are stored",
-            confirmed.len(),
-            listed.len()
-        );
     }
 }
 

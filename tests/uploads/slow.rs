@@ -4,7 +4,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ async fn slow_clients_do_not_keep_honest_ones_from_finishing() {
         "uploads.active_max = {slow}\nuploads.client_active_max = {slow}"
     ));
     store(&server, "a.txt", b"opens the folder").await;
-    let (stop, stopped) = channel();
+    let (stop, stopped) = sync_channel(1);
     let address = server.address();
     let slow_clients = thread::spawn(move || send_slowly(address, slow, &stopped));
     wait_for_async(DEADLINE, async || {
