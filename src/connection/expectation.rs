@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use actix_http::body::{BoxBody, MessageBody};
+use actix_http::body::{BodySize, BoxBody, MessageBody};
 use actix_http::error::PayloadError;
 use actix_http::{HttpMessage, Payload, Request, Response};
 use actix_service::{Service, ServiceFactory, apply_fn_factory, fn_factory, fn_service};
@@ -116,12 +116,13 @@ where
     // Both services of a thread exist before its first connection.
     let Some(app) = app else { return Ok(request) };
     let waiting = Rc::<Waiting>::default();
-    let payload = Watched {
-        payload: request.take_payload(),
+    let payload = Rc::new(RefCell::new(request.take_payload()));
+    let watched = Watched {
+        payload: Rc::clone(&payload),
         waiting: Rc::clone(&waiting),
     };
     *request.payload() = Payload::Stream {
-        payload: Box::pin(payload),
+        payload: Box::pin(watched),
     };
     let mut responding: Responding<B> = Box::pin(track(request, &*app));
     let response = poll_fn(|cx| match responding.as_mut().poll(cx) {
@@ -129,13 +130,48 @@ where
         Poll::Pending => waiting.poll(cx).map(|()| None),
     });
     match response.await {
-        Some(Ok(response)) => Err(response.map_body(|_, body| BoxBody::new(body))),
-        Some(Err(refusal)) => Err(refusal),
+        Some(Ok(response)) => Err(unread(response, payload)),
+        Some(Err(refusal)) => Err(unread(refusal, payload)),
         None => {
             let resumed = Request::new();
             resumed.extensions_mut().insert(Resumed(responding));
             Ok(resumed)
         }
+    }
+}
+
+/// A response that comes while the body of the request may never come. actix-http would wait for the rest of a body
+/// that nobody holds any more; one that is held has it close the connection after the response.
+fn unread<B: MessageBody + 'static>(
+    response: Response<B>,
+    payload: Rc<RefCell<Payload>>,
+) -> Response<BoxBody> {
+    response.map_body(|_, body| {
+        BoxBody::new(Holding {
+            body: Box::pin(body),
+            _payload: payload,
+        })
+    })
+}
+
+/// The body of a response, which holds the body of its request.
+struct Holding<B> {
+    body: Pin<Box<B>>,
+    _payload: Rc<RefCell<Payload>>,
+}
+
+impl<B: MessageBody> MessageBody for Holding<B> {
+    type Error = B::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, B::Error>>> {
+        self.body.as_mut().poll_next(cx)
     }
 }
 
@@ -165,15 +201,15 @@ impl Waiting {
 
 /// A request body that tells when somebody waits for it.
 struct Watched {
-    payload: Payload,
+    payload: Rc<RefCell<Payload>>,
     waiting: Rc<Waiting>,
 }
 
 impl Stream for Watched {
     type Item = Result<Bytes, PayloadError>;
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let polled = Pin::new(&mut self.payload).poll_next(cx);
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let polled = Pin::new(&mut *self.payload.borrow_mut()).poll_next(cx);
         if polled.is_pending() {
             self.waiting.set();
         }
