@@ -20,9 +20,9 @@ use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
 
 /// Seconds that a link can be used, if the request does not say them.
-const LIFETIME: u32 = 60 * 60;
+const LIFETIME: f64 = 3600.0;
 /// The most of them: a week.
-const LIFETIME_MAX: u32 = 7 * 24 * 60 * 60;
+const LIFETIME_MAX: f64 = 604_800.0;
 
 const EXAMPLE_TOKEN: &str = "0000000069a4316c9b1f0c7ae25d4e0b8d6f3a2c1e0f9d8c\
     af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
@@ -34,7 +34,7 @@ const EXAMPLE_TOKEN: &str = "0000000069a4316c9b1f0c7ae25d4e0b8d6f3a2c1e0f9d8c\
 pub(in crate::routes) struct LinkRequest {
     /// How long the link can be used: 1 to 604800 seconds, 3600 if left out.
     #[schema(minimum = 1, maximum = 604800)]
-    expires_in_seconds: Option<u32>,
+    expires_in_seconds: Option<f64>,
 }
 
 /// A link to a stored file.
@@ -71,11 +71,11 @@ pub(in crate::routes) async fn make(
         body => read_json(body)?,
     };
     let seconds = asked.expires_in_seconds.unwrap_or(LIFETIME);
-    if !(1..=LIFETIME_MAX).contains(&seconds) {
+    if !(1.0..=LIFETIME_MAX).contains(&seconds) {
         let detail = format!("expires_in_seconds must be from 1 to {LIFETIME_MAX}");
         return Err(Problem::new(ProblemKind::InvalidInput, detail));
     }
-    let lifetime = Duration::from_secs(seconds.into());
+    let lifetime = Duration::from_secs_f64(seconds);
     let make = MakeLink { id, lifetime };
     let link = handles.uploads.ask(make, handles.left()).await??;
     let path = format!("/api/links/{}", link.token);
