@@ -15,10 +15,6 @@ need_page_checks() {
   is_current "$folder" "$made_of" && return
   need_space 50 axe-core
   say "fetching axe-core from npm (3 MiB, for the tests)"
-  mkdir -p "$WORK/page-checks"
-  cp "$SETUP/page-checks.json" "$WORK/page-checks/package.json"
-  bounded 600 npm install --prefix "$WORK/page-checks" --cache "$WORK/npm" --no-package-lock --no-audit --no-fund \
-    --ignore-scripts --silent >"$WORK/npm.log" 2>&1 ||
-    die "axe-core cannot be installed: $(tail -n 1 "$WORK/npm.log" | cut -c1-300)"
+  npm_packages "$WORK/page-checks" "$SETUP/page-checks.json" "axe-core"
   replace_folder "$WORK/page-checks" "$folder" "$made_of"
 }

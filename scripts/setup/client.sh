@@ -16,6 +16,15 @@ need_openapi_client() {
   python_packages openapi-client openapi_client.txt "a generator of OpenAPI clients from PyPI (5 MiB, for the tests)"
 }
 
+# npm_packages FOLDER LIST WHAT: installs the npm packages of LIST, a package.json, in FOLDER, without their scripts.
+npm_packages() {
+  mkdir -p "$1"
+  cp "$2" "$1/package.json"
+  bounded 600 npm install --prefix "$1" --cache "$WORK/npm" --no-package-lock --no-audit --no-fund --ignore-scripts \
+    --silent >"$WORK/npm.log" 2>&1 ||
+    die "$3 cannot be installed: $(tail -n 1 "$WORK/npm.log" | cut -c1-300)"
+}
+
 # python_packages FOLDER REQUIREMENTS WHAT: installs packages into a folder of the cache, for PYTHONPATH.
 python_packages() {
   local folder=$HEADROOM_CACHE/$1 requirements=$SETUP/$2 made_of

@@ -15,10 +15,6 @@ need_bench_peers() {
   is_current "$folder" "$made_of" && return
   need_space 80 "the peers in JavaScript"
   say "fetching node-postgres, ioredis, Fastify, Express, multer and @tus/server from npm (20 MiB, for the bench)"
-  mkdir -p "$WORK/bench-peers"
-  cp loadtest/peers/node/package.json "$WORK/bench-peers/"
-  bounded 600 npm install --prefix "$WORK/bench-peers" --cache "$WORK/npm" --no-package-lock --no-audit --no-fund \
-    --ignore-scripts --silent >"$WORK/npm.log" 2>&1 ||
-    die "the peers in JavaScript cannot be installed: $(tail -n 1 "$WORK/npm.log" | cut -c1-300)"
+  npm_packages "$WORK/bench-peers" loadtest/peers/node/package.json "the peers in JavaScript"
   replace_folder "$WORK/bench-peers" "$folder" "$made_of"
 }

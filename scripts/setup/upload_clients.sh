@@ -14,10 +14,6 @@ need_upload_clients() {
   is_current "$folder" "$made_of" && return
   need_space 100 "tus-js-client and Uppy"
   say "fetching tus-js-client and Uppy from npm (15 MiB, for the tests)"
-  mkdir -p "$WORK/upload-clients"
-  cp "$SETUP/upload-clients.json" "$WORK/upload-clients/package.json"
-  bounded 600 npm install --prefix "$WORK/upload-clients" --cache "$WORK/npm" --no-package-lock --no-audit --no-fund \
-    --ignore-scripts --silent >"$WORK/npm.log" 2>&1 ||
-    die "tus-js-client and Uppy cannot be installed: $(tail -n 1 "$WORK/npm.log" | cut -c1-300)"
+  npm_packages "$WORK/upload-clients" "$SETUP/upload-clients.json" "tus-js-client and Uppy"
   replace_folder "$WORK/upload-clients" "$folder" "$made_of"
 }

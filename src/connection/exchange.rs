@@ -81,23 +81,26 @@ impl Drop for InProgress {
 }
 
 /// A response body that ends its request when the body is dropped, after its last piece or before.
+pub(super) type Tracked<B> = Holding<B, Option<InProgress>>;
+
+/// A response body that holds something until it is dropped.
 #[derive(Debug)]
-pub(super) struct Tracked<B> {
+pub(super) struct Holding<B, T> {
     body: Pin<Box<B>>,
-    _in_progress: Option<InProgress>,
+    _held: T,
 }
 
-impl<B> Tracked<B> {
-    /// Wraps `body`, which keeps `in_progress` until it is dropped.
-    pub(super) fn new(body: B, in_progress: Option<InProgress>) -> Self {
+impl<B, T> Holding<B, T> {
+    /// Wraps `body`, which keeps `held` until it is dropped.
+    pub(super) fn new(body: B, held: T) -> Self {
         Self {
             body: Box::pin(body),
-            _in_progress: in_progress,
+            _held: held,
         }
     }
 }
 
-impl<B: MessageBody> MessageBody for Tracked<B> {
+impl<B: MessageBody, T: Unpin> MessageBody for Holding<B, T> {
     type Error = B::Error;
 
     fn size(&self) -> BodySize {

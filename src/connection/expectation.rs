@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use actix_http::body::{BodySize, BoxBody, MessageBody};
+use actix_http::body::{BoxBody, MessageBody};
 use actix_http::error::PayloadError;
 use actix_http::{HttpMessage, Payload, Request, Response};
 use actix_service::{Service, ServiceFactory, apply_fn_factory, fn_factory, fn_service};
@@ -21,7 +21,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::future::{Either, LocalBoxFuture};
 
-use super::Tracked;
+use super::exchange::{Holding, Tracked};
 use super::server::track;
 
 /// A response under way.
@@ -146,33 +146,7 @@ fn unread<B: MessageBody + 'static>(
     response: Response<B>,
     payload: Rc<RefCell<Payload>>,
 ) -> Response<BoxBody> {
-    response.map_body(|_, body| {
-        BoxBody::new(Holding {
-            body: Box::pin(body),
-            _payload: payload,
-        })
-    })
-}
-
-/// The body of a response, which holds the body of its request.
-struct Holding<B> {
-    body: Pin<Box<B>>,
-    _payload: Rc<RefCell<Payload>>,
-}
-
-impl<B: MessageBody> MessageBody for Holding<B> {
-    type Error = B::Error;
-
-    fn size(&self) -> BodySize {
-        self.body.size()
-    }
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, B::Error>>> {
-        self.body.as_mut().poll_next(cx)
-    }
+    response.map_body(|_, body| BoxBody::new(Holding::new(body, payload)))
 }
 
 /// Whether the handler waits for the body of its request. It may do so in another task.

@@ -93,12 +93,18 @@ pub(super) async fn list(
     }))
 }
 
+/// How many a page has, if the request asks for `limit`.
+fn page_limit(limit: Option<u32>) -> Result<u32, Problem> {
+    let limit = limit.unwrap_or(PAGE);
+    match (1..=PAGE_MAX).contains(&limit) {
+        true => Ok(limit),
+        false => Err(malformed(format!("limit must be from 1 to {PAGE_MAX}"))),
+    }
+}
+
 impl ListQuery {
     fn filter(self) -> Result<Filter, Problem> {
-        let limit = self.limit.unwrap_or(PAGE);
-        if !(1..=PAGE_MAX).contains(&limit) {
-            return Err(malformed(format!("limit must be from 1 to {PAGE_MAX}")));
-        }
+        let limit = page_limit(self.limit)?;
         let kind = self.kind.as_deref().map(str::parse::<Kind>).transpose();
         let kind = kind.map_err(|_| {
             let kinds: Vec<_> = Kind::ALL.iter().map(|kind| kind.slug()).collect();

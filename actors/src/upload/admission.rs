@@ -319,6 +319,18 @@ impl Admission {
         within("bytes of this client", total.bytes, config.caller_bytes_max)
     }
 
+    /// What `caller` has stored, if that is bounded.
+    pub(super) async fn used(
+        &self,
+        records: &Records,
+        caller: Caller,
+    ) -> Result<Option<Totals>, UploadError> {
+        match self.bounds_callers() {
+            true => Ok(Some(records.totals(Some(caller)).await?)),
+            false => Ok(None),
+        }
+    }
+
     /// Waits until others have stored their files, where what each may store depends on that. Until the guard is
     /// dropped, `caller` may store `new`.
     pub(super) async fn turn(
@@ -379,7 +391,7 @@ impl Admission {
     }
 
     /// Whether quotas of callers need a look at what each has stored.
-    pub(super) fn bounds_callers(&self) -> bool {
+    fn bounds_callers(&self) -> bool {
         self.config.caller_bytes_max.is_some() || self.config.caller_files_max.is_some()
     }
 

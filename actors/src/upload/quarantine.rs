@@ -4,8 +4,8 @@
 //! after some time.
 
 use std::collections::HashSet;
-use std::fs::{self, Permissions};
-use std::io::{self, ErrorKind};
+use std::fs::Permissions;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::error::UploadError;
 use super::id::UploadId;
 use super::receive::Received;
 use super::records::{SWEEP_ROWS, WITHIN, signed, unsigned};
-use super::store::{QUARANTINE, Store, TempFile, hex, sync_folder};
+use super::store::{QUARANTINE, Store, TempFile, hex, remove_if_there, sync_folder};
 use crate::kernel::Timestamp;
 use crate::postgres::{Database, Row};
 
@@ -163,7 +163,7 @@ impl Quarantine {
             return Ok(removed);
         }
         let listing = Arc::clone(store);
-        let files = blocking(move || Ok(listing.quarantined()?)).await?;
+        let files = blocking(move || Ok(listing.ids_in(QUARANTINE)?)).await?;
         for some in files.chunks(SWEEP_ROWS as usize) {
             let ids: Vec<&str> = some.iter().map(UploadId::as_str).collect();
             let known = self.database.query(KNOWN, &[&ids], WITHIN).await?;
@@ -206,19 +206,7 @@ impl Store {
     }
 
     fn remove_quarantined(&self, id: &UploadId) -> io::Result<()> {
-        match fs::remove_file(self.quarantine_path(id)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// The ids of all files in quarantine.
-    fn quarantined(&self) -> io::Result<Vec<UploadId>> {
-        let mut ids = Vec::new();
-        for entry in fs::read_dir(self.dir.join(QUARANTINE))? {
-            let name = entry?.file_name();
-            ids.extend(name.to_str().and_then(|name| name.parse::<UploadId>().ok()));
-        }
-        Ok(ids)
+        remove_if_there(&self.quarantine_path(id))?;
+        Ok(())
     }
 }

@@ -381,8 +381,10 @@ impl Records {
             let hash: Vec<u8> = row.get(0);
             swept.unused += self.remove_unused(store, &hash, LOCK_UNUSED).await;
         }
-        let folders = if is_known { SWEEP_FOLDERS } else { 0 };
-        for next in 0..folders {
+        if !is_known {
+            return Ok(swept);
+        }
+        for next in 0..SWEEP_FOLDERS {
             swept.unused += self.sweep_folder(store, first.wrapping_add(next)).await?;
         }
         Ok(swept)

@@ -194,7 +194,7 @@ impl Store {
         let new = self.dir.join(INCOMING).join(UploadId::random().as_str());
         temp.link(&new)?;
         fs::rename(&new, &path)?;
-        // A transaction that is tried again has given the file this name before, and then `rename` does nothing.
+        // An upload in parts that is stored again after a crash has this name already, and then `rename` does nothing.
         remove_if_there(&new)?;
         sync_folder(folder)
     }
@@ -221,7 +221,18 @@ impl Store {
 
     /// Removes a stored file, if it is there. The caller holds both locks.
     pub(super) fn remove(&self, hash: ContentHash) -> io::Result<()> {
-        remove_if_there(&self.path(hash))
+        remove_if_there(&self.path(hash))?;
+        Ok(())
+    }
+
+    /// The ids that are the names of files in `folder`.
+    pub(super) fn ids_in(&self, folder: &str) -> io::Result<Vec<UploadId>> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(self.dir.join(folder))? {
+            let name = entry?.file_name();
+            ids.extend(name.to_str().and_then(|name| name.parse::<UploadId>().ok()));
+        }
+        Ok(ids)
     }
 
     /// The hashes of all stored files whose hash begins with `prefix`.
@@ -312,10 +323,12 @@ fn make_folder(path: &Path) -> io::Result<bool> {
     }
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+/// Removes a file, if it is there. Returns whether it was.
+pub(super) fn remove_if_there(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -318,10 +318,7 @@ impl Owned {
             let admission = Arc::clone(&self.admission);
             return admission.readmit(store, caller, 0, None, lease).await;
         }
-        let used = match self.admission.bounds_callers() {
-            true => Some(self.records.totals(Some(caller)).await?),
-            false => None,
-        };
+        let used = self.admission.used(&self.records, caller).await?;
         let admission = Arc::clone(&self.admission);
         admission.admit(store, caller, announced, used, lease).await
     }
@@ -335,29 +332,32 @@ impl Owned {
             return Ok(Saved { uploads, is_repeat });
         };
         let request = KeyedRequest::new(key, &files);
-        let before = self.records.stored_by(ticket.caller(), &request).await?;
-        let (mut uploads, mut is_repeat) = (before, true);
-        if uploads.is_none() {
-            let origin = Origin::Keyed(&request, self.admission.config.request_key_ttl);
-            uploads = match self.store_files(&ticket, files, origin).await {
-                // Another request with this key may have used it up.
-                Err(error @ UploadError::Quota { .. }) => {
-                    let is_known = self
-                        .records
-                        .has_request(ticket.caller(), &request.key)
-                        .await?;
-                    is_known.then_some(None).ok_or(error)?
-                }
-                stored => stored?,
-            };
-            is_repeat = uploads.is_none();
+        let repeat = |uploads| Saved {
+            uploads,
+            is_repeat: true,
+        };
+        let (records, caller) = (&self.records, ticket.caller());
+        if let Some(uploads) = records.stored_by(caller, &request).await? {
+            return Ok(repeat(uploads));
         }
-        if uploads.is_none() {
+        let origin = Origin::Keyed(&request, self.admission.config.request_key_ttl);
+        match self.store_files(&ticket, files, origin).await {
+            Ok(Some(uploads)) => Ok(Saved {
+                uploads,
+                is_repeat: false,
+            }),
             // Another request with this key came first.
-            uploads = self.records.stored_by(ticket.caller(), &request).await?;
+            Ok(None) => {
+                let uploads = records.stored_by(caller, &request).await?;
+                uploads.map(repeat).ok_or(UploadError::KeyOfRemoved)
+            }
+            // It may also have used the quota up.
+            Err(error @ UploadError::Quota { .. }) => {
+                let uploads = records.stored_by(caller, &request).await?;
+                uploads.map(repeat).ok_or(error)
+            }
+            Err(error) => Err(error),
         }
-        let uploads = uploads.ok_or(UploadError::KeyOfRemoved)?;
-        Ok(Saved { uploads, is_repeat })
     }
 
     /// Stores files. Returns `None` if another request has their key.

@@ -8,10 +8,10 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
 use super::super::NoParameters;
-use super::{EXAMPLE_ID, PAGE, PAGE_MAX, lease, one_upload, parse_id};
+use super::{EXAMPLE_ID, lease, one_upload, page_limit, parse_id};
 use crate::handles::RequestHandles;
 use crate::openapi::Docs;
-use crate::problem::{Problem, ProblemKind, malformed};
+use crate::problem::{Problem, ProblemKind};
 
 /// How many to list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -48,11 +48,7 @@ pub(in crate::routes) async fn list(
     handles: RequestHandles,
     query: web::Query<InfectedQuery>,
 ) -> Result<impl Responder, Problem> {
-    let limit = query.limit.unwrap_or(PAGE);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(malformed(format!("limit must be from 1 to {PAGE_MAX}")));
-    }
-    let list = ListInfected(limit);
+    let list = ListInfected(page_limit(query.limit)?);
     let infected = handles.uploads.ask(list, handles.left()).await??;
     Ok(web::Json(InfectedUploads { infected }))
 }

@@ -2,9 +2,9 @@
 
 use std::io::Read;
 use std::sync::Arc;
-use tokio::time::Instant;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::super::blocking::blocking;
 use super::super::content::FileName;

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 
 use super::super::id::UploadId;
-use super::super::store::{PARTIAL, Store, TempFile, options, sync_folder};
+use super::super::store::{PARTIAL, Store, TempFile, options, remove_if_there, sync_folder};
 
 impl Store {
     fn partial_path(&self, id: &UploadId) -> PathBuf {
@@ -48,20 +48,6 @@ impl Store {
 
     /// Removes a file, if it is there. Returns whether it was.
     pub(super) fn remove_partial(&self, id: &UploadId) -> io::Result<bool> {
-        match fs::remove_file(self.partial_path(id)) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The ids of all files.
-    pub(super) fn partials(&self) -> io::Result<Vec<UploadId>> {
-        let mut ids = Vec::new();
-        for entry in fs::read_dir(self.dir.join(PARTIAL))? {
-            let name = entry?.file_name();
-            ids.extend(name.to_str().and_then(|name| name.parse::<UploadId>().ok()));
-        }
-        Ok(ids)
+        remove_if_there(&self.partial_path(id))
     }
 }

@@ -7,7 +7,7 @@ use super::super::blocking::blocking;
 use super::super::error::UploadError;
 use super::super::id::UploadId;
 use super::super::records::{SWEEP_ROWS, Swept};
-use super::super::store::Store;
+use super::super::store::{PARTIAL, Store};
 use super::work::Partials;
 
 impl Partials {
@@ -39,7 +39,7 @@ impl Partials {
             return Ok(swept);
         }
         let listing = Arc::clone(store);
-        let files = blocking(move || Ok(listing.partials()?)).await?;
+        let files = blocking(move || Ok(listing.ids_in(PARTIAL)?)).await?;
         for some in files.chunks(SWEEP_ROWS as usize) {
             let open = self.rows.open_of(some).await?;
             for id in some.iter().filter(|id| !open.contains(id)) {

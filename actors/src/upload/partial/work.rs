@@ -64,7 +64,7 @@ impl Partials {
             return Err(PartialFault::TooLong { max }.into());
         }
         let mut row = PartialRow::new(&create, length);
-        let used = self.used(create.caller).await?;
+        let used = self.admission.used(&self.records, create.caller).await?;
         let admission = Arc::clone(&self.admission);
         let ticket = admission
             .admit(
@@ -124,14 +124,6 @@ impl Partials {
             }
             (None, PartialRole::Part) => Ok(config.bytes_max_of_any()),
             (None, _) => Err(PartialFault::NoName.into()),
-        }
-    }
-
-    /// What the caller has stored, if that is bounded.
-    async fn used(&self, caller: Caller) -> Result<Option<Totals>, UploadError> {
-        match self.admission.bounds_callers() {
-            true => Ok(Some(self.records.totals(Some(caller)).await?)),
-            false => Ok(None),
         }
     }
 
@@ -256,7 +248,7 @@ impl Partials {
             Some(_) => (0, None),
             None => (
                 append.announced.unwrap_or_default(),
-                self.used(caller).await?,
+                self.admission.used(&self.records, caller).await?,
             ),
         };
         let admission = Arc::clone(&self.admission);
