@@ -89,9 +89,16 @@ async fn create_role_with_password(system: &TestSystem, cluster: &Cluster) {
 
 /// Runs `test` with a database on a server of its own, without migrations.
 fn with_database<F: Future<Output = ()>>(connections_max: u32, test: impl FnOnce(Database) -> F) {
+    with_pool(pool(connections_max), test);
+}
+
+/// Likewise, with a pool of the test's own.
+fn with_pool<F: Future<Output = ()>>(pool: PoolConfig, test: impl FnOnce(Database) -> F) {
     let cluster = Cluster::start(&[]);
     TestSystem::real_time(|system| async move {
-        let database = database(&cluster.url("postgres", ""), connections_max, &[]);
+        let url = ServerUrl::Configured(cluster.url("postgres", ""));
+        let connector = Connector::new(url, settings());
+        let database = Database::new("postgres", connector, settings(), pool);
         let root = start(&system, &database).await;
         test(database).await;
         root.stop().await;
