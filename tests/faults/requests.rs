@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use headroom_test_support::process_tree::pss;
+use headroom_test_support::process_tree::private_dirty;
 use headroom_test_support::protocol::{Answer, host_path};
 use headroom_test_support::torchscript;
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
@@ -412,7 +412,7 @@ async fn memory_is_released_after_large_malformed_requests() {
         "FP32",
         &format!("[{}1]", "1,".repeat(20_000_000 - 1)),
     );
-    let before = pss(pid);
+    let before = private_dirty(pid);
     for round in 0..3 {
         let answer = server
             .post_body("/v2/models/affine/infer", too_large.clone())
@@ -429,7 +429,7 @@ async fn memory_is_released_after_large_malformed_requests() {
         }
         println!(
             "after round {round}: {} MiB, before {} MiB",
-            pss(pid) >> 20,
+            private_dirty(pid) >> 20,
             before >> 20
         );
     }
@@ -447,10 +447,10 @@ async fn memory_is_released_after_large_malformed_requests() {
         for answer in answers {
             answer.await.unwrap().assert_refused(400, "");
         }
-        println!("after many inputs: {} MiB", pss(pid) >> 20);
+        println!("after many inputs: {} MiB", private_dirty(pid) >> 20);
     }
     wait_for_async(DEADLINE, || async {
-        let now = pss(pid);
+        let now = private_dirty(pid);
         (now < before + MEMORY_BOUND)
             .then_some(())
             .ok_or((now >> 20, before >> 20))

@@ -233,7 +233,7 @@ impl<'a> Trial<'a> {
     /// all of that fails, the same with what the last load took.
     fn reserve(&mut self, slot: &Slot) -> Result<(), AcquireError> {
         let (estimate, minimum) = (slot.estimated_bytes(), slot.minimum_bytes());
-        let level = self.loader.pressure.current().level;
+        let level = self.loader.pressure.reached();
         let refused = match level {
             Level::Exhausted => Shortage {
                 need: estimate,

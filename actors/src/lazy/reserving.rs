@@ -98,7 +98,8 @@ impl Loader {
             return;
         };
         current.asking = false;
-        let level = self.pressure.current().level;
+        // A published level lasts for its dwell. A load needs only what is free at this moment.
+        let level = self.pressure.reached();
         let (need, free, budget) = match reply {
             _ if self.stopping.is_cancelled() => {
                 return self.refuse(&AcquireError::Stopping, context);

@@ -120,6 +120,21 @@ fn only_when_memory_is_exhausted_is_the_largest_resource_in_use_killed() {
 }
 
 #[test]
+fn a_load_is_refused_while_memory_is_exhausted_and_not_for_the_rest_of_the_dwell() {
+    paused(|system| async move {
+        let loader = start_four(&system).await;
+        loader.pressure.publish(Level::Exhausted, None, 0);
+        loader.pressure.set_reached(Level::Exhausted);
+        let refusal = loader.acquire("a").await;
+        assert!(matches!(refusal, Err(AcquireError::Short(_))));
+        // Memory was freed. The published level stays for its dwell.
+        loader.pressure.set_reached(Level::Normal);
+        loader.use_once("a").await;
+        loader.stop_and_check().await;
+    });
+}
+
+#[test]
 fn dependents_are_killed_one_by_one_before_their_dependency_while_memory_is_exhausted() {
     paused(|system| async move {
         let log = Log::default();
