@@ -41,10 +41,15 @@ enum Program {
 }
 
 /// All servers.
-pub(super) const SERVERS: [ServerKind; 4] = [
+pub(super) const SERVERS: [ServerKind; 5] = [
     ServerKind {
         label: "Headroom",
         protocol: Protocol::Form("/api/uploads"),
+        program: Program::Headroom,
+    },
+    ServerKind {
+        label: "Headroom, tus",
+        protocol: Protocol::Tus("/api/uploads/tus"),
         program: Program::Headroom,
     },
     ServerKind {
