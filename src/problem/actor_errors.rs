@@ -376,7 +376,7 @@ impl From<UploadError> for Problem {
             E::Partial(fault) => Self::from(fault),
             E::Database(error) => Self::from(error),
             E::Damaged => Self::internal(&error),
-            E::Storage(_) | E::DiskFull { .. } => Self::new(
+            E::Storage(_) | E::Unsynced(_) | E::DiskFull { .. } => Self::new(
                 Unavailable,
                 "the upload folder cannot be used; see the log for the cause",
             )

@@ -18,11 +18,11 @@ use super::limits::{answer, connect, head};
 use super::{BINARY, Form, SETTINGS, fetch, files, folder, letters, refused, send, store, text};
 
 /// Faults of a server's file operations (`faults.c`).
-struct Faults(TempDir);
+pub(super) struct Faults(TempDir);
 
 impl Faults {
     /// Builds the library. Whoever builds Rust programs has a compiler of C.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/uploads/faults.c");
@@ -38,7 +38,7 @@ impl Faults {
         Self(folder)
     }
 
-    fn start(&self, settings: &str) -> Server {
+    pub(super) fn start(&self, settings: &str) -> Server {
         let folder = self.0.path();
         let library = folder.join("faults.so");
         let options = Options::new(BINARY).settings(SETTINGS).settings(settings);
@@ -47,13 +47,13 @@ impl Faults {
     }
 
     /// Sets a fault for the paths that match.
-    fn set(&self, fault: &str, pattern: &str) {
+    pub(super) fn set(&self, fault: &str, pattern: &str) {
         let (new, path) = (self.0.path().join("new"), self.0.path().join(fault));
         fs::write(&new, pattern).unwrap();
         fs::rename(new, path).unwrap();
     }
 
-    fn clear(&self, fault: &str) {
+    pub(super) fn clear(&self, fault: &str) {
         fs::remove_file(self.0.path().join(fault)).unwrap();
     }
 

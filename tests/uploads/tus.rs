@@ -13,6 +13,7 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::faults::Faults;
 use super::{fetch, files, folder, open_files, sha256, start, text};
 
 const PATH: &str = "/api/uploads/tus";
@@ -609,4 +610,76 @@ async fn tus_quotas_count_uploads_between_their_parts_which_may_go_on() {
         assert_eq!(ended.unwrap().status(), 204);
         begin(&server, 600).await;
     }
+}
+
+#[tokio::test]
+async fn tus_quotas_count_parts_of_files_whose_length_is_open() {
+    let name = metadata("a.txt");
+    let defer = [("Upload-Defer-Length", "1"), ("Upload-Metadata", &name)];
+    for quota in ["stored", "client_stored"] {
+        let server = start(&format!("uploads.{quota}_max = '1000B'"));
+        let first = location(create(&server, &defer).await, 201);
+        let second = location(create(&server, &defer).await, 201);
+        let arriving = half_a_part(&server, &first, 0, 600, &text(300), "");
+        wait_for_async(DEADLINE, async || {
+            let uploads = server.get_json("/api/uploads/active").await.ok();
+            let active = uploads["active"].as_array().unwrap().len();
+            (active == 1).then_some(()).ok_or(uploads)
+        })
+        .await;
+        // Neither what others are about to send is free, nor as much as an unknown length may become.
+        let answer = send(&server, &second, 0, &text(600), &[]).await;
+        problem(answer, 507, "insufficient-storage").await;
+        drop(arriving);
+        wait_for_offset(&server, &first, 300).await;
+        let head = format!(
+            "PATCH {second} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nContent-Type: {PART}\r\n\
+             Upload-Offset: 0\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+        );
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        let answer = super::limits::answer(stream);
+        assert!(answer.starts_with("HTTP/1.1 507 "), "{answer}");
+        let answer = send(&server, &second, 0, &text(600), &[]).await;
+        assert_eq!(answer.status(), 204, "{quota}");
+    }
+}
+
+#[tokio::test]
+async fn tus_an_upload_whose_bytes_could_not_be_synced_ends() {
+    let faults = Faults::new();
+    let server = faults.start("");
+    for bytes in [600, 1000] {
+        let path = begin(&server, 1000).await;
+        faults.set("fsync", "*/partial/*");
+        let answer = send(&server, &path, 0, &text(bytes), &[]).await;
+        problem(answer, 503, "unavailable").await;
+        faults.clear("fsync");
+        // The next sync would succeed, and prove nothing.
+        assert_eq!(head(&server, &path).await.status(), 410);
+        assert_eq!(partials(&server), 0);
+    }
+}
+
+#[tokio::test]
+async fn tus_a_file_of_parts_that_cannot_be_stored_leaves_the_parts_alone() {
+    let faults = Faults::new();
+    let server = faults.start("");
+    let mut paths = Vec::new();
+    for part in [&text(300_000), &text(400_000)] {
+        let length = part.len().to_string();
+        let headers = [("Upload-Length", &*length), ("Upload-Concat", "partial")];
+        let path = location(create(&server, &headers).await, 201);
+        assert_eq!(send(&server, &path, 0, part, &[]).await.status(), 204);
+        paths.push(path);
+    }
+    let concat = format!("final;{}", paths.join(" "));
+    let name = metadata("a.txt");
+    let headers = [("Upload-Concat", &*concat), ("Upload-Metadata", &name)];
+    faults.set("fsync", "*/content/??");
+    problem(create(&server, &headers).await, 503, "unavailable").await;
+    assert_eq!(partials(&server), 2);
+    faults.clear("fsync");
+    let whole = create(&server, &headers).await;
+    assert!(stored(&server, &whole).await == [text(300_000), text(400_000)].concat());
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -59,8 +59,10 @@ struct Active {
     caller: Caller,
     since: Instant,
     announced: Option<u64>,
-    /// Whether what is stored includes its file already.
-    is_counted: bool,
+    /// What it may add, besides bytes that come without being announced.
+    new: Totals,
+    /// Whether what is stored includes this already.
+    is_counted: AtomicBool,
     received: Arc<AtomicU64>,
     patience: Patience,
     file: Mutex<Option<String>>,
@@ -126,10 +128,14 @@ impl Admission {
         self.check_quotas(caller, 1, announced.unwrap_or_default(), used)?;
         self.check_disk(&store, announced.unwrap_or_default())
             .await?;
-        self.enter(store, caller, announced, false, lease).await
+        let new = Totals {
+            files: 1,
+            bytes: announced.unwrap_or_default(),
+        };
+        self.enter(store, caller, announced, new, lease).await
     }
 
-    /// Waits likewise, to go on with a file that what is stored includes. `more` bytes were not announced before.
+    /// Waits likewise, to go on with a file that what is stored includes. At most `more` bytes come that it does not include.
     pub(super) async fn readmit(
         self: Arc<Self>,
         store: Arc<Store>,
@@ -142,7 +148,11 @@ impl Admission {
             self.check_quotas(caller, 0, more, used)?;
         }
         self.check_disk(&store, more).await?;
-        self.enter(store, caller, None, true, lease).await
+        let new = Totals {
+            files: 0,
+            bytes: more,
+        };
+        self.enter(store, caller, None, new, lease).await
     }
 
     async fn enter(
@@ -150,7 +160,7 @@ impl Admission {
         store: Arc<Store>,
         caller: Caller,
         announced: Option<u64>,
-        is_counted: bool,
+        new: Totals,
         lease: Box<dyn Send>,
     ) -> Result<Ticket, UploadError> {
         let full = self.check_caller(&self.active(), caller);
@@ -169,7 +179,8 @@ impl Admission {
             caller,
             since: Instant::now(),
             announced,
-            is_counted,
+            new,
+            is_counted: AtomicBool::new(new == Totals::default()),
             received: Arc::default(),
             patience: Patience::default(),
             file: Mutex::default(),
@@ -289,13 +300,13 @@ impl Admission {
             let arriving = all
                 .uploads
                 .values()
-                .filter(|active| !active.is_counted && is_meant(active));
+                .filter(|active| !active.is_counted.load(Ordering::Relaxed) && is_meant(active));
             let new = stored.plus(Totals { files, bytes });
             arriving.fold(new, |sum, active| {
                 let received = active.received.load(Ordering::Relaxed);
                 Totals {
-                    files: sum.files + 1,
-                    bytes: sum.bytes + received.max(active.announced.unwrap_or_default()),
+                    files: sum.files + active.new.files,
+                    bytes: sum.bytes + received.max(active.new.bytes),
                 }
             })
         };
@@ -475,6 +486,11 @@ impl Ticket {
     /// What the upload waits for its client with.
     pub fn patience(&self) -> Patience {
         self.active.patience.clone()
+    }
+
+    /// Says that what is stored includes now what the upload adds.
+    pub(super) fn set_counted(&self) {
+        self.active.is_counted.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn caller(&self) -> Caller {

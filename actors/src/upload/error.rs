@@ -95,6 +95,10 @@ pub enum UploadError {
     /// The folder cannot be used.
     #[error("the upload folder: {0}")]
     Storage(#[from] io::Error),
+    /// The disk may not have the bytes. To sync them again proves nothing: after a failed sync the kernel may take pages for
+    /// written that are not.
+    #[error("the bytes of the file may not be on the disk: {0}")]
+    Unsynced(#[source] io::Error),
     /// The database cannot be used.
     #[error("the database: {0}")]
     Database(#[from] postgres::Error),
@@ -121,7 +125,7 @@ impl UploadError {
     pub fn is_disk_full(&self) -> bool {
         match self {
             Self::DiskFull { .. } => true,
-            Self::Storage(error) => matches!(
+            Self::Storage(error) | Self::Unsynced(error) => matches!(
                 error.kind(),
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
             ),

@@ -162,7 +162,8 @@ impl Sink for Progress {
 impl Progress {
     fn finish(self, name: FileName, kind: Kind) -> Result<Received, UploadError> {
         let facts = self.check.finish(&self.temp.file, self.bytes)?;
-        self.temp.file.sync_all()?;
+        let synced = self.temp.file.sync_all();
+        synced.map_err(UploadError::Unsynced)?;
         Ok(Received {
             name,
             kind,

@@ -376,6 +376,7 @@ impl Owned {
         };
         let _turn = self.admission.turn(&self.records, caller, new).await?;
         self.admission.count(new)?;
+        ticket.set_counted();
         let added = self.records.add(store, files, caller, ttl, origin).await;
         match &added {
             Ok(None) => self.admission.uncount(new),

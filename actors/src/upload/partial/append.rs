@@ -150,7 +150,7 @@ impl Work {
             if fault.is_some() && checksum.is_some() {
                 file.set_len(from)?;
             }
-            file.sync_all()?;
+            file.sync_all().map_err(UploadError::Unsynced)?;
             let bytes = file.metadata()?.len();
             drop(lock);
             Ok(Settled { bytes, fault })

@@ -12,50 +12,72 @@ use super::super::error::UploadError;
 use super::super::pieces::Shared;
 use super::super::receive::{Incoming, Received};
 use super::super::records::{Origin, Totals};
+use super::super::store::Store;
 use super::fault::PartialFault;
 use super::lock::Lock;
 use super::rows::PartialRow;
 use super::work::Partials;
 
 impl Partials {
-    /// Stores a file that has arrived. If it is refused, it is removed.
+    /// Stores a file that has arrived. If it is refused, or the disk may not have it, the upload ends.
     pub(super) async fn complete(
+        &self,
+        shared: Shared,
+        row: &mut PartialRow,
+        lock: &Lock,
+    ) -> Result<(), UploadError> {
+        let store = Arc::clone(&shared.store);
+        let stored = self.store(shared, row, lock).await;
+        match &stored {
+            Err(error) if error.is_of_the_file() => {
+                self.end(&store, row, &format!("it was refused: {error}"))
+                    .await?;
+            }
+            Err(error @ UploadError::Unsynced(_)) => {
+                self.end(&store, row, &error.to_string()).await?;
+            }
+            _ => {}
+        }
+        stored
+    }
+
+    /// Stores a file that has arrived.
+    pub(super) async fn store(
         &self,
         shared: Shared,
         row: &mut PartialRow,
         _: &Lock,
     ) -> Result<(), UploadError> {
         let began = Instant::now();
-        let store = &Arc::clone(&shared.store);
-        let added = async {
-            let received = self.read_back(shared, row).await?;
-            let caller = row.caller.ok_or(UploadError::Damaged)?;
-            let ttl = self.admission.config.ttl;
-            let store = Arc::clone(store);
-            let added =
-                self.records
-                    .add(store, vec![received], caller, ttl, Origin::Partial(&row.id));
-            added.await?.ok_or(UploadError::Panicked)
-        };
-        match added.await {
-            Ok(uploads) => {
-                let upload = uploads.first().ok_or(UploadError::Panicked)?;
-                self.admission.record_stored(&uploads, began);
-                row.upload_id = Some(upload.id.clone());
-                self.remove_file(store, &row.id).await;
-                Ok(())
-            }
-            Err(error) => {
-                if error.is_of_the_file() {
-                    let reason = format!("it was refused: {error}");
-                    self.rows.end(&row.id, &reason).await?;
-                    self.remove_file(store, &row.id).await;
-                    let bytes = row.length.unwrap_or_default();
-                    self.admission.uncount(Totals { files: 1, bytes });
-                }
-                Err(error)
-            }
-        }
+        let store = Arc::clone(&shared.store);
+        let received = self.read_back(shared, row).await?;
+        let caller = row.caller.ok_or(UploadError::Damaged)?;
+        let (files, ttl) = (vec![received], self.admission.config.ttl);
+        let origin = Origin::Partial(&row.id);
+        let added = self
+            .records
+            .add(Arc::clone(&store), files, caller, ttl, origin);
+        let uploads = added.await?.ok_or(UploadError::Panicked)?;
+        let upload = uploads.first().ok_or(UploadError::Panicked)?;
+        self.admission.record_stored(&uploads, began);
+        row.upload_id = Some(upload.id.clone());
+        self.remove_file(&store, &row.id).await;
+        Ok(())
+    }
+
+    /// Ends an upload that does not go on, and frees its bytes.
+    pub(super) async fn end(
+        &self,
+        store: &Arc<Store>,
+        row: &PartialRow,
+        reason: &str,
+    ) -> Result<(), UploadError> {
+        // The file first: without it the upload does not go on, also if the row cannot be changed now.
+        self.remove_file(store, &row.id).await;
+        self.rows.end(&row.id, reason).await?;
+        let bytes = row.length.unwrap_or(row.kept);
+        self.admission.uncount(Totals { files: 1, bytes });
+        Ok(())
     }
 
     /// Has the bytes of a file checked and hashed, as those of a form are while they arrive.

@@ -14,10 +14,8 @@ impl Store {
 
     /// Makes an empty file. When this returns, its name is on the disk.
     pub(super) fn create_partial(&self, id: &UploadId) -> io::Result<File> {
-        let file = options()
-            .create_new(true)
-            .append(true)
-            .open(self.partial_path(id))?;
+        // Not to append: the kernel does not copy to such a file.
+        let file = options().create_new(true).open(self.partial_path(id))?;
         sync_folder(&self.dir.join(PARTIAL))?;
         Ok(file)
     }

@@ -26,7 +26,14 @@ const SET_CHECKED: &str = "update headroom.partial_upload set checked = $2 where
 const KEEP: &str = "update headroom.partial_upload
     set kept = $2, checked = null, expires_at = clock_timestamp() + make_interval(secs => $3)
     where id = $1 returning (extract(epoch from expires_at) * 1000)::int8";
-const END: &str = "update headroom.partial_upload set ended = $2 where id = $1 and upload_id is null and ended is null";
+/// What a client has said of an upload is kept no longer.
+const END: &str = "update headroom.partial_upload
+    set ended = $2, name = null, media_type = null, metadata = '', parts = '{}',
+    expires_at = least(expires_at, clock_timestamp() + interval '1 hour')
+    where id = $1 and upload_id is null and ended is null";
+/// Leaves so many of those that have ended: clients can end uploads faster than their time is over.
+const REMOVE_ENDED: &str = "delete from headroom.partial_upload where id in
+    (select id from headroom.partial_upload where ended is not null order by expires_at desc offset $1)";
 const REMOVE: &str = "delete from headroom.partial_upload where id = $1";
 const REMOVE_EXPIRED: &str =
     "delete from headroom.partial_upload where id = $1 and expires_at <= clock_timestamp()";
@@ -36,6 +43,9 @@ const OPEN: &str = "select id from headroom.partial_upload
     where id > $1 and upload_id is null and ended is null order by id limit $2";
 const OPEN_OF: &str = "select id from headroom.partial_upload
     where id = any($1) and upload_id is null and ended is null";
+
+/// The most ended uploads whose rows a sweep leaves.
+const ENDED_MAX: i64 = 10_000;
 
 /// The rows of uploads in parts.
 #[derive(Clone)]
@@ -182,13 +192,18 @@ impl PartialRows {
         Ok(())
     }
 
-    /// Says why the upload does not go on. The row stays to tell it, until its time is over.
+    /// Says why the upload does not go on. The row stays for a while to tell it.
     pub(super) async fn end(&self, id: &UploadId, reason: &str) -> Result<(), UploadError> {
         self.change(END, &[&id.as_str(), &reason]).await
     }
 
     pub(super) async fn remove(&self, id: &UploadId) -> Result<(), UploadError> {
         self.change(REMOVE, &[&id.as_str()]).await
+    }
+
+    /// Removes the oldest of those that have ended, if they are many.
+    pub(super) async fn remove_ended(&self) -> Result<(), UploadError> {
+        self.change(REMOVE_ENDED, &[&ENDED_MAX]).await
     }
 
     /// Removes the row if its time is over. Returns whether it was.

@@ -18,6 +18,7 @@ impl Partials {
         store: &Arc<Store>,
         is_known: bool,
     ) -> Result<Swept, UploadError> {
+        self.rows.remove_ended().await?;
         let mut swept = Swept::default();
         loop {
             let before = swept.expired;

@@ -81,19 +81,24 @@ impl Partials {
             bytes: length.unwrap_or_default(),
         };
         self.add_row(&mut row, create.caller, new).await?;
-        if let Err(error) = self.make_file(&store, &row, parts).await {
-            // The sweep finds what is left.
-            self.rows.remove(&row.id).await.ok();
-            self.remove_file(&store, &row.id).await;
-            self.admission.uncount(new);
-            return Err(error);
-        }
+        ticket.set_counted();
         let offset = match row.role {
             PartialRole::Final(_) => length.unwrap_or_default(),
             _ => 0,
         };
-        if row.is_to_be_stored(offset) {
-            self.complete(ticket.shared(), &mut row, &lock).await?;
+        let made = async {
+            self.make_file(&store, &row, parts).await?;
+            if row.is_to_be_stored(offset) {
+                self.store(ticket.shared(), &mut row, &lock).await?;
+            }
+            Ok(())
+        };
+        if let Err(error) = made.await {
+            // Its client does not know its id. The sweep finds what is left.
+            self.rows.remove(&row.id).await.ok();
+            self.remove_file(&store, &row.id).await;
+            self.admission.uncount(new);
+            return Err(error);
         }
         Ok(row.partial(offset))
     }
@@ -243,11 +248,11 @@ impl Partials {
             return Ok(Begun::Complete(row.partial(offset)));
         }
         let caller = row.caller.ok_or(UploadError::Damaged)?;
-        // A length that is known is counted.
+        // A length that is known is counted. Otherwise the part may have as many bytes as it says, or as it may say.
         let (more, used) = match row.length {
             Some(_) => (0, None),
             None => (
-                append.announced.unwrap_or_default(),
+                append.announced.unwrap_or(max.saturating_sub(offset)),
                 self.admission.used(&self.records, caller).await?,
             ),
         };
@@ -356,12 +361,16 @@ impl Partials {
             lock,
             ..
         } = work;
-        let settled =
-            Work::write_all(Arc::clone(&lock), pieces, checksum, file, from, is_whole).await?;
-        let Settled { bytes, fault } = settled;
+        let held = Arc::clone(&lock);
+        let settled = Work::write_all(held, pieces, checksum, file, from, is_whole).await;
+        if let Err(error @ UploadError::Unsynced(_)) = &settled {
+            self.end(ticket.store(), &row, &error.to_string()).await?;
+        }
+        let Settled { bytes, fault } = settled?;
         let kept = row.kept;
         self.rows.keep(&mut row, bytes).await?;
         if row.length.is_none() {
+            ticket.set_counted();
             let bytes = bytes.saturating_sub(kept);
             self.admission.keep(Totals { files: 0, bytes });
         }
@@ -386,10 +395,7 @@ impl Partials {
         if row.upload_id.is_some() {
             return Ok(row.upload_id);
         }
-        self.rows.end(id, "its client has ended it").await?;
-        self.remove_file(store, id).await;
-        let bytes = row.length.unwrap_or(row.kept);
-        self.admission.uncount(Totals { files: 1, bytes });
+        self.end(store, &row, "its client has ended it").await?;
         Ok(None)
     }
 

@@ -11,6 +11,8 @@ pub(super) const PATH: &str = "/api/uploads/tus";
 const METADATA_BYTES_MAX: usize = 8 * 1024;
 /// The most keys in it.
 const KEYS_MAX: usize = 64;
+/// The most bytes of a declared media type.
+const MEDIA_TYPE_BYTES_MAX: usize = 255;
 /// The most parts of a file.
 const PARTS_MAX: usize = 256;
 /// Lengths and offsets are below this: what a number of JavaScript can count.
@@ -71,11 +73,20 @@ pub(super) fn metadata(text: &str) -> Result<Metadata, Fault> {
         let value = values.next().map(String::from_utf8).transpose();
         value.map_err(|_| "the name and the type in Upload-Metadata must be UTF-8")
     };
+    let media_type = find(["filetype", "type"])?;
+    if media_type.as_deref().is_some_and(|it| !is_short_text(it)) {
+        return Err("the type in Upload-Metadata must be visible, of at most 255 bytes");
+    }
     Ok(Metadata {
         name: find(["filename", "name"])?,
-        media_type: find(["filetype", "type"])?,
+        media_type,
         text: text.to_owned(),
     })
+}
+
+/// Whether the database can keep a text, and a row is not large for it.
+fn is_short_text(text: &str) -> bool {
+    text.len() <= MEDIA_TYPE_BYTES_MAX && !text.chars().any(char::is_control)
 }
 
 /// Reads `Upload-Checksum`: an algorithm and a base64 sum.
@@ -187,6 +198,9 @@ mod tests {
             "a YQ",
             "a YQ==,a YQ==",
             "filename /w==",
+            // A zero byte.
+            "filetype dGV4dC9wbGFpbjsA",
+            &format!("filetype {}", STANDARD.encode("a".repeat(256))),
             "ü YQ==",
             &many.join(","),
             &"a".repeat(METADATA_BYTES_MAX + 1),
