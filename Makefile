@@ -12,7 +12,7 @@ BOUND := timeout --foreground -k 60 120m
 CARGO := </dev/null $(BOUND) cargo
 SCRIPTS = .ci/run $(shell find scripts deploy -name '*.sh' 2>/dev/null)
 
-.PHONY: help setup run test kill-runs fuzz-api build lint fmt openapi bench screenshots clean
+.PHONY: help setup run test kill-runs fuzz-api fuzz build lint fmt openapi bench screenshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,9 @@ fuzz-api: programs ## send generated requests to a server for TIME=600 seconds, 
 	@scripts/setup.sh schemathesis
 	@echo "fuzz-api: sending requests for $(TIME) s"
 	@$(ENV) </dev/null $(BOUND) scripts/tests/fuzz_api.py "$${CARGO_TARGET_DIR:-target}/debug/headroom" $(TIME) $(OPTIONS)
+
+fuzz: setup ## give each target of src/fuzz.rs generated inputs for TIME=600 seconds
+	@$(ENV) </dev/null $(BOUND) scripts/tests/fuzz.sh $(TIME) $(TARGETS)
 
 build: setup ## build the server and the model host for release
 	@echo "build: headroom and headroom-model-host, for release"

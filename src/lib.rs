@@ -21,6 +21,7 @@
 //! - [`admin`]: health and metrics, on a listener and a thread of their own.
 //! - [`readiness`]: whether the server should get requests.
 //! - [`handles`]: the actors' handles that routes use.
+//! - `fuzz`: what reads bytes of strangers, for generated ones.
 //! - [`figures`]: what the server measures of its requests and its process.
 //! - [`dashboard`]: the status for people, and the page that shows it.
 //! - [`last_known`], [`last_answers`], [`server_facts`]: what parts said last, for requests that do not
@@ -36,6 +37,8 @@ pub mod connection;
 pub mod dashboard;
 pub mod descriptors;
 pub mod figures;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod handles;
 pub mod last_answers;
 pub mod last_known;

@@ -26,6 +26,8 @@ pub use performance::load_test::{
     BYTES_MAX as LOAD_TEST_BYTES_MAX, LoadTestDeps, SOCKETS_MAX as LOAD_TEST_SOCKETS_MAX,
 };
 pub use uploads::FormLimits;
+#[cfg(any(test, fuzzing))]
+pub(crate) use uploads::fuzz;
 
 pub use table::{Role, Route, delete, get, head, not_found, options, patch, post, put, resources};
 

@@ -6,6 +6,8 @@
 
 pub(super) mod content;
 mod form;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub(super) mod infected;
 pub(super) mod link;
 mod multipart;

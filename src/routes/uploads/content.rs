@@ -130,7 +130,7 @@ pub(super) async fn answer(
 }
 
 /// The range that the request asks for, as the first byte and the one after the last. `None`: the whole file.
-fn range(
+pub(super) fn range(
     request: &HttpRequest,
     tag: &EntityTag,
     bytes: u64,

@@ -5,7 +5,7 @@
 //!
 //! Every answer about an upload that is complete has `Upload-Id`: the id of the stored file.
 
-mod headers;
+pub(super) mod headers;
 mod request;
 
 use std::time::{Duration, SystemTime};
