@@ -27,7 +27,7 @@ CARGO_TARGET_DIR=$folder RUSTFLAGS=$flags cargo build --manifest-path fuzz/Cargo
 
 for target in "${targets[@]}"; do
   mkdir -p "$folder/corpus/$target" "$folder/failures"
-  run=("$folder/$host/debug/headroom-fuzz" -artifact_prefix="$folder/failures/$target-" -timeout=10 -rss_limit_mb=2048 -verbosity=0)
+  run=("$folder/$host/debug/headroom-fuzz" -artifact_prefix="$folder/failures/$target-" -timeout=10 -rss_limit_mb=2048 -verbosity=0 -print_funcs=0)
   export FUZZ_TARGET=$target
   if [ -n "${MERGE:-}" ]; then
     "${run[@]}" -merge=1 "fuzz/corpus/$target" "$folder/corpus/$target"
