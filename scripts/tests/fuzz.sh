@@ -3,7 +3,7 @@
 # branches are kept in the target folder; fuzz/corpus/ has those that a test handles again.
 #
 # Usage: scripts/tests/fuzz.sh SECONDS [TARGET...]
-# MERGE=1 adds the smallest set of inputs that reaches all known branches to fuzz/corpus/, in place of the run.
+# MERGE=1 adds the 40 inputs that reach the most new branches to fuzz/corpus/, in place of the run.
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
@@ -30,7 +30,14 @@ for target in "${targets[@]}"; do
   run=("$folder/$host/debug/headroom-fuzz" -artifact_prefix="$folder/failures/$target-" -timeout=10 -rss_limit_mb=2048 -verbosity=0 -print_funcs=0)
   export FUZZ_TARGET=$target
   if [ -n "${MERGE:-}" ]; then
-    "${run[@]}" -merge=1 "fuzz/corpus/$target" "$folder/corpus/$target"
+    merged=$(mktemp -d)
+    cp -p "fuzz/corpus/$target"/* "$merged"
+    known=$(find "$merged" -type f | wc -l)
+    "${run[@]}" -set_cover_merge=1 -use_counters=0 "$merged" "$folder/corpus/$target"
+    # libFuzzer writes the best first.
+    find "$merged" -type f -printf '%T@ %p\n' | sort -n | cut -d' ' -f2 | sed -n "$((known + 1)),$((known + 40))p" |
+      xargs -r cp -t "fuzz/corpus/$target"
+    rm -r "$merged"
     continue
   fi
   echo "fuzz: $target for $seconds s"
