@@ -2,19 +2,20 @@
 //!
 //! The variables `UPLOAD_KILLS` and `UPLOAD_CLIENTS` make these tests longer.
 
+mod clients;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use headroom_test_support::process_tree::descendants;
 use headroom_test_support::server::Server;
 use headroom_test_support::wait::{DEADLINE, wait_for, wait_for_async};
 use nix::sys::signal::Signal;
+use reqwest::{Method, Response};
 use serde_json::Value;
-use tokio::task::JoinHandle;
 
-use super::{Form, fetch, files, folder, letters, send, send_to, sha256, start};
+use super::{Form, fetch, files, folder, letters, send, sha256, start};
+use clients::{Clients, Confirmed, PLAIN};
 
 /// The value of a variable, or the usual one.
 fn number(variable: &str, usual: u64) -> u64 {
@@ -22,101 +23,70 @@ fn number(variable: &str, usual: u64) -> u64 {
     value.map_or(usual, |value| value.parse().unwrap())
 }
 
-/// Uploads whose confirmations the clients have read: the hash of each id.
-#[derive(Clone, Default)]
-struct Confirmed(Arc<Mutex<BTreeMap<String, String>>>);
-
-impl Confirmed {
-    fn number(&self) -> usize {
-        self.0.lock().unwrap().len()
-    }
-
-    /// Waits for so many more.
-    async fn wait_for_more(&self, more: usize) {
-        let wanted = self.number() + more;
-        wait_for_async(DEADLINE, async || match self.number() {
-            found if found >= wanted => Ok(()),
-            found => Err(format!("{found} of {wanted} uploads")),
-        })
-        .await;
-    }
-
-    /// What was confirmed is whole. Whatever is listed is whole, too. After a sweep, there are no other files.
-    async fn check(&self, server: &Server, folder: &Path) {
-        let confirmed = self.0.lock().unwrap().clone();
-        let (mut listed, mut names) = (BTreeMap::new(), BTreeSet::new());
-        let mut after = String::new();
-        loop {
-            let path = format!("/api/uploads?limit=1000{after}");
-            let page = server.get_json(&path).await.ok();
-            for upload in page["uploads"].as_array().unwrap() {
-                let hash = sha256(&fetch(server, upload).await);
-                assert_eq!(hash, upload["sha256"].as_str().unwrap());
-                names.insert(upload["blake3"].as_str().unwrap().to_owned());
-                listed.insert(upload["id"].as_str().unwrap().to_owned(), hash);
-            }
-            match page["next"].as_str() {
-                Some(next) => after = format!("&after={next}"),
-                None => break,
-            }
+/// What was confirmed is whole. Whatever is listed is whole, too, and what was sent with a key or in parts is stored once.
+/// After a sweep, there are no other files.
+async fn check(confirmed: &Confirmed, server: &Server, folder: &Path) {
+    let uploads = confirmed.uploads();
+    let (mut listed, mut names) = (BTreeMap::new(), BTreeSet::new());
+    let mut after = String::new();
+    loop {
+        let path = format!("/api/uploads?limit=1000{after}");
+        let page = server.get_json(&path).await.ok();
+        for upload in page["uploads"].as_array().unwrap() {
+            let hash = sha256(&fetch(server, upload).await);
+            assert_eq!(hash, upload["sha256"].as_str().unwrap());
+            let id = upload["id"].as_str().unwrap();
+            // Clients with a key or with parts have gone on until they knew the id.
+            assert!(
+                upload["name"] == PLAIN || uploads.contains_key(id),
+                "{upload} is stored twice"
+            );
+            names.insert(upload["blake3"].as_str().unwrap().to_owned());
+            listed.insert(id.to_owned(), hash);
         }
-        for (id, hash) in &confirmed {
-            assert_eq!(listed.get(id), Some(hash), "{id}");
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
         }
-        wait_for_async(DEADLINE, async || match files(folder) {
+    }
+    for (id, hash) in &uploads {
+        assert_eq!(listed.get(id), Some(hash), "{id}");
+    }
+    let mut ended = 0;
+    wait_for_async(DEADLINE, async || {
+        ended += end_unknown(server, folder).await;
+        match files(folder) {
             found if found == names => Ok(()),
             found => Err(format!("{} files instead of {}", found.len(), names.len())),
-        })
-        .await;
-    }
-}
-
-/// Clients that upload until they are stopped.
-struct Clients {
-    stopped: Arc<AtomicBool>,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl Clients {
-    /// Starts them. No two of them send the same bytes.
-    fn start(server: &Server, round: u64, confirmed: &Confirmed) -> Self {
-        let stopped = Arc::<AtomicBool>::default();
-        let clients = number("UPLOAD_CLIENTS", 8);
-        let start = |client: u64| {
-            let (url, http) = (server.url("/api/uploads"), server.client().clone());
-            let (stopped, confirmed) = (Arc::clone(&stopped), confirmed.clone());
-            tokio::spawn(async move {
-                for number in 0.. {
-                    if stopped.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let seed = (round * clients + client) * 100_000 + number;
-                    let content = letters(1000 + (seed * 7919 % 300_000) as usize, seed);
-                    let form = Form::default().file("a.txt", "text/plain", &content);
-                    // There is no answer when the server is killed, and a problem when PostgreSQL is.
-                    let Ok(answer) = send_to(&http, &url, form.body()).await else {
-                        continue;
-                    };
-                    let Ok(body) = answer.json::<Value>().await else {
-                        continue;
-                    };
-                    if let Some(id) = body["uploads"][0]["id"].as_str() {
-                        let mut confirmed = confirmed.0.lock().unwrap();
-                        confirmed.insert(id.to_owned(), sha256(&content));
-                    }
-                }
-            })
-        };
-        let tasks = (0..clients).map(start).collect();
-        Self { stopped, tasks }
-    }
-
-    async fn stop(self) {
-        self.stopped.store(true, Ordering::Relaxed);
-        for task in self.tasks {
-            task.await.unwrap();
         }
+    })
+    .await;
+    let unknown = confirmed.unknown();
+    assert!(ended <= unknown, "{ended} uploads in parts of {unknown}");
+}
+
+/// Ends the uploads in parts of which no client knows: the answer to their beginning was lost. Returns how many they were.
+async fn end_unknown(server: &Server, folder: &Path) -> usize {
+    let mut ended = 0;
+    for id in files(&folder.join("partial")) {
+        let found = tus(server, Method::HEAD, &id).await;
+        // The rest is removed by the sweep.
+        if found.status() != 200 || found.headers().contains_key("upload-id") {
+            continue;
+        }
+        assert_eq!(found.headers()["upload-offset"], "0");
+        let answer = tus(server, Method::DELETE, &id).await;
+        assert_eq!(answer.status(), 204);
+        ended += 1;
     }
+    ended
+}
+
+async fn tus(server: &Server, method: Method, id: &str) -> Response {
+    let url = server.url(&format!("/api/uploads/tus/{id}"));
+    let request = server.client().request(method, url);
+    let request = request.header("Tus-Resumable", "1.0.0");
+    request.send().await.unwrap()
 }
 
 /// How many uploads to wait for before a kill: not the same number each time.
@@ -134,23 +104,24 @@ async fn a_killed_server_has_kept_what_it_confirmed_and_nothing_half() {
     );
     let mut server = start(&settings);
     let confirmed = Confirmed::default();
+    let clients = Clients::start(&server, &confirmed);
     for round in 0..number("UPLOAD_KILLS", 6) {
-        let clients = Clients::start(&server, round, &confirmed);
         confirmed.wait_for_more(pause(round)).await;
+        clients.leave();
         server.signal(Signal::SIGKILL);
         server.wait_for_exit();
-        clients.stop().await;
         server = start(&settings);
+        clients.go_on_with(&server);
     }
-    // The folder is opened by the first use.
-    confirmed.check(&server, &data.join("uploads")).await;
+    clients.stop().await;
+    check(&confirmed, &server, &data.join("uploads")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_postgresql_has_lost_nothing_that_was_confirmed() {
     let server = start("uploads.sweep_interval = '100ms'");
     let confirmed = Confirmed::default();
-    let clients = Clients::start(&server, 0, &confirmed);
+    let clients = Clients::start(&server, &confirmed);
     for round in 0..number("UPLOAD_KILLS", 2) {
         confirmed.wait_for_more(pause(round)).await;
         let postgres = wait_for(DEADLINE, || {
@@ -169,7 +140,7 @@ async fn a_killed_postgresql_has_lost_nothing_that_was_confirmed() {
     }
     confirmed.wait_for_more(5).await;
     clients.stop().await;
-    confirmed.check(&server, &folder(&server)).await;
+    check(&confirmed, &server, &folder(&server)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -195,6 +166,6 @@ async fn what_is_removed_and_uploaded_at_the_same_time_is_there_when_it_is_confi
         }
     });
     futures_util::future::join_all(clients).await;
-    Confirmed::default().check(&server, &folder(&server)).await;
+    check(&Confirmed::default(), &server, &folder(&server)).await;
     assert_eq!(files(&folder(&server)).len(), 0);
 }
