@@ -1,5 +1,7 @@
 //! Whole files: what was sent is stored, listed, returned and removed.
 
+use headroom_test_support::wait::{DEADLINE, wait_for};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{
@@ -114,21 +116,29 @@ async fn the_list_has_pages_and_filters() {
 }
 
 #[tokio::test]
-async fn uploads_outlive_the_server_and_expire_when_their_time_is_over() {
-    let server = start("uploads.ttl = '2s'\nuploads.sweep_interval = '100ms'");
+async fn uploads_outlive_the_server() {
+    let data = tempfile::tempdir().unwrap();
+    let settings = format!("data.dir = '{}'", data.path().join("data").display());
+    let mut server = start(&settings);
+    let content = text(100_000);
+    let upload = store(&server, "a.txt", &content).await;
+    server.signal(Signal::SIGTERM);
+    server.wait_for_exit();
+    let server = start(&settings);
+    assert!(fetch(&server, &upload).await == content);
+    let list = server.get_json("/api/uploads").await.ok();
+    assert_eq!(list["uploads"], serde_json::json!([upload]));
+}
+
+#[tokio::test]
+async fn uploads_expire_when_their_time_is_over() {
+    let server = start("uploads.ttl = '1s'\nuploads.sweep_interval = '100ms'");
     let upload = store(&server, "a.txt", b"for a short time").await;
     assert!(upload["expires_at"].is_string(), "{upload}");
-    headroom_test_support::wait::wait_for_async(
-        headroom_test_support::wait::DEADLINE,
-        async || {
-            let left = files(&folder(&server));
-            match left.is_empty() {
-                true => Ok(()),
-                false => Err(format!("{left:?}")),
-            }
-        },
-    )
-    .await;
+    wait_for(DEADLINE, || {
+        let left = files(&folder(&server));
+        left.is_empty().then_some(()).ok_or(left)
+    });
     let path = format!("/api/uploads/{}", upload["id"].as_str().unwrap());
     assert_eq!(server.get(&path).await.status(), 404);
 }
