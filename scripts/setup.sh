@@ -35,6 +35,8 @@ SETUP=scripts/setup
 . "$SETUP/prometheus.sh"
 # shellcheck source=scripts/setup/clamav.sh
 . "$SETUP/clamav.sh"
+# shellcheck source=scripts/setup/object_store.sh
+. "$SETUP/object_store.sh"
 # shellcheck source=scripts/setup/peers.sh
 . "$SETUP/peers.sh"
 

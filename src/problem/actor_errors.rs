@@ -382,6 +382,12 @@ impl From<UploadError> for Problem {
             )
             .retry_after(OPERATOR_SOON)
             .caused_by(&error),
+            E::Bucket(_) => Self::new(
+                Unavailable,
+                "the bucket of uploads cannot be used; see the log for the cause",
+            )
+            .retry_after(OPERATOR_SOON)
+            .caused_by(&error),
             E::Panicked => Self::internal(&error),
         }
     }

@@ -10,6 +10,7 @@ use bytesize::ByteSize;
 use headroom_actors::upload::Kind;
 use headroom_actors::upload::scanner::Address;
 
+use super::secrets::Secret;
 use super::section::{Form, Leaf, Rules, sections};
 use super::values::DurationOrZero;
 
@@ -58,6 +59,32 @@ sections! {
         pub sweep_interval: Duration,
         /// The virus scanner.
         pub scan: ScanSettings,
+        /// The bucket of complete files.
+        pub s3: S3Settings,
+    }
+
+    /// A bucket of an S3-compatible store.
+    pub struct S3Settings {
+        /// Its name; complete files are in `uploads.dir` if not set.
+        pub bucket: Option<String>,
+        /// The URL of the store; that of AWS if not set.
+        pub endpoint: Option<StoreUrl>,
+        /// The region that requests are signed for.
+        pub region: String,
+        /// What the names of objects begin with.
+        pub prefix: String,
+        /// The access key.
+        pub access_key_id: Option<Secret>,
+        /// Its secret.
+        pub secret_access_key: Option<Secret>,
+        /// Whether the bucket is in the path of URLs.
+        pub path_style: bool,
+        /// How long one request may take.
+        pub timeout: Duration,
+        /// How often a failed request is sent again.
+        pub retries: u32,
+        /// Files that are sent at the same time.
+        pub transfers_max: NonZeroUsize,
     }
 
     /// The virus scanner.
@@ -143,6 +170,22 @@ impl Leaf for ScannerAddress {
     }
 }
 
+/// The URL of an S3-compatible store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreUrl(pub String);
+
+impl Leaf for StoreUrl {
+    const RULE: &'static str = "a URL without a path, such as \"https://s3.example.com\"";
+
+    fn from_text(text: &str) -> Option<Self> {
+        let uri: hyper::Uri = text.parse().ok()?;
+        let is_store = matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.authority().is_some_and(|at| !at.as_str().contains('@'))
+            && uri.path_and_query().is_none_or(|path| path.as_str() == "/");
+        is_store.then(|| Self(text.trim_end_matches('/').to_owned()))
+    }
+}
+
 /// Kinds of files, each with its largest size if it has one of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kinds(Arc<BTreeMap<Kind, Option<ByteSize>>>);
@@ -192,6 +235,35 @@ impl UploadSettings {
         rules.require(
             self.active_max.get() <= 10_000,
             "uploads.active_max must be at most 10000",
+        );
+        self.s3.check(rules);
+    }
+}
+
+impl S3Settings {
+    fn check(&self, rules: &mut Rules) {
+        let has_keys = self.access_key_id.is_some() && self.secret_access_key.is_some();
+        rules.require(
+            self.bucket.is_none() || has_keys,
+            "uploads.s3.bucket needs uploads.s3.access_key_id and uploads.s3.secret_access_key",
+        );
+        rules.require(self.retries <= 10, "uploads.s3.retries must be at most 10");
+        rules.require(
+            self.transfers_max.get() <= 256,
+            "uploads.s3.transfers_max must be at most 256: each may hold 8MiB of memory",
+        );
+        let is_name = |name: &str| {
+            let is_part = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+            !name.is_empty() && name.len() <= 255 && name.chars().all(is_part)
+        };
+        rules.require(
+            self.bucket.as_deref().is_none_or(is_name),
+            "uploads.s3.bucket must be a name of letters, digits, dots and hyphens",
+        );
+        let prefix = self.prefix.trim_end_matches('/');
+        rules.require(
+            prefix.is_empty() || prefix.split('/').all(is_name),
+            "uploads.s3.prefix must be names of letters, digits, dots and hyphens, with slashes between",
         );
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use headroom_actors::memory::Memory;
 use headroom_actors::postgres::Database;
 use headroom_actors::upload::scanner::ScannerConfig;
-use headroom_actors::upload::{Config, Limits, ScanConfig, UploadsPlan};
+use headroom_actors::upload::{BucketConfig, Config, Limits, ScanConfig, UploadsPlan};
 
 use crate::connection::Pace;
 use crate::routes::FormLimits;
 use crate::settings::Settings;
-use crate::settings::uploads::{InfectedPolicy, ScanPolicy, ScanSettings};
+use crate::settings::uploads::{InfectedPolicy, S3Settings, ScanPolicy, ScanSettings};
 
 /// The folder of uploaded files in data.dir.
 const FOLDER: &str = "uploads";
@@ -21,6 +21,7 @@ pub(super) fn plan(settings: &Settings, memory: &Memory, database: Database) -> 
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let config = Config {
         dir: dir.unwrap_or_else(|| settings.data.dir.join(FOLDER)),
+        bucket: bucket(&uploads.s3),
         kinds: uploads.kinds.sizes(uploads.file_max),
         limits: Limits::default(),
         active_max: count(uploads.active_max.get()),
@@ -45,6 +46,22 @@ pub(super) fn plan(settings: &Settings, memory: &Memory, database: Database) -> 
     // Each upload is bounded, and so is their number.
     let buffers = memory.buffers("uploads", u64::MAX);
     UploadsPlan::new(config, database, Arc::new(buffers), memory.pressure())
+}
+
+/// The bucket, unless complete files are in the folder.
+fn bucket(settings: &S3Settings) -> Option<BucketConfig> {
+    Some(BucketConfig {
+        bucket: settings.bucket.clone()?,
+        endpoint: settings.endpoint.clone().map(|url| url.0),
+        region: settings.region.clone(),
+        prefix: settings.prefix.clone(),
+        access_key_id: settings.access_key_id.as_ref()?.expose().to_owned(),
+        secret_access_key: settings.secret_access_key.as_ref()?.expose().to_owned(),
+        path_style: settings.path_style,
+        timeout: settings.timeout,
+        retries: settings.retries,
+        transfers_max: u32::try_from(settings.transfers_max.get()).unwrap_or(u32::MAX),
+    })
 }
 
 /// The scanner, unless files are not scanned.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::bucket::BucketConfig;
 use super::content::{FileName, Kind, Limits, kind_of};
 use super::error::UploadError;
 use super::scanner::ScannerConfig;
@@ -13,6 +14,8 @@ use super::scanner::ScannerConfig;
 pub struct Config {
     /// The folder of the files. It is made by the first upload, and belongs to one server.
     pub dir: PathBuf,
+    /// The bucket of complete files. `None`: they are in the folder.
+    pub bucket: Option<BucketConfig>,
     /// The kinds that are accepted, each with the most bytes of a file.
     pub kinds: BTreeMap<Kind, u64>,
     /// What the content of files may have.

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::bucket::BucketError;
 use super::content::{ContentFault, Kind, KindFault, NameFault};
 use super::id::UploadId;
 use super::partial::PartialFault;
@@ -99,6 +100,9 @@ pub enum UploadError {
     /// written that are not.
     #[error("the bytes of the file may not be on the disk: {0}")]
     Unsynced(#[source] io::Error),
+    /// The bucket cannot be used.
+    #[error("the bucket of uploads: {0}")]
+    Bucket(#[from] BucketError),
     /// The database cannot be used.
     #[error("the database: {0}")]
     Database(#[from] postgres::Error),

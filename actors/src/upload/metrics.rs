@@ -174,6 +174,11 @@ fn reason(error: &UploadError) -> &'static str {
         E::Database(_) | E::NotFound(_) | E::NoLink | E::LinkOver => "database",
         E::KeyOfOthers | E::KeyOfRemoved => "key",
         E::Partial(_) => "partial",
-        E::DiskFull { .. } | E::Storage(_) | E::Unsynced(_) | E::Damaged | E::Panicked => "storage",
+        E::DiskFull { .. }
+        | E::Storage(_)
+        | E::Unsynced(_)
+        | E::Bucket(_)
+        | E::Damaged
+        | E::Panicked => "storage",
     }
 }

@@ -22,18 +22,22 @@
 //! - **Resumable**: an upload in parts goes on after a death of the client or of the server (`partial`).
 //!
 //! Layout: [`Uploads`] is the actor. `admission` decides who may upload; `receive` takes the bytes of one file, and
-//! `pieces` bounds them; `store` is the folder and `storage` makes it a resource of the lazy loader; `records` are the rows in PostgreSQL.
+//! `pieces` bounds them; `store` is the folder, `bucket` the bucket that may hold the complete files
+//! (`contents`), and `storage` makes them a resource of the lazy loader; `records` are the rows in PostgreSQL.
 
 mod admission;
 mod apart;
 mod blocking;
+mod bucket;
 mod caller;
 mod config;
 pub mod content;
+mod contents;
 mod error;
 mod id;
 mod link;
 mod metrics;
+mod owner;
 mod partial;
 mod patience;
 mod pieces;
@@ -48,9 +52,11 @@ mod store;
 mod uploads;
 
 pub use admission::{ActiveUpload, Ticket};
+pub use bucket::{BucketConfig, BucketError};
 pub use caller::Caller;
 pub use config::{Config, ScanConfig};
 pub use content::{Facts, Kind, Limits};
+pub use contents::{Content, PIECE_BYTES};
 pub use error::UploadError;
 pub use id::{NoUploadId, UploadId};
 pub use link::Link;

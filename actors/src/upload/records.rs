@@ -12,14 +12,13 @@ use futures_util::future::try_join_all;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::blocking::blocking;
 use super::caller::Caller;
 use super::content::Kind;
 use super::error::UploadError;
 use super::id::UploadId;
 use super::receive::Received;
 use super::request_key::KeyedRequest;
-use super::store::{ContentHash, ContentLocks, Store, hex};
+use super::store::{ContentHash, Store, hex};
 use crate::kernel::Timestamp;
 use crate::postgres::{Database, Params, Row, Transaction, TransactionOptions};
 
@@ -66,10 +65,6 @@ const EXPIRED: &str = "select id from headroom.upload where expires_at <= clock_
 const UNUSED: &str =
     "select blake3 from headroom.upload_content where uploads = 0 order by random() limit $1";
 const KNOWN: &str = "select blake3 from headroom.upload_content where blake3 = any($1)";
-/// Tells the database the identity of a folder.
-const REGISTER_FOLDER: &str = "insert into headroom.instance (key, value)
-    values ('upload_folder', to_jsonb($1::text)) on conflict (key) do nothing";
-const FOLDER: &str = "select value #>> '{}' from headroom.instance where key = 'upload_folder'";
 /// What is stored, with the files that arrive in parts.
 const TOTALS: &str = "select count(*), coalesce(sum(bytes), 0)::int8 from (
     select bytes from headroom.upload
@@ -227,8 +222,8 @@ impl Records {
         order.sort_by_key(|&at| files[at].blake3);
         let ttl = ttl.map(|ttl| ttl.as_secs_f64());
         let locks = store.lock(files.iter().map(|file| file.blake3)).await;
-        // Before the transaction, so that no connection waits for the disk. The sweep removes what gets no row.
-        try_join_all(files.iter().map(|file| add_to(&store, file, &locks))).await?;
+        // Before the transaction, so that no connection waits for the disk or the bucket. The sweep removes what gets no row.
+        try_join_all(files.iter().map(|file| store.add_content(file, &locks))).await?;
         let work = |transaction: Arc<Transaction>| {
             let (order, files, mut saved) = (order.clone(), files.clone(), uploads.clone());
             async move {
@@ -381,27 +376,12 @@ impl Records {
             let hash: Vec<u8> = row.get(0);
             swept.unused += self.remove_unused(store, &hash, LOCK_UNUSED).await;
         }
-        if !is_known {
-            return Ok(swept);
-        }
+        store.sweep_parts().await?;
         for next in 0..SWEEP_FOLDERS {
-            swept.unused += self.sweep_folder(store, first.wrapping_add(next)).await?;
+            let prefix = first.wrapping_add(next);
+            swept.unused += self.sweep_folder(store, prefix, is_known).await?;
         }
         Ok(swept)
-    }
-
-    /// Whether the database is that of the folder. A folder and a database that are both new belong to each other from then
-    /// on.
-    pub(super) async fn knows(&self, store: &Store) -> Result<bool, UploadError> {
-        let identity = store.identity.as_str();
-        if store.was_empty {
-            self.database
-                .query(REGISTER_FOLDER, &[&identity], WITHIN)
-                .await?;
-        }
-        let known = self.database.query(FOLDER, &[], WITHIN).await?;
-        let known: Option<String> = known.at_most_one()?.map(|row| row.get(0));
-        Ok(known.as_deref() == Some(identity))
     }
 
     /// Removes the file with `hash`, and counts it. What cannot be removed stays until the next sweep.
@@ -416,9 +396,13 @@ impl Records {
     }
 
     /// Removes the files without a row whose hash begins with `prefix`.
-    async fn sweep_folder(&self, store: &Arc<Store>, prefix: u8) -> Result<u64, UploadError> {
-        let reading = Arc::clone(store);
-        let stored = blocking(move || Ok(reading.stored(prefix)?)).await?;
+    async fn sweep_folder(
+        &self,
+        store: &Arc<Store>,
+        prefix: u8,
+        is_known: bool,
+    ) -> Result<u64, UploadError> {
+        let stored = store.stored_contents(prefix, is_known).await?;
         let (mut removed, mut orphans) = (0, Vec::<ContentHash>::new());
         for some in stored.chunks(SWEEP_ROWS as usize) {
             let hashes: Vec<&[u8]> = some.iter().map(|hash| &hash.0[..]).collect();
@@ -452,38 +436,19 @@ impl Records {
         };
         let locks = store.lock([file].into_iter()).await;
         let work = |transaction: Arc<Transaction>| {
-            let (store, locks) = (Arc::clone(store), Arc::clone(&locks));
+            let locks = Arc::clone(&locks);
             async move {
                 let locked = transaction.query(lock, &[&hash]).await?;
                 if locked.at_most_one()?.is_none() {
                     return Ok::<_, UploadError>(false);
                 }
-                let removed = blocking(move || {
-                    store.remove(file)?;
-                    drop(locks);
-                    Ok(())
-                });
-                removed.await?;
+                store.remove_content(file, &locks).await?;
                 transaction.query(REMOVE_CONTENT, &[&hash]).await?;
                 Ok(true)
             }
         };
         self.database.transaction(changes(), work).await
     }
-}
-
-async fn add_to(
-    store: &Arc<Store>,
-    file: &Arc<Received>,
-    locks: &ContentLocks,
-) -> Result<(), UploadError> {
-    let (store, file, locks) = (Arc::clone(store), Arc::clone(file), Arc::clone(locks));
-    blocking(move || {
-        store.add(&file.temp, file.blake3)?;
-        drop(locks);
-        Ok(())
-    })
-    .await
 }
 
 fn changes() -> TransactionOptions {

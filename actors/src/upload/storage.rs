@@ -1,13 +1,16 @@
 //! The upload folder as a resource of the lazy loader: the first upload opens it.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt, pending};
 
 use super::blocking::blocking;
+use super::bucket::{Bucket, BucketConfig};
+use super::error::UploadError;
 use super::store::Store;
-use crate::kernel::{Load, LoadContext, LoadError, LoadErrorKind, Loaded, Resource};
+use crate::kernel::{Buffers, Load, LoadContext, LoadError, LoadErrorKind, Loaded, Resource};
 
 /// The name of the resource in the catalogue.
 pub const STORAGE: &str = "uploads";
@@ -16,16 +19,24 @@ pub const STORAGE: &str = "uploads";
 const BYTES: u64 = 1024 * 1024;
 
 /// The upload folder, if it is open.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Storage {
     dir: PathBuf,
+    bucket: Option<BucketConfig>,
+    buffers: Arc<dyn Buffers>,
     store: Arc<Mutex<Option<Arc<Store>>>>,
 }
 
 impl Storage {
-    pub(super) fn new(dir: PathBuf) -> Self {
+    pub(super) fn new(
+        dir: PathBuf,
+        bucket: Option<BucketConfig>,
+        buffers: Arc<dyn Buffers>,
+    ) -> Self {
         Self {
             dir,
+            bucket,
+            buffers,
             store: Arc::default(),
         }
     }
@@ -38,6 +49,16 @@ impl Storage {
 
     fn set(&self, store: Option<Arc<Store>>) {
         *self.store.lock().unwrap_or_else(PoisonError::into_inner) = store;
+    }
+
+    async fn open(&self) -> Result<Store, UploadError> {
+        let dir = self.dir.clone();
+        let mut store = blocking(move || Ok(Store::open(&dir)?)).await?;
+        if let Some(config) = &self.bucket {
+            let bucket = Bucket::open(config, &self.dir, Arc::clone(&self.buffers)).await?;
+            store.bucket = Some(Arc::new(bucket));
+        }
+        Ok(store)
     }
 
     pub(super) fn resource(&self, ttl: Option<std::time::Duration>) -> Resource {
@@ -53,15 +74,23 @@ impl Storage {
     }
 }
 
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut fields = f.debug_struct("Storage");
+        fields
+            .field("dir", &self.dir)
+            .field("bucket", &self.bucket)
+            .finish()
+    }
+}
+
 impl Load for Storage {
     fn load(&self, _: LoadContext) -> BoxFuture<'static, Result<Loaded, LoadError>> {
         let storage = self.clone();
         async move {
-            let dir = storage.dir.clone();
-            let store = blocking(move || Ok(Store::open(&dir)?)).await;
-            let store = store.map_err(|error| {
-                tracing::warn!(dir = %storage.dir.display(), %error, "the upload folder cannot be opened");
-                let message = "the upload folder cannot be opened; see the log for the cause";
+            let store = storage.open().await.map_err(|error| {
+                tracing::warn!(?storage, %error, "the upload storage cannot be opened");
+                let message = "the upload storage cannot be opened; see the log for the cause";
                 LoadError::new(LoadErrorKind::Unavailable, message)
             })?;
             storage.set(Some(Arc::new(store)));

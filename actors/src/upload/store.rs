@@ -27,6 +27,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::linkat;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::bucket::Bucket;
 use super::id::UploadId;
 
 /// Only the server may read uploaded files.
@@ -57,6 +58,8 @@ pub(super) struct Store {
     pub(super) identity: UploadId,
     /// Whether nothing was stored in it when it was opened.
     pub(super) was_empty: bool,
+    /// Holds the complete files, if there is one.
+    pub(super) bucket: Option<Arc<Bucket>>,
     locks: Vec<Arc<Mutex<()>>>,
     /// The folders in `content` that are on the disk for certain, by the first byte of the hashes in them.
     synced_folders: [AtomicBool; 256],
@@ -144,6 +147,7 @@ impl Store {
             dir: dir.to_owned(),
             identity,
             was_empty,
+            bucket: None,
             locks: (0..LOCKS).map(|_| Arc::default()).collect(),
             synced_folders: [const { AtomicBool::new(false) }; 256],
             _lock: lock,
@@ -316,7 +320,7 @@ fn identity(dir: &Path) -> io::Result<UploadId> {
 }
 
 /// Makes a folder, unless it is there. Whether it has made it.
-fn make_folder(path: &Path) -> io::Result<bool> {
+pub(super) fn make_folder(path: &Path) -> io::Result<bool> {
     match DirBuilder::new().mode(FOLDER_MODE).create(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(false),
         made => made.map(|()| true),

@@ -3,7 +3,6 @@
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,9 +15,9 @@ use utoipa::ToSchema;
 
 use super::admission::{ActiveUpload, Admission, Ticket};
 use super::apart::apart;
-use super::blocking::blocking;
 use super::caller::Caller;
 use super::config::Config;
+use super::contents::Content;
 use super::error::UploadError;
 use super::id::UploadId;
 use super::link::{Link, LinkKey};
@@ -98,7 +97,7 @@ pub struct Open {
 }
 
 impl Message for Open {
-    type Reply = Result<(Upload, Arc<File>), UploadError>;
+    type Reply = Result<(Upload, Content), UploadError>;
     const CANCELLABLE: bool = true;
 }
 
@@ -144,7 +143,7 @@ pub struct OpenLink {
 }
 
 impl Message for OpenLink {
-    type Reply = Result<(Upload, Arc<File>), UploadError>;
+    type Reply = Result<(Upload, Content), UploadError>;
     const CANCELLABLE: bool = true;
 }
 
@@ -223,7 +222,11 @@ impl UploadsPlan {
     ) -> Self {
         metrics::start_at_zero();
         scanner::start_at_zero();
-        let storage = Storage::new(config.dir.clone());
+        let storage = Storage::new(
+            config.dir.clone(),
+            config.bucket.clone(),
+            Arc::clone(&buffers),
+        );
         let scanner = config.scan.as_ref().map(|scan| {
             let handle = Scanner::handle(&scan.scanner);
             (handle, scan.scanner.clone(), scan.is_required)
@@ -291,6 +294,7 @@ impl Owned {
         let count = || async {
             // A new folder and a new database belong together from now on.
             self.records.knows(store).await?;
+            self.records.check_bucket(store).await?;
             let totals = self.records.totals(None).await?;
             self.set_totals(totals);
             Ok(())
@@ -387,21 +391,12 @@ impl Owned {
         added
     }
 
-    async fn open(&self, open: Open) -> Result<(Upload, Arc<File>), UploadError> {
+    async fn open(&self, open: Open) -> Result<(Upload, Content), UploadError> {
         let store = self.store()?;
         let upload = self.records.find(&open.id).await?;
         let content = upload.content().ok_or(UploadError::Damaged)?;
-        let bytes = upload.bytes;
-        let file = blocking(move || {
-            let file = store.read(content).map_err(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => UploadError::Damaged,
-                _ => error.into(),
-            })?;
-            let is_whole = file.metadata()?.len() == bytes;
-            is_whole.then_some(file).ok_or(UploadError::Damaged)
-        });
-        match file.await {
-            Ok(file) => Ok((upload, Arc::new(file))),
+        match store.open_content(content, upload.bytes).await {
+            Ok(content) => Ok((upload, content)),
             Err(error) => {
                 // It may have just been removed.
                 self.records.find(&open.id).await?;
@@ -426,7 +421,7 @@ impl Owned {
         Ok(key.link(&upload.id, SystemTime::now(), make.lifetime))
     }
 
-    async fn open_link(&self, open: OpenLink) -> Result<(Upload, Arc<File>), UploadError> {
+    async fn open_link(&self, open: OpenLink) -> Result<(Upload, Content), UploadError> {
         let OpenLink { token, lease } = open;
         let id = self.link_key().await?.read(&token, SystemTime::now())?;
         self.open(Open { id, lease }).await
@@ -434,6 +429,7 @@ impl Owned {
 
     async fn remove(&self, remove: Remove) -> Result<(), UploadError> {
         let store = self.store()?;
+        self.count(&store).await?;
         let upload = self.records.find(&remove.id).await?;
         self.records.remove(&store, &remove.id).await?;
         self.admission.uncount(Totals {
@@ -482,8 +478,10 @@ impl Owned {
             );
         }
         let mut swept = self.partials.sweep(&store, is_known).await?;
-        let stored = self.records.sweep(&store, first, is_known).await?;
         swept.expired += self.quarantine.sweep(&store, is_known).await?;
+        // The rest needs the bucket, if there is one.
+        self.records.check_bucket(&store).await?;
+        let stored = self.records.sweep(&store, first, is_known).await?;
         swept.expired += stored.expired;
         swept.unused += stored.unused;
         self.set_totals(self.records.totals(None).await?);

@@ -3,19 +3,16 @@
 //! Browsers must not run what strangers have uploaded: the bytes come as a download of the checked type, which
 //! browsers must not guess anew, and in a sandbox.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
 use actix_web::body::SizedStream;
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, EntityTag, Header, IfMatch, IfNoneMatch, IfRange, Range};
+use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use bytes::Bytes;
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use headroom_actors::kernel::{BufferReservation, Buffers};
-use headroom_actors::upload::{Open, Upload};
+use headroom_actors::upload::{Content, Open, PIECE_BYTES, Upload};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::super::NoParameters;
@@ -24,8 +21,6 @@ use crate::handles::RequestHandles;
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind, no_memory};
 
-/// Bytes that are read at once.
-const PIECE_BYTES: u64 = 256 * 1024;
 /// Pieces in memory: one is sent, one is read.
 const PIECES: u64 = 2;
 
@@ -72,8 +67,8 @@ pub(in crate::routes) async fn content(
     let id = parse_id(&id)?;
     let lease = Box::new(lease(&handles).await?);
     let open = Open { id, lease };
-    let (upload, file) = handles.uploads.ask(open, handles.left()).await??;
-    answer(&request, &handles, &upload, file).await
+    let (upload, content) = handles.uploads.ask(open, handles.left()).await??;
+    answer(&request, &handles, &upload, &content).await
 }
 
 /// The bytes of a file, or a range of them.
@@ -81,7 +76,7 @@ pub(super) async fn answer(
     request: &HttpRequest,
     handles: &RequestHandles,
     upload: &Upload,
-    file: Arc<File>,
+    content: &Content,
 ) -> Result<HttpResponse, Problem> {
     let tag = EntityTag::new_strong(upload.blake3.clone());
     if let Ok(IfMatch::Items(tags)) = IfMatch::parse(request)
@@ -126,7 +121,12 @@ pub(super) async fn answer(
         .reserve_after_reading(PIECES * PIECE_BYTES.min(to - from))
         .await;
     let memory = memory.map_err(|error| no_memory("the pieces of the file", error))?;
-    Ok(response.body(SizedStream::new(to - from, pieces(file, memory, from, to))))
+    // Of an answer without a body, no byte is asked for.
+    let pieces = match *request.method() == Method::HEAD {
+        true => stream::empty().boxed(),
+        false => content.read(from..to).await?,
+    };
+    Ok(response.body(SizedStream::new(to - from, with_memory(pieces, memory))))
 }
 
 /// The range that the request asks for, as the first byte and the one after the last. `None`: the whole file.
@@ -169,28 +169,12 @@ fn disposition(upload: &Upload) -> String {
     format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{whole}")
 }
 
-/// Reads a file piece by piece, each when the one before is sent.
-fn pieces(
-    file: Arc<File>,
+/// The pieces, for which the memory is reserved until they are sent.
+fn with_memory(
+    pieces: BoxStream<'static, io::Result<Bytes>>,
     memory: BufferReservation,
-    from: u64,
-    to: u64,
 ) -> impl Stream<Item = io::Result<Bytes>> {
-    stream::try_unfold(from, move |at| {
+    pieces.inspect(move |_| {
         let _ = &memory;
-        let file = Arc::clone(&file);
-        async move {
-            if at >= to {
-                return Ok(None);
-            }
-            let length = PIECE_BYTES.min(to - at);
-            let read = web::block(move || {
-                let mut piece = vec![0; usize::try_from(length).unwrap_or_default()];
-                file.read_exact_at(&mut piece, at)?;
-                Ok::<_, io::Error>(Bytes::from(piece))
-            });
-            let piece = read.await.map_err(io::Error::other)??;
-            Ok(Some((piece, at + length)))
-        }
     })
 }

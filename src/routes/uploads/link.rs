@@ -106,6 +106,6 @@ pub(in crate::routes) async fn open(
     let lease = Box::new(lease(&handles).await?);
     let token = token.into_inner();
     let open = OpenLink { token, lease };
-    let (upload, file) = handles.uploads.ask(open, handles.left()).await??;
-    answer(&request, &handles, &upload, file).await
+    let (upload, content) = handles.uploads.ask(open, handles.left()).await??;
+    answer(&request, &handles, &upload, &content).await
 }

@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod child;
 pub mod clamd;
 pub mod models;
+pub mod object_store;
 pub mod process_tree;
 pub mod protocol;
 pub mod python;

@@ -42,6 +42,7 @@ impl Handler<Call<Work>> for Uploads {
 fn plan() -> UploadsPlan {
     let config = Config {
         dir: "none".into(),
+        bucket: None,
         kinds: BTreeMap::new(),
         limits: Limits::default(),
         active_max: 1,

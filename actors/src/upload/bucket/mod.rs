@@ -1,0 +1,269 @@
+//! A bucket of an S3-compatible store that holds the complete files of uploads.
+//!
+//! Why it exists: the disk of a server is small, and may go with the server. Bytes that arrive are still collected in the
+//! upload folder, where they are checked; a complete file is sent to the bucket before its row is committed.
+//!
+//! Guarantees:
+//! - **Bounded**: each call has a deadline, its attempts are counted, and a transfer holds one part of a file in memory
+//!   that is reserved in the memory budget.
+//! - **Nothing half**: an object is there whole or not at all. Parts of one that did not become whole are removed, also
+//!   after a death of the server (`journal`).
+//! - **Never shown**: the keys are in no log, error or state.
+//!
+//! Objects have the names that files in the folder have, `content/ab/ab…`, below a prefix. The object `id` there says
+//! which database knows them.
+
+mod error;
+mod http;
+mod journal;
+mod transfer;
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path as FilePath;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::path::Path;
+use object_store::{BackoffConfig, GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::blocking::blocking;
+use super::error::UploadError;
+use super::id::UploadId;
+use super::store::{ContentHash, hex};
+use crate::kernel::Buffers;
+
+pub use error::BucketError;
+use error::{fault, found};
+use http::Connector;
+use journal::Journal;
+
+/// How long a call without the bytes of a file may take, with its repetitions. Transactions of the database wait for it.
+const CALL_WITHIN: Duration = Duration::from_secs(8);
+/// How long the objects of one folder may take to list.
+const LIST_WITHIN: Duration = Duration::from_secs(60);
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// As in the upload folder.
+const CONTENT: &str = "content";
+const IDENTITY: &str = "id";
+/// The most bytes of the object that holds the identity.
+const IDENTITY_MAX: u64 = 1024;
+
+/// Where the bucket is, and how it is used.
+#[derive(Clone)]
+pub struct BucketConfig {
+    /// Its name.
+    pub bucket: String,
+    /// The URL of the store. `None`: that of AWS in the region.
+    pub endpoint: Option<String>,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// What the names of objects begin with.
+    pub prefix: String,
+    /// The access key.
+    pub access_key_id: String,
+    /// Its secret.
+    pub secret_access_key: String,
+    /// Whether the bucket is in the path of URLs. Otherwise it is in their host.
+    pub path_style: bool,
+    /// How long one request may take, and how long a download may stand still.
+    pub timeout: Duration,
+    /// How often a failed request is sent again.
+    pub retries: u32,
+    /// Files that are sent at the same time.
+    pub transfers_max: u32,
+}
+
+impl fmt::Debug for BucketConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut fields = f.debug_struct("BucketConfig");
+        fields
+            .field("bucket", &self.bucket)
+            .field("endpoint", &self.endpoint);
+        fields.field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+/// A bucket that was found.
+pub(super) struct Bucket {
+    s3: AmazonS3,
+    config: BucketConfig,
+    journal: Journal,
+    transfers: Arc<Semaphore>,
+    buffers: Arc<dyn Buffers>,
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.config.fmt(f)
+    }
+}
+
+impl Bucket {
+    /// Finds the bucket. `dir` is the upload folder.
+    pub(super) async fn open(
+        config: &BucketConfig,
+        dir: &FilePath,
+        buffers: Arc<dyn Buffers>,
+    ) -> Result<Self, UploadError> {
+        let (config, dir) = (config.clone(), dir.to_owned());
+        // The certificates of the system are read.
+        let bucket = blocking(move || {
+            let journal = Journal::open(&dir)?;
+            Ok(Self {
+                s3: client(&config)?,
+                journal,
+                transfers: Arc::new(Semaphore::new(config.transfers_max as usize)),
+                config,
+                buffers,
+            })
+        })
+        .await?;
+        // Whether the store is there and accepts the keys.
+        bucket.identity().await?;
+        Ok(bucket)
+    }
+
+    /// Which database knows the bucket. `None`: none yet.
+    pub(super) async fn identity(&self) -> Result<Option<String>, BucketError> {
+        let path = self.root().join(IDENTITY);
+        let range = Some(GetRange::Bounded(0..IDENTITY_MAX));
+        let options = GetOptions {
+            range,
+            ..GetOptions::default()
+        };
+        let read = async { self.s3.get_opts(&path, options).await?.bytes().await };
+        let bytes = found(self.call(read).await)?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
+    }
+
+    /// Says which database knows the bucket. Stores differ in whether they can refuse to replace an object, so the caller
+    /// reads what is there afterwards.
+    pub(super) async fn set_identity(&self, identity: &UploadId) -> Result<(), BucketError> {
+        let path = self.root().join(IDENTITY);
+        let put = self.s3.put(&path, identity.as_str().to_owned().into());
+        self.call(put).await.map(drop).map_err(fault)
+    }
+
+    /// Whether it holds no file.
+    pub(super) async fn is_empty(&self) -> Result<bool, BucketError> {
+        let content = self.root().join(CONTENT);
+        let mut objects = self.s3.list(Some(&content));
+        let first = self.call(async { objects.try_next().await }).await;
+        Ok(first.map_err(fault)?.is_none())
+    }
+
+    /// The size of a stored file. `None`: it is not there.
+    pub(super) async fn size(&self, hash: ContentHash) -> Result<Option<u64>, BucketError> {
+        let path = self.path(hash);
+        let head = self.call(self.s3.head(&path)).await;
+        Ok(found(head)?.map(|object| object.size))
+    }
+
+    /// Bytes of a stored file, as they come. Whoever drops the stream ends the request. `None`: the file is not there.
+    pub(super) async fn read(
+        &self,
+        hash: ContentHash,
+        range: Range<u64>,
+    ) -> Result<Option<BoxStream<'static, Result<Bytes, BucketError>>>, BucketError> {
+        if range.is_empty() {
+            return Ok(Some(stream::empty().boxed()));
+        }
+        let path = self.path(hash);
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(range)),
+            ..GetOptions::default()
+        };
+        let answer = found(self.call(self.s3.get_opts(&path, options)).await)?;
+        let idle = self.config.timeout;
+        Ok(answer.map(|answer| {
+            // The time runs only while the reader waits for bytes.
+            let pieces = stream::try_unfold(answer.into_stream(), move |mut pieces| async move {
+                let next = timeout(idle, pieces.try_next()).await;
+                let next = next.map_err(|_| BucketError::late(idle))?.map_err(fault)?;
+                Ok(next.map(|piece| (piece, pieces)))
+            });
+            pieces.boxed()
+        }))
+    }
+
+    /// Removes a stored file, if it is there.
+    pub(super) async fn remove(&self, hash: ContentHash) -> Result<(), BucketError> {
+        let path = self.path(hash);
+        found(self.call(self.s3.delete(&path)).await).map(drop)
+    }
+
+    /// The hashes of all stored files whose hash begins with `prefix`.
+    pub(super) async fn stored(&self, prefix: u8) -> Result<Vec<ContentHash>, BucketError> {
+        let folder = self.root().join(CONTENT).join(hex(&[prefix]));
+        let hashes = self.s3.list(Some(&folder)).try_filter_map(async |object| {
+            let name = object.location.filename();
+            Ok(name.and_then(ContentHash::of_name))
+        });
+        let hashes = timeout(LIST_WITHIN, hashes.try_collect()).await;
+        let hashes = hashes.map_err(|_| BucketError::late(LIST_WITHIN))?;
+        hashes.map_err(fault)
+    }
+
+    /// Bounds a call that moves no file.
+    async fn call<T>(
+        &self,
+        call: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T, object_store::Error> {
+        let answer = timeout(CALL_WITHIN, call).await;
+        answer.unwrap_or_else(|_| {
+            Err(object_store::Error::Generic {
+                store: "S3",
+                source: Box::new(BucketError::late(CALL_WITHIN)),
+            })
+        })
+    }
+
+    fn root(&self) -> Path {
+        Path::from(self.config.prefix.as_str())
+    }
+
+    fn path(&self, hash: ContentHash) -> Path {
+        let name = hash.hex();
+        self.root()
+            .join(CONTENT)
+            .join(&name[..2])
+            .join(name.as_str())
+    }
+}
+
+fn client(config: &BucketConfig) -> Result<AmazonS3, BucketError> {
+    let retries = RetryConfig {
+        backoff: BackoffConfig {
+            init_backoff: BACKOFF_MIN,
+            max_backoff: BACKOFF_MAX,
+            base: 2.0,
+        },
+        max_retries: config.retries as usize,
+        retry_timeout: config.timeout * (config.retries + 1),
+    };
+    let connector = Connector::new(config).map_err(|error| {
+        BucketError::Unavailable(format!("the certificates of the system: {error}"))
+    })?;
+    let mut builder = AmazonS3Builder::new()
+        .with_bucket_name(&config.bucket)
+        .with_region(&config.region)
+        .with_access_key_id(&config.access_key_id)
+        .with_secret_access_key(&config.secret_access_key)
+        .with_virtual_hosted_style_request(!config.path_style)
+        // Not every store can delete several objects at once.
+        .with_disable_bulk_delete(true)
+        .with_retry(retries)
+        .with_http_connector(connector);
+    if let Some(endpoint) = &config.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    builder.build().map_err(fault)
+}

@@ -1,0 +1,176 @@
+//! Complete files: in the bucket if there is one, otherwise in the folder.
+//!
+//! Files that were stored in the folder before there was a bucket stay there, and are read there.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt};
+
+use super::blocking::blocking;
+use super::bucket::Bucket;
+use super::error::UploadError;
+use super::receive::Received;
+use super::store::{ContentHash, ContentLocks, Store};
+
+/// Bytes of a file that are read at once.
+pub const PIECE_BYTES: u64 = 256 * 1024;
+
+/// A stored file that can be read.
+pub struct Content(Place);
+
+enum Place {
+    Folder(Arc<File>),
+    Bucket(Arc<Bucket>, ContentHash),
+}
+
+impl Content {
+    /// The bytes of a range, piece by piece, each when it is asked for. Whoever drops the stream ends the reading.
+    ///
+    /// # Errors
+    /// The store cannot be reached, or has lost the file.
+    pub async fn read(
+        &self,
+        range: Range<u64>,
+    ) -> Result<BoxStream<'static, io::Result<Bytes>>, UploadError> {
+        match &self.0 {
+            Place::Folder(file) => Ok(pieces(Arc::clone(file), range).boxed()),
+            Place::Bucket(bucket, hash) => {
+                let pieces = bucket.read(*hash, range).await?;
+                let pieces = pieces.ok_or(UploadError::Damaged)?;
+                Ok(pieces.map(|piece| piece.map_err(io::Error::other)).boxed())
+            }
+        }
+    }
+}
+
+fn pieces(
+    file: Arc<File>,
+    range: Range<u64>,
+) -> impl futures_util::Stream<Item = io::Result<Bytes>> {
+    stream::try_unfold(range.start, move |at| {
+        let file = Arc::clone(&file);
+        async move {
+            if at >= range.end {
+                return Ok(None);
+            }
+            let length = PIECE_BYTES.min(range.end - at);
+            let read = tokio::task::spawn_blocking(move || {
+                let mut piece = vec![0; usize::try_from(length).unwrap_or_default()];
+                file.read_exact_at(&mut piece, at)?;
+                Ok::<_, io::Error>(Bytes::from(piece))
+            });
+            let piece = read.await.map_err(io::Error::other)??;
+            Ok(Some((piece, at + length)))
+        }
+    })
+}
+
+impl Store {
+    /// Opens a stored file of so many bytes.
+    pub(super) async fn open_content(
+        self: &Arc<Self>,
+        hash: ContentHash,
+        bytes: u64,
+    ) -> Result<Content, UploadError> {
+        if let Some(bucket) = &self.bucket {
+            match bucket.size(hash).await? {
+                Some(size) if size == bytes => {
+                    return Ok(Content(Place::Bucket(Arc::clone(bucket), hash)));
+                }
+                Some(_) => return Err(UploadError::Damaged),
+                None => {}
+            }
+        }
+        let store = Arc::clone(self);
+        blocking(move || {
+            let file = store.read(hash).map_err(|error| match error.kind() {
+                ErrorKind::NotFound => UploadError::Damaged,
+                _ => error.into(),
+            })?;
+            let is_whole = file.metadata()?.len() == bytes;
+            let file = is_whole.then_some(file).ok_or(UploadError::Damaged)?;
+            Ok(Content(Place::Folder(Arc::new(file))))
+        })
+        .await
+    }
+
+    /// Stores a complete file. When this returns, it is durable. The caller holds the lock of the content.
+    pub(super) async fn add_content(
+        self: &Arc<Self>,
+        file: &Arc<Received>,
+        locks: &ContentLocks,
+    ) -> Result<(), UploadError> {
+        if let Some(bucket) = &self.bucket {
+            return bucket.add(file, locks).await;
+        }
+        let (store, file, locks) = (Arc::clone(self), Arc::clone(file), Arc::clone(locks));
+        blocking(move || {
+            store.add(&file.temp, file.blake3)?;
+            drop(locks);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes a stored file, whose row the caller has locked.
+    pub(super) async fn remove_content(
+        self: &Arc<Self>,
+        hash: ContentHash,
+        locks: &ContentLocks,
+    ) -> Result<(), UploadError> {
+        if let Some(bucket) = &self.bucket {
+            // A removal whose caller is gone still holds the lock.
+            let (bucket, locks) = (Arc::clone(bucket), Arc::clone(locks));
+            let removed = tokio::spawn(async move {
+                let removed = bucket.remove(hash).await;
+                drop(locks);
+                removed
+            });
+            removed.await.map_err(|_| UploadError::Panicked)??;
+        }
+        let (store, locks) = (Arc::clone(self), Arc::clone(locks));
+        blocking(move || {
+            store.remove(hash)?;
+            drop(locks);
+            Ok(())
+        })
+        .await
+    }
+
+    /// The hashes of all stored files whose hash begins with `prefix`.
+    pub(super) async fn stored_contents(
+        self: &Arc<Self>,
+        prefix: u8,
+        is_known: bool,
+    ) -> Result<Vec<ContentHash>, UploadError> {
+        let mut hashes = match &self.bucket {
+            Some(bucket) => bucket.stored(prefix).await?,
+            None => Vec::new(),
+        };
+        if is_known {
+            let store = Arc::clone(self);
+            hashes.extend(blocking(move || Ok(store.stored(prefix)?)).await?);
+            hashes.sort_unstable();
+            hashes.dedup();
+        }
+        Ok(hashes)
+    }
+
+    /// Removes the parts that dead servers have left in the bucket.
+    pub(super) async fn sweep_parts(self: &Arc<Self>) -> Result<(), UploadError> {
+        let Some(bucket) = &self.bucket else {
+            return Ok(());
+        };
+        let reading = Arc::clone(bucket);
+        for hash in blocking(move || Ok(reading.sending()?)).await? {
+            let locks = self.lock([hash].into_iter()).await;
+            bucket.sweep_parts(hash, locks).await?;
+        }
+        Ok(())
+    }
+}

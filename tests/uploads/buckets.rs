@@ -1,0 +1,272 @@
+//! Complete files in a bucket of a real S3-compatible store.
+
+use std::path::Path;
+
+use headroom_test_support::object_store::{ACCESS_KEY, ObjectStore, SECRET_KEY};
+use headroom_test_support::process_tree::pss;
+use headroom_test_support::server::{Options, Server};
+use headroom_test_support::wait::{DEADLINE, wait_for_async};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::{BINARY, Form, fetch, files, folder, noise, refused, send, start, store, text};
+
+const MIB: usize = 1024 * 1024;
+
+fn start_with(object_store: &ObjectStore, settings: &str) -> Server {
+    start(&format!("{settings}\n{}", object_store.settings()))
+}
+
+/// A file that is sent in parts.
+fn large(seed: u64) -> Vec<u8> {
+    // No byte is a control character: it is a text.
+    noise(17 * MIB + 12_345, seed)
+        .iter()
+        .map(|byte| byte % 64 + 32)
+        .collect()
+}
+
+fn object(upload: &Value) -> String {
+    let name = upload["blake3"].as_str().unwrap();
+    format!("headroom/content/{}/{name}", &name[..2])
+}
+
+async fn part(server: &Server, upload: &Value, range: &str) -> reqwest::Response {
+    let id = upload["id"].as_str().unwrap();
+    let url = server.url(&format!("/api/uploads/{id}/content"));
+    let request = server.client().get(url).header("Range", range);
+    request.send().await.unwrap()
+}
+
+async fn delete(server: &Server, upload: &Value) -> u16 {
+    let id = upload["id"].as_str().unwrap();
+    let url = server.url(&format!("/api/uploads/{id}"));
+    let answer = server.client().delete(url).send().await.unwrap();
+    answer.status().as_u16()
+}
+
+async fn wait_for_objects(object_store: &ObjectStore, wanted: &[String]) {
+    let mut wanted = wanted.to_vec();
+    wanted.push("headroom/id".to_owned());
+    wanted.sort();
+    wait_for_async(DEADLINE, async || {
+        let found: Vec<_> = object_store.objects().await.into_iter().collect();
+        (found == wanted).then_some(()).ok_or(found)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn files_are_in_the_bucket_once_and_come_back_byte_for_byte() {
+    let Some(object_store) = ObjectStore::start().await else {
+        return;
+    };
+    let server = start_with(&object_store, "");
+    for content in [b"x".to_vec(), text(700_000), large(1)] {
+        let upload = store(&server, "a.txt", &content).await;
+        assert!(fetch(&server, &upload).await == content);
+        let again = store(&server, "b.txt", &content).await;
+        wait_for_objects(&object_store, &[object(&upload)]).await;
+        assert_eq!(files(&folder(&server)).len(), 0);
+        let last = content.len() - 1;
+        let middle = content.len() / 2;
+        for (from, to) in [(0, 0), (last, last), (middle, last)] {
+            let answer = part(&server, &again, &format!("bytes={from}-{to}")).await;
+            assert_eq!(answer.status(), 206);
+            let tag = format!("\"{}\"", upload["blake3"].as_str().unwrap());
+            assert_eq!(answer.headers()["etag"], tag.as_str());
+            assert!(answer.bytes().await.unwrap() == content[from..=to]);
+        }
+        let beyond = format!("bytes={}-", content.len());
+        assert_eq!(part(&server, &again, &beyond).await.status(), 416);
+        // The bytes are there for as long as an upload needs them.
+        assert_eq!(delete(&server, &upload).await, 204);
+        assert!(fetch(&server, &again).await == content);
+        assert_eq!(delete(&server, &again).await, 204);
+        assert_eq!(delete(&server, &again).await, 404);
+        wait_for_objects(&object_store, &[]).await;
+    }
+    assert_eq!(object_store.parts().await.len(), 0);
+}
+
+#[tokio::test]
+async fn what_a_killed_server_leaves_in_the_bucket_is_swept() {
+    let Some(object_store) = ObjectStore::start().await else {
+        return;
+    };
+    let mut server = start_with(&object_store, "");
+    let data = server.folder().join("data");
+    let kept = text(5000);
+    let upload = store(&server, "a.txt", &kept).await;
+    // In the middle of a file that is sent in parts.
+    let body = Form::default()
+        .file("b.txt", "text/plain", &large(2))
+        .body();
+    let (client, url) = (server.client().clone(), server.url("/api/uploads"));
+    let sending = tokio::spawn(async move { super::send_to(&client, &url, body).await });
+    let journal = data.join("uploads/sending");
+    let parts = async || {
+        let parts = object_store.parts().await.len();
+        match parts > 1 && files(&journal).len() == 1 {
+            true => Ok(()),
+            false => Err(parts),
+        }
+    };
+    wait_for_async(DEADLINE, parts).await;
+    server.signal(Signal::SIGKILL);
+    server.wait_for_exit();
+    assert!(sending.await.unwrap().is_err());
+    // A file that no upload uses, as a death between its end and that of the transaction leaves it.
+    let orphan = format!("headroom/content/ab/{}", "ab".repeat(32));
+    object_store
+        .change("PUT", &format!("uploads/{orphan}"))
+        .await;
+    let folder = format!(
+        "data.dir = '{}'\nuploads.sweep_interval = '50ms'",
+        data.display()
+    );
+    let second = start_with(&object_store, &folder);
+    assert!(fetch(&second, &upload).await == kept);
+    wait_for_objects(&object_store, &[object(&upload)]).await;
+    wait_for_async(DEADLINE, async || {
+        let parts = object_store.parts().await;
+        parts.is_empty().then_some(()).ok_or(parts)
+    })
+    .await;
+    assert_eq!(files(&journal).len(), 0);
+    let content = large(2);
+    let again = store(&second, "b.txt", &content).await;
+    assert!(fetch(&second, &again).await == content);
+}
+
+#[tokio::test]
+async fn without_its_store_a_server_says_so_and_keeps_what_it_confirmed() {
+    let Some(mut object_store) = ObjectStore::start().await else {
+        return;
+    };
+    let server = start_with(&object_store, "");
+    let content = text(5000);
+    let upload = store(&server, "a.txt", &content).await;
+    object_store.kill();
+    let form = Form::default().file("b.txt", "text/plain", b"too late");
+    let answer = send(&server, form.clone()).await;
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
+    assert_eq!(part(&server, &upload, "bytes=0-").await.status(), 503);
+    // The row goes; the object follows when the store is back.
+    let second = store_list(&server).await;
+    assert_eq!(second, 1);
+    object_store.start_again();
+    wait_for_async(DEADLINE, async || {
+        match send(&server, form.clone()).await.status().as_u16() {
+            201 => Ok(()),
+            status => Err(status),
+        }
+    })
+    .await;
+    assert!(fetch(&server, &upload).await == content);
+}
+
+async fn store_list(server: &Server) -> usize {
+    let list = server.get_json("/api/uploads").await.ok();
+    list["uploads"].as_array().unwrap().len()
+}
+
+#[tokio::test]
+async fn a_wrong_key_or_bucket_is_named_in_the_log_and_no_key_is() {
+    let Some(object_store) = ObjectStore::start().await else {
+        return;
+    };
+    let settings = object_store.settings();
+    let cases = [
+        (SECRET_KEY, "not-the-secret", "uploads.s3.secret_access_key"),
+        (ACCESS_KEY, "test:nobody", "uploads.s3.access_key_id"),
+        ("'uploads'", "'other'", "uploads.s3.bucket"),
+        (&object_store.endpoint(), "http://127.0.0.1:1", "onnect"),
+    ];
+    for (right, wrong, named) in cases {
+        let server = start(&settings.replace(right, wrong));
+        let form = Form::default().file("a.txt", "text/plain", b"text");
+        let problem = refused(&server, form, 503).await;
+        assert_eq!(problem["type"], "/problems/unavailable", "{problem}");
+        let line = server.wait_for_log("the upload storage cannot be opened");
+        assert!(line.contains(named), "{line}");
+        let log = server.log();
+        for key in [ACCESS_KEY, SECRET_KEY, "not-the-secret", "test:nobody"] {
+            assert!(!log.contains(key), "{log}");
+        }
+    }
+    assert_eq!(object_store.objects().await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_bucket_of_another_database_is_left_alone() {
+    let Some(object_store) = ObjectStore::start().await else {
+        return;
+    };
+    let first = start_with(&object_store, "");
+    let upload = store(&first, "a.txt", b"of the first").await;
+    let second = start_with(&object_store, "uploads.sweep_interval = '50ms'");
+    let form = Form::default().file("b.txt", "text/plain", b"of the second");
+    refused(&second, form.clone(), 503).await;
+    second.wait_for_log("uploads.s3.prefix");
+    second
+        .wait_for_metric(
+            "headroom_uploads_sweeps_total",
+            &["result=\"failed\""],
+            |n| n > 3.0,
+        )
+        .await;
+    wait_for_objects(&object_store, &[object(&upload)]).await;
+    // With a prefix of its own it may use the same bucket.
+    let third = start_with(&object_store, "uploads.s3.prefix = 'third'");
+    assert_eq!(send(&third, form).await.status(), 201);
+}
+
+#[tokio::test]
+async fn files_that_were_in_the_folder_stay_readable() {
+    let Some(object_store) = ObjectStore::start().await else {
+        return;
+    };
+    let mut first = start("");
+    let upload = store(&first, "a.txt", b"in the folder").await;
+    first.signal(Signal::SIGKILL);
+    first.wait_for_exit();
+    let data = first.folder().join("data");
+    let second = start_with(&object_store, &format!("data.dir = '{}'", data.display()));
+    assert_eq!(fetch(&second, &upload).await, b"in the folder");
+    let again = store(&second, "a.txt", b"in the folder").await;
+    assert_eq!(delete(&second, &upload).await, 204);
+    assert_eq!(fetch(&second, &again).await, b"in the folder");
+    assert_eq!(delete(&second, &again).await, 204);
+    wait_for_objects(&object_store, &[]).await;
+    assert_eq!(files(Path::new(&data.join("uploads"))).len(), 0);
+}
+
+#[tokio::test]
+async fn a_large_file_needs_the_memory_of_one_part() {
+    let Some(object_store) = ObjectStore::start().await else {
+        return;
+    };
+    let size: usize = std::env::var("BUCKET_MIB").map_or(64, |mib| mib.parse().unwrap());
+    let settings = "uploads.disk_free_min = '1MiB'\nuploads.file_max = '1GiB'\n";
+    let settings = format!("{settings}{}", object_store.settings());
+    let server = Server::start(Options::new(BINARY).settings(&settings));
+    store(&server, "a.txt", &large(3)).await;
+    let before = pss(server.pid());
+    let content = text(size * MIB);
+    let (mut most, (client, url)) = (0, (server.client().clone(), server.url("/api/uploads")));
+    let body = Form::default().file("b.txt", "text/plain", &content).body();
+    let sending = tokio::spawn(async move { super::send_to(&client, &url, body).await });
+    while !sending.is_finished() {
+        most = most.max(pss(server.pid()));
+        tokio::task::yield_now().await;
+    }
+    let answer = sending.await.unwrap().unwrap();
+    assert_eq!(answer.status(), 201);
+    let upload: Value = answer.json().await.unwrap();
+    let grown = most.saturating_sub(before) / MIB as u64;
+    println!("{size} MiB: {grown} MiB more memory at most");
+    assert!(grown < 24, "{grown} MiB");
+    assert!(fetch(&server, &upload["uploads"][0]).await == content);
+}
