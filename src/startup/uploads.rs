@@ -49,7 +49,7 @@ pub(super) fn plan(settings: &Settings, memory: &Memory, database: Database) -> 
 }
 
 /// The bucket, unless complete files are in the folder.
-fn bucket(settings: &S3Settings) -> Option<BucketConfig> {
+pub(crate) fn bucket(settings: &S3Settings) -> Option<BucketConfig> {
     Some(BucketConfig {
         bucket: settings.bucket.clone()?,
         endpoint: settings.endpoint.clone().map(|url| url.0),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use headroom_test_support::child;
 use headroom_test_support::clamd::Clamd;
 use headroom_test_support::models::Models;
+use headroom_test_support::object_store::{ACCESS_KEY, ObjectStore, SECRET_KEY};
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::torchscript;
 use headroom_test_support::wait::{DEADLINE, wait_until};
@@ -422,4 +423,29 @@ fn the_scanner_of_uploads_is_asked_for_its_version() {
         check["found"].as_str().unwrap().contains("ClamAV"),
         "{check}"
     );
+}
+
+#[tokio::test]
+async fn a_bucket_is_asked_and_no_key_is_shown() {
+    assert_eq!(examine("", 0)["uploads.s3"]["outcome"], "skipped");
+    let nobody = format!(
+        "uploads.s3.bucket = 'uploads'\nuploads.s3.endpoint = 'http://127.0.0.1:1'\n\
+         uploads.s3.access_key_id = '{ACCESS_KEY}'\nuploads.s3.secret_access_key = '{PASSWORD}'"
+    );
+    let checks = examine(&nobody, 1);
+    assert_failed(&checks, "uploads.s3", "cannot be used");
+    let Some(store) = ObjectStore::start().await else {
+        return;
+    };
+    let right = store.settings();
+    assert_eq!(examine(&right, 0)["uploads.s3"]["outcome"], "ok");
+    // Nothing is changed.
+    assert_eq!(store.objects().await.len(), 0);
+    let wrong = right.replace(SECRET_KEY, PASSWORD);
+    let ended = doctor(settings(&wrong).path(), &[]);
+    let shown = format!("{}{}", ended.stdout, ended.stderr);
+    assert!(shown.contains("uploads.s3.secret_access_key"), "{shown}");
+    for key in [ACCESS_KEY, PASSWORD] {
+        assert!(!shown.contains(key), "{shown}");
+    }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::blocking::blocking;
 use super::bucket::Bucket;
@@ -117,6 +118,15 @@ impl Store {
         .await
     }
 
+    /// Waits for the turn to remove a file. One in the bucket is removed within a transaction that waits for the store, and
+    /// such transactions must not take all connections.
+    pub(super) async fn removal_turn(&self) -> Result<Option<OwnedSemaphorePermit>, UploadError> {
+        match &self.bucket {
+            Some(bucket) => Ok(Some(bucket.removal_turn().await?)),
+            None => Ok(None),
+        }
+    }
+
     /// Removes a stored file, whose row the caller has locked.
     pub(super) async fn remove_content(
         self: &Arc<Self>,
@@ -168,8 +178,12 @@ impl Store {
         };
         let reading = Arc::clone(bucket);
         for hash in blocking(move || Ok(reading.sending()?)).await? {
-            let locks = self.lock([hash].into_iter()).await;
-            bucket.sweep_parts(hash, locks).await?;
+            // Whoever holds the lock may be sending it now.
+            if let Some(locks) = self.try_lock(hash)
+                && let Err(error) = bucket.sweep_parts(hash, locks).await
+            {
+                tracing::warn!(blake3 = hash.hex(), %error, "parts in the bucket stay until the next sweep");
+            }
         }
         Ok(())
     }

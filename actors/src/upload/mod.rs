@@ -52,7 +52,7 @@ mod store;
 mod uploads;
 
 pub use admission::{ActiveUpload, Ticket};
-pub use bucket::{BucketConfig, BucketError};
+pub use bucket::{BucketConfig, BucketError, try_once as try_bucket};
 pub use caller::Caller;
 pub use config::{Config, ScanConfig};
 pub use content::{Facts, Kind, Limits};

@@ -434,6 +434,7 @@ impl Records {
         let Ok(file) = <[u8; 32]>::try_from(hash).map(ContentHash) else {
             return Ok(false);
         };
+        let _turn = store.removal_turn().await?;
         let locks = store.lock([file].into_iter()).await;
         let work = |transaction: Arc<Transaction>| {
             let locks = Arc::clone(&locks);

@@ -47,8 +47,8 @@ const LOCK: &str = "lock";
 /// Holds the identity of the folder.
 const IDENTITY: &str = "id";
 
-/// Contents share this many locks.
-const LOCKS: usize = 256;
+/// Contents share this many locks. One is held for as long as a file is on its way to the bucket.
+const LOCKS: usize = 4096;
 
 /// The folder of uploaded files.
 #[derive(Debug)]
@@ -105,6 +105,11 @@ pub fn hash_of_digits(digits: &str) -> Option<[u8; 32]> {
     is_hash.then_some(hash)
 }
 
+/// The lock of a content.
+fn share(hash: ContentHash) -> usize {
+    usize::from(u16::from_be_bytes([hash.0[0], hash.0[1]])) % LOCKS
+}
+
 /// The bytes as hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -157,7 +162,7 @@ impl Store {
     /// Waits for the right to add or remove the files with these hashes.
     pub(super) async fn lock(&self, hashes: impl Iterator<Item = ContentHash>) -> ContentLocks {
         // Everybody locks in the same order, and each lock once.
-        let shares: BTreeSet<usize> = hashes.map(|hash| usize::from(hash.0[0]) % LOCKS).collect();
+        let shares: BTreeSet<usize> = hashes.map(share).collect();
         let mut guards = Vec::with_capacity(shares.len());
         for share in shares {
             if let Some(lock) = self.locks.get(share) {
@@ -165,6 +170,13 @@ impl Store {
             }
         }
         Arc::new(guards)
+    }
+
+    /// As [`Self::lock`], without waiting.
+    pub(super) fn try_lock(&self, hash: ContentHash) -> Option<ContentLocks> {
+        let lock = self.locks.get(share(hash))?;
+        let guard = Arc::clone(lock).try_lock_owned().ok()?;
+        Some(Arc::new(vec![guard]))
     }
 
     /// Makes a file for bytes that arrive.

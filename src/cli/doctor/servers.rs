@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use headroom_actors::kernel::pool::{ConnectError, ConnectErrorKind};
 use headroom_actors::kernel::private_server::ServerUrl;
-use headroom_actors::upload::scanner;
+use headroom_actors::upload::{scanner, try_bucket};
 use headroom_actors::{postgres, redis};
 use tokio::time::timeout;
 
@@ -83,6 +83,25 @@ pub(super) async fn scanner(settings: Settings) -> Vec<Check> {
     };
     let check = Check::failure(GROUP, NAME, error).would_fail(would);
     vec![check.remedy("start clamd, or correct uploads.scan.address")]
+}
+
+/// The bucket of uploads.
+pub(super) async fn bucket(settings: Settings) -> Vec<Check> {
+    const NAME: &str = "uploads.s3";
+    let Some(bucket) = uploads::bucket(&settings.uploads.s3) else {
+        let why = "complete files are kept in uploads.dir: uploads.s3.bucket is not set";
+        return vec![Check::skipped(GROUP, NAME, why)];
+    };
+    let error = match timeout(CHECK_WITHIN, try_bucket(&bucket)).await {
+        Ok(Ok(())) => {
+            let found = format!("the bucket {} can be read", bucket.bucket);
+            return vec![Check::ok(GROUP, NAME, found)];
+        }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {CHECK_WITHIN:?}"),
+    };
+    let check = Check::failure(GROUP, NAME, error).would_fail("uploads and downloads get a 503");
+    vec![check.remedy("start the store, open the way to it, or correct uploads.s3")]
 }
 
 fn try_postgres(connector: postgres::Connector) -> Trial {

@@ -29,7 +29,7 @@ use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
 use object_store::{BackoffConfig, GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::blocking::blocking;
@@ -47,6 +47,10 @@ use journal::Journal;
 const CALL_WITHIN: Duration = Duration::from_secs(8);
 /// How long the objects of one folder may take to list.
 const LIST_WITHIN: Duration = Duration::from_secs(60);
+/// Removals at the same time. Each holds a connection of the database while it waits for the store.
+const REMOVALS_MAX: usize = 2;
+/// How long one may wait for its turn. Then it is left to the next sweep.
+const TURN_WITHIN: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
@@ -97,6 +101,7 @@ pub(super) struct Bucket {
     config: BucketConfig,
     journal: Journal,
     transfers: Arc<Semaphore>,
+    removals: Arc<Semaphore>,
     buffers: Arc<dyn Buffers>,
 }
 
@@ -113,57 +118,42 @@ impl Bucket {
         dir: &FilePath,
         buffers: Arc<dyn Buffers>,
     ) -> Result<Self, UploadError> {
-        let (config, dir) = (config.clone(), dir.to_owned());
-        // The certificates of the system are read.
-        let bucket = blocking(move || {
-            let journal = Journal::open(&dir)?;
-            Ok(Self {
-                s3: client(&config)?,
-                journal,
-                transfers: Arc::new(Semaphore::new(config.transfers_max as usize)),
-                config,
-                buffers,
-            })
+        let dir = dir.to_owned();
+        Ok(Self {
+            s3: find(config).await?,
+            journal: blocking(move || Ok(Journal::open(&dir)?)).await?,
+            transfers: Arc::new(Semaphore::new(config.transfers_max as usize)),
+            removals: Arc::new(Semaphore::new(REMOVALS_MAX)),
+            config: config.clone(),
+            buffers,
         })
-        .await?;
-        // Whether the store is there and accepts the keys.
-        bucket.identity().await?;
-        Ok(bucket)
     }
 
     /// Which database knows the bucket. `None`: none yet.
     pub(super) async fn identity(&self) -> Result<Option<String>, BucketError> {
-        let path = self.root().join(IDENTITY);
-        let range = Some(GetRange::Bounded(0..IDENTITY_MAX));
-        let options = GetOptions {
-            range,
-            ..GetOptions::default()
-        };
-        let read = async { self.s3.get_opts(&path, options).await?.bytes().await };
-        let bytes = found(self.call(read).await)?;
-        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
+        identity(&self.s3, &self.config).await
     }
 
     /// Says which database knows the bucket. Stores differ in whether they can refuse to replace an object, so the caller
     /// reads what is there afterwards.
     pub(super) async fn set_identity(&self, identity: &UploadId) -> Result<(), BucketError> {
-        let path = self.root().join(IDENTITY);
+        let path = root(&self.config).join(IDENTITY);
         let put = self.s3.put(&path, identity.as_str().to_owned().into());
-        self.call(put).await.map(drop).map_err(fault)
+        call(put).await.map(drop).map_err(fault)
     }
 
     /// Whether it holds no file.
     pub(super) async fn is_empty(&self) -> Result<bool, BucketError> {
-        let content = self.root().join(CONTENT);
+        let content = root(&self.config).join(CONTENT);
         let mut objects = self.s3.list(Some(&content));
-        let first = self.call(async { objects.try_next().await }).await;
+        let first = call(async { objects.try_next().await }).await;
         Ok(first.map_err(fault)?.is_none())
     }
 
     /// The size of a stored file. `None`: it is not there.
     pub(super) async fn size(&self, hash: ContentHash) -> Result<Option<u64>, BucketError> {
         let path = self.path(hash);
-        let head = self.call(self.s3.head(&path)).await;
+        let head = call(self.s3.head(&path)).await;
         Ok(found(head)?.map(|object| object.size))
     }
 
@@ -181,7 +171,7 @@ impl Bucket {
             range: Some(GetRange::Bounded(range)),
             ..GetOptions::default()
         };
-        let answer = found(self.call(self.s3.get_opts(&path, options)).await)?;
+        let answer = found(call(self.s3.get_opts(&path, options)).await)?;
         let idle = self.config.timeout;
         Ok(answer.map(|answer| {
             // The time runs only while the reader waits for bytes.
@@ -194,15 +184,22 @@ impl Bucket {
         }))
     }
 
-    /// Removes a stored file, if it is there.
+    /// Waits for the turn to remove a file.
+    pub(super) async fn removal_turn(&self) -> Result<OwnedSemaphorePermit, BucketError> {
+        let turn = timeout(TURN_WITHIN, Arc::clone(&self.removals).acquire_owned()).await;
+        let busy = || BucketError::Unavailable("other removals wait for it".to_owned());
+        turn.ok().and_then(Result::ok).ok_or_else(busy)
+    }
+
+    /// Removes a stored file, if it is there. The caller has its turn.
     pub(super) async fn remove(&self, hash: ContentHash) -> Result<(), BucketError> {
         let path = self.path(hash);
-        found(self.call(self.s3.delete(&path)).await).map(drop)
+        found(call(self.s3.delete(&path)).await).map(drop)
     }
 
     /// The hashes of all stored files whose hash begins with `prefix`.
     pub(super) async fn stored(&self, prefix: u8) -> Result<Vec<ContentHash>, BucketError> {
-        let folder = self.root().join(CONTENT).join(hex(&[prefix]));
+        let folder = root(&self.config).join(CONTENT).join(hex(&[prefix]));
         let hashes = self.s3.list(Some(&folder)).try_filter_map(async |object| {
             let name = object.location.filename();
             Ok(name.and_then(ContentHash::of_name))
@@ -212,31 +209,59 @@ impl Bucket {
         hashes.map_err(fault)
     }
 
-    /// Bounds a call that moves no file.
-    async fn call<T>(
-        &self,
-        call: impl Future<Output = object_store::Result<T>>,
-    ) -> Result<T, object_store::Error> {
-        let answer = timeout(CALL_WITHIN, call).await;
-        answer.unwrap_or_else(|_| {
-            Err(object_store::Error::Generic {
-                store: "S3",
-                source: Box::new(BucketError::late(CALL_WITHIN)),
-            })
-        })
-    }
-
-    fn root(&self) -> Path {
-        Path::from(self.config.prefix.as_str())
-    }
-
     fn path(&self, hash: ContentHash) -> Path {
         let name = hash.hex();
-        self.root()
+        root(&self.config)
             .join(CONTENT)
             .join(&name[..2])
             .join(name.as_str())
     }
+}
+
+/// Asks once whether the store is there, accepts the keys, and has the bucket. Nothing is written.
+///
+/// # Errors
+/// Why the bucket cannot be used.
+pub async fn try_once(config: &BucketConfig) -> Result<(), UploadError> {
+    find(config).await.map(drop)
+}
+
+/// Finds the bucket.
+async fn find(config: &BucketConfig) -> Result<AmazonS3, UploadError> {
+    let building = config.clone();
+    // The certificates of the system are read.
+    let s3 = blocking(move || Ok(client(&building)?)).await?;
+    identity(&s3, config).await?;
+    Ok(s3)
+}
+
+async fn identity(s3: &AmazonS3, config: &BucketConfig) -> Result<Option<String>, BucketError> {
+    let path = root(config).join(IDENTITY);
+    let range = Some(GetRange::Bounded(0..IDENTITY_MAX));
+    let options = GetOptions {
+        range,
+        ..GetOptions::default()
+    };
+    let read = async { s3.get_opts(&path, options).await?.bytes().await };
+    let bytes = found(call(read).await)?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
+}
+
+fn root(config: &BucketConfig) -> Path {
+    Path::from(config.prefix.as_str())
+}
+
+/// Bounds a call that moves no file.
+async fn call<T>(
+    call: impl Future<Output = object_store::Result<T>>,
+) -> Result<T, object_store::Error> {
+    let answer = timeout(CALL_WITHIN, call).await;
+    answer.unwrap_or_else(|_| {
+        Err(object_store::Error::Generic {
+            store: "S3",
+            source: Box::new(BucketError::late(CALL_WITHIN)),
+        })
+    })
 }
 
 fn client(config: &BucketConfig) -> Result<AmazonS3, BucketError> {

@@ -18,7 +18,7 @@ use super::super::error::UploadError;
 use super::super::receive::Received;
 use super::super::store::{ContentHash, ContentLocks};
 use super::error::{fault, found};
-use super::{Bucket, BucketError, CALL_WITHIN};
+use super::{Bucket, BucketError, CALL_WITHIN, call};
 use crate::kernel::{BufferReservation, Buffers};
 
 /// A larger file is sent in parts of this size.
@@ -60,7 +60,8 @@ impl Bucket {
         let permit = Arc::clone(&self.transfers).acquire_owned().await;
         let permit = permit.map_err(|_| UploadError::Panicked)?;
         let buffers = &*self.buffers as &dyn Buffers;
-        let memory = buffers.reserve_after_reading(bytes).await?;
+        let mut memory = buffers.reserve_after_reading(bytes).await?;
+        memory.fill(bytes);
         Ok((permit, memory))
     }
 
@@ -84,7 +85,7 @@ impl Bucket {
     ) -> Result<(), UploadError> {
         let hash = file.blake3;
         self.end_parts(hash).await?;
-        let created = self.call(self.s3.create_multipart(path)).await;
+        let created = call(self.s3.create_multipart(path)).await;
         let parts = created.map_err(fault)?;
         self.journal.write(hash, &parts)?;
         let sent = self.send_parts(path, &parts, file, part_bytes).await;
