@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{start, store, text};
 
-async fn link(server: &Server, upload: &Value, seconds: u32) -> String {
+pub(super) async fn link(server: &Server, upload: &Value, seconds: u32) -> String {
     let path = format!("/api/uploads/{}/links", upload["id"].as_str().unwrap());
     let asked = json!({ "expires_in_seconds": seconds });
     let answer = server.post(&path, &asked).await;

@@ -20,7 +20,7 @@ async fn send_with(server: &Server, key: &str, form: Form) -> Response {
 }
 
 /// Sends a form whose files must be stored now or before. Returns their ids, and whether it was before.
-async fn stored(server: &Server, key: &str, form: Form) -> (Vec<String>, bool) {
+pub(super) async fn stored(server: &Server, key: &str, form: Form) -> (Vec<String>, bool) {
     let answer = send_with(server, key, form).await;
     let is_repeat = answer.headers().contains_key("Idempotent-Replayed");
     let status = answer.status();

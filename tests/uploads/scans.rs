@@ -14,7 +14,7 @@ fn start_with(clamd: &Clamd, policy: &str) -> Server {
     start(&format!("{address}\nuploads.scan.policy = '{policy}'"))
 }
 
-fn infected() -> Form {
+pub(super) fn infected() -> Form {
     Form::default().file("a.txt", "text/plain", &eicar())
 }
 

@@ -41,7 +41,7 @@ async fn create(server: &Server, headers: &[(&str, &str)]) -> Response {
 }
 
 /// Begins an upload. Returns its path.
-async fn begin(server: &Server, length: usize) -> String {
+pub(super) async fn begin(server: &Server, length: usize) -> String {
     let answer = create(
         server,
         &[
@@ -59,7 +59,7 @@ fn location(answer: Response, status: u16) -> String {
     answer.headers()["location"].to_str().unwrap().to_owned()
 }
 
-async fn send(
+pub(super) async fn send(
     server: &Server,
     path: &str,
     offset: usize,

@@ -33,11 +33,16 @@ impl Records {
         let mut known = self.registered(BUCKET).await?;
         if known.is_none() && bucket.is_empty().await? {
             let identity = UploadId::random();
-            bucket.set_identity(&identity).await?;
+            // In this order: after a death in between, both are still new to each other.
+            bucket.set_identity(identity.as_str()).await?;
             self.register(BUCKET, identity.as_str()).await?;
             known = self.registered(BUCKET).await?;
+            // If somebody else has registered one at the same time, the database decides.
+            if let Some(known) = &known {
+                bucket.set_identity(known).await?;
+            }
         }
-        // Read again: another server may have replaced it.
+        // Read again: a server with another database may have replaced it.
         match known.is_some() && bucket.identity().await? == known {
             true => Ok(()),
             false => Err(BucketError::Foreign.into()),

@@ -479,7 +479,8 @@ impl Owned {
         }
         let mut swept = self.partials.sweep(&store, is_known).await?;
         swept.expired += self.quarantine.sweep(&store, is_known).await?;
-        // The rest needs the bucket, if there is one.
+        // The rest needs the bucket, if there is one. Uploads and sweeps make it known to the database one at a time.
+        self.count(&store).await?;
         self.records.check_bucket(&store).await?;
         let stored = self.records.sweep(&store, first, is_known).await?;
         swept.expired += stored.expired;

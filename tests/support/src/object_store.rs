@@ -6,11 +6,13 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use reqwest::Client;
 use tempfile::TempDir;
 
 use crate::capability::skip;
 use crate::child::{self, Child};
+use crate::process_tree::Process;
 use crate::wait::{DEADLINE, wait_for};
 
 /// The interpreter that Debian's packages of Swift are for.
@@ -116,6 +118,23 @@ impl ObjectStore {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
         fs::remove_file(self.dir.path().join("ports")).unwrap();
+    }
+
+    /// Has it answer nobody until [`ObjectStore::go_on`].
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn stop(&self) {
+        Process::read(self.process.id()).unwrap().stop();
+    }
+
+    /// Ends what [`ObjectStore::stop`] began.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn go_on(&self) {
+        let process = Process::read(self.process.id()).unwrap();
+        process.signal(Signal::SIGCONT);
     }
 
     /// Starts it again after [`ObjectStore::kill`], with what it has stored.

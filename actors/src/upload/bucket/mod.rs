@@ -34,7 +34,6 @@ use tokio::time::timeout;
 
 use super::blocking::blocking;
 use super::error::UploadError;
-use super::id::UploadId;
 use super::store::{ContentHash, hex};
 use crate::kernel::Buffers;
 
@@ -136,9 +135,9 @@ impl Bucket {
 
     /// Says which database knows the bucket. Stores differ in whether they can refuse to replace an object, so the caller
     /// reads what is there afterwards.
-    pub(super) async fn set_identity(&self, identity: &UploadId) -> Result<(), BucketError> {
+    pub(super) async fn set_identity(&self, identity: &str) -> Result<(), BucketError> {
         let path = root(&self.config).join(IDENTITY);
-        let put = self.s3.put(&path, identity.as_str().to_owned().into());
+        let put = self.s3.put(&path, identity.to_owned().into());
         call(put).await.map(drop).map_err(fault)
     }
 
