@@ -1,6 +1,7 @@
 //! Who may upload now: places, memory, quotas and the disk.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,8 @@ use super::store::Store;
 use crate::kernel::pressure::{Level, PressureReader};
 use crate::kernel::{Buffers, Clock, Timestamp};
 
+/// Callers share this many turns to store files.
+const TURNS: usize = 64;
 /// Time between two looks at the memory while an upload waits for it.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -44,8 +47,8 @@ pub(super) struct Admission {
     active: Mutex<ActiveUploads>,
     /// What is stored, as of the last look, with what this server has changed since.
     stored: Mutex<Totals>,
-    /// Held while files are stored, if callers have quotas.
-    turn: tokio::sync::Mutex<()>,
+    /// Held while files of a caller are stored, if callers have quotas. Some callers share one.
+    turns: [tokio::sync::Mutex<()>; TURNS],
 }
 
 #[derive(Default)]
@@ -112,7 +115,7 @@ impl Admission {
             scan,
             active: Mutex::default(),
             stored: Mutex::default(),
-            turn: tokio::sync::Mutex::default(),
+            turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
         }
     }
 
@@ -342,7 +345,7 @@ impl Admission {
         }
     }
 
-    /// Waits until others have stored their files, where what each may store depends on that. Until the guard is
+    /// Waits until the caller's other files are stored, where what it may store depends on them. Until the guard is
     /// dropped, `caller` may store `new`.
     pub(super) async fn turn(
         &self,
@@ -353,7 +356,10 @@ impl Admission {
         if !self.bounds_callers() {
             return Ok(None);
         }
-        let turn = self.turn.lock().await;
+        let mut hasher = DefaultHasher::new();
+        caller.hash(&mut hasher);
+        let turn = &self.turns[hasher.finish() as usize % TURNS];
+        let turn = turn.lock().await;
         let used = records.totals(Some(caller)).await?;
         self.check_caller_total(used.plus(new))?;
         Ok(Some(turn))

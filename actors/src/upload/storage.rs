@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::future::{BoxFuture, FutureExt, pending};
 
@@ -24,7 +24,14 @@ pub(super) struct Storage {
     dir: PathBuf,
     bucket: Option<BucketConfig>,
     buffers: Arc<dyn Buffers>,
-    store: Arc<Mutex<Option<Arc<Store>>>>,
+    opened: Arc<Mutex<Opened>>,
+}
+
+#[derive(Default)]
+struct Opened {
+    store: Option<Arc<Store>>,
+    /// The last one. Work that outlives an unload may still use it, and has the folder locked.
+    last: Weak<Store>,
 }
 
 impl Storage {
@@ -37,28 +44,30 @@ impl Storage {
             dir,
             bucket,
             buffers,
-            store: Arc::default(),
+            opened: Arc::default(),
         }
     }
 
     /// The folder. `None` while it is not open.
     pub(super) fn store(&self) -> Option<Arc<Store>> {
-        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        store.clone()
+        self.opened().store.clone()
     }
 
-    fn set(&self, store: Option<Arc<Store>>) {
-        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = store;
+    fn opened(&self) -> MutexGuard<'_, Opened> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn open(&self) -> Result<Store, UploadError> {
+    async fn open(&self) -> Result<Arc<Store>, UploadError> {
+        if let Some(store) = self.opened().last.upgrade() {
+            return Ok(store);
+        }
         let dir = self.dir.clone();
         let mut store = blocking(move || Ok(Store::open(&dir)?)).await?;
         if let Some(config) = &self.bucket {
             let bucket = Bucket::open(config, &self.dir, Arc::clone(&self.buffers)).await?;
             store.bucket = Some(Arc::new(bucket));
         }
-        Ok(store)
+        Ok(Arc::new(store))
     }
 
     pub(super) fn resource(&self, ttl: Option<std::time::Duration>) -> Resource {
@@ -67,7 +76,8 @@ impl Storage {
             kind: "storage",
             depends_on: Vec::new(),
             ttl,
-            pinned: false,
+            // To unload it frees next to nothing, and would hold up new requests until the last one in progress ends.
+            pinned: true,
             estimated_bytes: BYTES,
             load: Arc::new(self.clone()),
         }
@@ -93,7 +103,10 @@ impl Load for Storage {
                 let message = "the upload storage cannot be opened; see the log for the cause";
                 LoadError::new(LoadErrorKind::Unavailable, message)
             })?;
-            storage.set(Some(Arc::new(store)));
+            let mut opened = storage.opened();
+            opened.last = Arc::downgrade(&store);
+            opened.store = Some(store);
+            drop(opened);
             Ok(Loaded {
                 bytes: 0,
                 died: pending().boxed(),
@@ -103,7 +116,7 @@ impl Load for Storage {
     }
 
     fn unload(&self) -> BoxFuture<'static, ()> {
-        self.set(None);
+        self.opened().store = None;
         std::future::ready(()).boxed()
     }
 }
