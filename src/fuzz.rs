@@ -12,8 +12,11 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::routes::fuzz as routes;
 
-/// All targets, by their names.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+/// A name and a function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: &[Target] = &[
     ("content", content),
     ("file_name", file_name),
     ("ids", ids),
