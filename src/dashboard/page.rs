@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sha2::{Digest, Sha256};
+use ring::digest::{SHA256, digest};
 
 const STYLE: &str = include_str!("page/style.css");
 
@@ -49,7 +49,7 @@ impl Page {
             source_hash(SCRIPT),
             source_hash(STYLE)
         );
-        let tag = STANDARD.encode(&Sha256::digest(&html)[..15]);
+        let tag = STANDARD.encode(&digest(&SHA256, html.as_bytes()).as_ref()[..15]);
         Self { html, policy, tag }
     }
 }
@@ -59,7 +59,10 @@ pub static PAGE: LazyLock<Page> = LazyLock::new(Page::new);
 
 /// The hash by which a policy allows an inline script or style.
 fn source_hash(source: &str) -> String {
-    format!("sha256-{}", STANDARD.encode(Sha256::digest(source)))
+    format!(
+        "sha256-{}",
+        STANDARD.encode(digest(&SHA256, source.as_bytes()))
+    )
 }
 
 #[cfg(test)]

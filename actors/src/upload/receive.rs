@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA256};
 use tokio::task::spawn_blocking;
 
 use super::content::{Check, Facts, FileName, Kind};
@@ -27,7 +27,7 @@ struct Progress {
     /// Whether the bytes are in the file already.
     is_written: bool,
     blake3: blake3::Hasher,
-    sha256: Sha256,
+    sha256: Context,
     check: Check,
     bytes: u64,
 }
@@ -87,7 +87,7 @@ impl Incoming {
             temp,
             is_written,
             blake3: blake3::Hasher::new(),
-            sha256: Sha256::new(),
+            sha256: Context::new(&SHA256),
             check: Check::new(kind, shared.limits.clone()),
             bytes: 0,
         });
@@ -162,13 +162,15 @@ impl Sink for Progress {
 impl Progress {
     fn finish(self, name: FileName, kind: Kind) -> Result<Received, UploadError> {
         let facts = self.check.finish(&self.temp.file, self.bytes)?;
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(self.sha256.finish().as_ref());
         let synced = self.temp.file.sync_all();
         synced.map_err(UploadError::Unsynced)?;
         Ok(Received {
             name,
             kind,
             blake3: ContentHash(*self.blake3.finalize().as_bytes()),
-            sha256: self.sha256.finalize().into(),
+            sha256,
             bytes: self.bytes,
             facts,
             scanned: false,

@@ -26,6 +26,9 @@ const SIZES: [u64; 2] = [100 << 20, 10 << 10];
 /// The numbers of clients.
 const CLIENTS: [usize; 3] = [1, 8, 64];
 
+/// How often each is measured.
+const ROUNDS: usize = 3;
+
 /// The time before each measurement, with small files.
 const WARM_UP: Duration = Duration::from_secs(1);
 
@@ -38,27 +41,55 @@ struct Outcome {
 }
 
 /// Measures each server and the disk with each size and each number of clients, for `seconds` each or until every client has
-/// sent one file, and prints the results.
+/// sent one file, and prints the round with the median rate of each. The order differs from round to round: who comes after
+/// another finds memory and a disk cache as that one left them.
 pub(crate) fn compare(binary: &Path, seconds: u64) -> Result<()> {
     let time = Duration::from_secs(seconds);
     let shared = Shared::new(SIZES[0])?;
+    let servers: Vec<_> = SERVERS.iter().filter(|server| server.can_run()).collect();
     println!(
         "\n| file | clients | server | MB/s | files/s | p50 ms | RSS MiB | PSS MiB | CPU s/GB | client s/GB |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     for size in SIZES {
         for clients in CLIENTS {
-            for server in SERVERS.iter().filter(|server| server.can_run()) {
-                let failed = |error| format!("{}, {clients} clients: {error}", server.label);
-                let (outcome, used) =
-                    measure(server, binary, &shared, size, clients, time).map_err(failed)?;
-                print_row(size, clients, server.label, &outcome, Some(&used));
+            // The disk comes last in the rows.
+            let mut rows: Vec<Vec<Row>> = (0..=servers.len()).map(|_| Vec::new()).collect();
+            for round in 0..ROUNDS {
+                for turn in 0..rows.len() {
+                    let which = (round + turn) % rows.len();
+                    let row = match servers.get(which) {
+                        None => (disk::write(&shared, size, clients, time)?, None),
+                        Some(server) => {
+                            let failed =
+                                |error| format!("{}, {clients} clients: {error}", server.label);
+                            let measured = measure(server, binary, &shared, size, clients, time);
+                            let (outcome, used) = measured.map_err(failed)?;
+                            (outcome, Some(used))
+                        }
+                    };
+                    rows[which].push(row);
+                }
             }
-            let outcome = disk::write(&shared, size, clients, time)?;
-            print_row(size, clients, "the disk itself", &outcome, None);
+            let labels = servers.iter().map(|server| server.label);
+            for (label, mut rounds) in labels.chain(["the disk itself"]).zip(rows) {
+                rounds.sort_by(|(one, _), (other, _)| one.rate().total_cmp(&other.rate()));
+                let (outcome, used) = &rounds[ROUNDS / 2];
+                print_row(size, clients, label, outcome, used.as_ref());
+            }
         }
     }
     Ok(())
+}
+
+/// What was measured in one round.
+type Row = (Outcome, Option<Used>);
+
+impl Outcome {
+    /// Bytes per second.
+    fn rate(&self) -> f64 {
+        self.bytes as f64 / self.elapsed.as_secs_f64()
+    }
 }
 
 fn measure(
@@ -93,7 +124,7 @@ fn print_row(size: u64, clients: usize, label: &str, outcome: &Outcome, used: Op
     };
     let mut row = format!(
         "| {size} | {clients} | {label} | {:.0} | {:.1} | {:.1} |",
-        gigabytes * 1e3 / seconds,
+        outcome.rate() / 1e6,
         outcome.times.len() as f64 / seconds,
         Samples::of_times(outcome.times.iter().copied()).median(),
     );

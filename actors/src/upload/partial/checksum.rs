@@ -1,7 +1,6 @@
 //! The sums by which a client has the bytes of one part checked.
 
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
 /// How a sum is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +48,7 @@ impl ChecksumAlgorithm {
 /// A sum in the making.
 pub(super) enum Summing {
     Nothing,
-    Sha1(Sha1),
-    Sha256(Sha256),
+    Digest(Box<Context>),
     Crc32c(u32),
 }
 
@@ -58,8 +56,10 @@ impl Summing {
     pub(super) fn new(checksum: Option<&Checksum>) -> Self {
         match checksum.map(|checksum| checksum.algorithm) {
             None => Self::Nothing,
-            Some(ChecksumAlgorithm::Sha1) => Self::Sha1(Sha1::new()),
-            Some(ChecksumAlgorithm::Sha256) => Self::Sha256(Sha256::new()),
+            Some(ChecksumAlgorithm::Sha1) => {
+                Self::Digest(Box::new(Context::new(&SHA1_FOR_LEGACY_USE_ONLY)))
+            }
+            Some(ChecksumAlgorithm::Sha256) => Self::Digest(Box::new(Context::new(&SHA256))),
             Some(ChecksumAlgorithm::Crc32c) => Self::Crc32c(0),
         }
     }
@@ -67,8 +67,7 @@ impl Summing {
     pub(super) fn add(&mut self, bytes: &[u8]) {
         match self {
             Self::Nothing => {}
-            Self::Sha1(sum) => sum.update(bytes),
-            Self::Sha256(sum) => sum.update(bytes),
+            Self::Digest(sum) => sum.update(bytes),
             Self::Crc32c(sum) => *sum = crc32c::crc32c_append(*sum, bytes),
         }
     }
@@ -76,8 +75,7 @@ impl Summing {
     pub(super) fn finish(self) -> Vec<u8> {
         match self {
             Self::Nothing => Vec::new(),
-            Self::Sha1(sum) => sum.finalize().to_vec(),
-            Self::Sha256(sum) => sum.finalize().to_vec(),
+            Self::Digest(sum) => sum.finish().as_ref().to_vec(),
             Self::Crc32c(sum) => sum.to_be_bytes().to_vec(),
         }
     }
