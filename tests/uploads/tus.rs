@@ -633,7 +633,8 @@ async fn tus_quotas_count_parts_of_files_whose_length_is_open() {
         let answer = send(&server, &second, 0, &text(600), &[]).await;
         problem(answer, 507, "insufficient-storage").await;
         drop(arriving);
-        wait_for_offset(&server, &first, 300).await;
+        wait_until_free(&server).await;
+        assert_eq!(offset(&server, &first).await, 300);
         let head = format!(
             "PATCH {second} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nContent-Type: {PART}\r\n\
              Upload-Offset: 0\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
