@@ -129,8 +129,11 @@ impl Admission {
         lease: Box<dyn Send>,
     ) -> Result<Ticket, UploadError> {
         self.check_quotas(caller, 1, announced.unwrap_or_default(), used)?;
-        self.check_disk(&store, announced.unwrap_or_default())
-            .await?;
+        // The few bytes of a small request are refused when they are to be written.
+        if announced.is_none_or(|bytes| bytes > UPLOAD_BYTES) {
+            self.check_disk(&store, announced.unwrap_or_default())
+                .await?;
+        }
         let new = Totals {
             files: 1,
             bytes: announced.unwrap_or_default(),
@@ -457,16 +460,12 @@ impl Ticket {
     /// Begins a file: what its name and its declared media type say decides its kind.
     ///
     /// # Errors
-    /// The name or the kind is refused, or no file can be made.
-    pub async fn begin(
-        &self,
-        name: &str,
-        media_type: Option<&str>,
-    ) -> Result<Incoming, UploadError> {
+    /// The name or the kind is refused.
+    pub fn begin(&self, name: &str, media_type: Option<&str>) -> Result<Incoming, UploadError> {
         let name = FileName::parse(name)?;
         let (kind, bytes_max) = self.admission.config.kind(&name, media_type)?;
         self.set_file(name.as_str());
-        Incoming::begin(self.shared(), name, kind, bytes_max).await
+        Ok(Incoming::begin(self.shared(), name, kind, bytes_max))
     }
 
     /// What the work on files of this upload uses.
@@ -477,7 +476,7 @@ impl Ticket {
             buffers: Arc::clone(&self.admission.buffers),
             pressure: self.admission.pressure.clone(),
             limits: config.limits.clone(),
-            disk_free_min: config.disk_free_min,
+            disk_free_min: Some(config.disk_free_min),
             scan: self.admission.scan.clone(),
             caller: self.active.caller,
             received: Arc::clone(&self.active.received),

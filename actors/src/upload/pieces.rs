@@ -35,7 +35,8 @@ pub(super) struct Shared {
     pub(super) buffers: Arc<dyn Buffers>,
     pub(super) pressure: PressureReader,
     pub(super) limits: Limits,
-    pub(super) disk_free_min: u64,
+    /// What the disk must have free for whoever writes to it.
+    pub(super) disk_free_min: Option<u64>,
     pub(super) scan: Option<Scan>,
     pub(super) caller: Caller,
     /// The bytes that have arrived.
@@ -54,6 +55,26 @@ pub(super) struct Pieces<S> {
     /// Shared with the piece that is being written, which may outlive the upload.
     memory: Option<Arc<BufferReservation>>,
     writer: Writer<S>,
+}
+
+/// The disk, of which uploads leave some bytes free.
+struct Disk {
+    store: Arc<Store>,
+    floor: Option<u64>,
+}
+
+impl Disk {
+    /// Whether it may take so many bytes. May block.
+    fn check(&self, bytes: usize) -> Result<(), UploadError> {
+        let Some(floor) = self.floor else {
+            return Ok(());
+        };
+        let free = self.store.free_bytes()?;
+        match free < floor.saturating_add(bytes as u64) {
+            true => Err(UploadError::DiskFull { free, floor }),
+            false => Ok(()),
+        }
+    }
 }
 
 enum Writer<S> {
@@ -137,18 +158,22 @@ impl<S: Sink> Pieces<S> {
     /// Has a piece written, as soon as what was before is.
     async fn flush(&mut self, piece: Bytes) -> Result<(), UploadError> {
         let mut sink = self.sink().await?;
-        let (store, floor) = (Arc::clone(&self.shared.store), self.shared.disk_free_min);
+        let disk = self.disk();
         let memory = self.memory.clone();
         self.writer = Writer::Busy(spawn_blocking(move || {
-            let free = store.free_bytes()?;
-            if free < floor.saturating_add(piece.len() as u64) {
-                return Err(UploadError::DiskFull { free, floor });
-            }
+            disk.check(piece.len())?;
             sink.add(&piece)?;
             drop((piece, memory));
             Ok(sink)
         }));
         Ok(())
+    }
+
+    fn disk(&self) -> Disk {
+        Disk {
+            store: Arc::clone(&self.shared.store),
+            floor: self.shared.disk_free_min,
+        }
     }
 
     /// Waits until nothing is being written.
@@ -166,9 +191,11 @@ impl<S: Sink> Pieces<S> {
         end: impl FnOnce(Box<S>) -> Result<T, UploadError> + Send + 'static,
     ) -> Result<T, UploadError> {
         let mut sink = self.sink().await?;
+        let disk = self.disk();
         let piece = std::mem::take(&mut self.collected).freeze();
         let ended = spawn_blocking(move || {
             if !piece.is_empty() {
+                disk.check(piece.len())?;
                 sink.add(&piece)?;
             }
             end(sink)

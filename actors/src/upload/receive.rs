@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
-use tokio::task::spawn_blocking;
 
 use super::content::{Check, Facts, FileName, Kind};
 use super::error::UploadError;
 use super::pieces::{Pieces, Shared, Sink};
-use super::store::{ContentHash, TempFile};
+use super::store::{ContentHash, Store, TempFile};
 
 /// A file that arrives. If it is dropped, nothing of it is left.
 pub struct Incoming {
@@ -23,7 +22,9 @@ pub struct Incoming {
 
 /// The file and what is known of the bytes in it.
 struct Progress {
-    temp: TempFile,
+    store: Arc<Store>,
+    /// Made when its first bytes are written, by the thread that writes them.
+    temp: Option<TempFile>,
     /// Whether the bytes are in the file already.
     is_written: bool,
     blake3: blake3::Hasher,
@@ -46,16 +47,8 @@ pub struct Received {
 
 impl Incoming {
     /// Begins a file of at most `bytes_max` bytes.
-    pub(super) async fn begin(
-        shared: Shared,
-        name: FileName,
-        kind: Kind,
-        bytes_max: u64,
-    ) -> Result<Self, UploadError> {
-        let store = Arc::clone(&shared.store);
-        let temp = spawn_blocking(move || store.create());
-        let temp = temp.await.map_err(|_| UploadError::Panicked)??;
-        Ok(Self::of(shared, name, kind, bytes_max, temp, false))
+    pub(super) fn begin(shared: Shared, name: FileName, kind: Kind, bytes_max: u64) -> Self {
+        Self::of(shared, name, kind, bytes_max, None)
     }
 
     /// Begins a file whose bytes are in `temp` already. They come again, to be checked.
@@ -68,11 +61,11 @@ impl Incoming {
     ) -> Self {
         // Nothing is written, so the disk needs no room.
         let shared = Shared {
-            disk_free_min: 0,
+            disk_free_min: None,
             received: Arc::default(),
             ..shared
         };
-        Self::of(shared, name, kind, bytes_max, temp, true)
+        Self::of(shared, name, kind, bytes_max, Some(temp))
     }
 
     fn of(
@@ -80,12 +73,12 @@ impl Incoming {
         name: FileName,
         kind: Kind,
         bytes_max: u64,
-        temp: TempFile,
-        is_written: bool,
+        written: Option<TempFile>,
     ) -> Self {
         let progress = Box::new(Progress {
-            temp,
-            is_written,
+            store: Arc::clone(&shared.store),
+            is_written: written.is_some(),
+            temp: written,
             blake3: blake3::Hasher::new(),
             sha256: Context::new(&SHA256),
             check: Check::new(kind, shared.limits.clone()),
@@ -152,7 +145,11 @@ impl Sink for Progress {
         self.blake3.update(piece);
         self.sha256.update(piece);
         if !self.is_written {
-            self.temp.file.write_all(piece)?;
+            let temp = match &mut self.temp {
+                Some(temp) => temp,
+                none => none.insert(self.store.create()?),
+            };
+            temp.file.write_all(piece)?;
         }
         self.bytes += piece.len() as u64;
         Ok(())
@@ -161,11 +158,15 @@ impl Sink for Progress {
 
 impl Progress {
     fn finish(self, name: FileName, kind: Kind) -> Result<Received, UploadError> {
-        let facts = self.check.finish(&self.temp.file, self.bytes)?;
+        let temp = match self.temp {
+            Some(temp) => temp,
+            // It has no bytes.
+            None => self.store.create()?,
+        };
+        let facts = self.check.finish(&temp.file, self.bytes)?;
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(self.sha256.finish().as_ref());
-        let synced = self.temp.file.sync_all();
-        synced.map_err(UploadError::Unsynced)?;
+        temp.file.sync_all().map_err(UploadError::Unsynced)?;
         Ok(Received {
             name,
             kind,
@@ -174,7 +175,7 @@ impl Progress {
             bytes: self.bytes,
             facts,
             scanned: false,
-            temp: self.temp,
+            temp,
         })
     }
 }

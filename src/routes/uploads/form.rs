@@ -216,7 +216,7 @@ async fn read_form(
 
 async fn receive(part: &mut Part, name: &str, ticket: &Ticket) -> Result<Received, Refusal> {
     let media_type = part.media_type();
-    let mut incoming = ticket.begin(name, media_type.as_deref()).await?;
+    let mut incoming = ticket.begin(name, media_type.as_deref())?;
     while let Some(bytes) = part.chunk().await? {
         incoming.write(&bytes).await?;
     }
