@@ -84,6 +84,7 @@ impl Clients {
             let client = Client {
                 number,
                 sent: 0,
+                first: None,
                 http: server.client().clone(),
                 address: address.clone(),
                 confirmed: confirmed.clone(),
@@ -98,6 +99,7 @@ impl Clients {
                         _ => client.send_in_parts().await,
                     }
                 }
+                client.repeat_first().await;
             };
             // Asynchronous closures that borrow cannot be sent to other threads.
             spawn_blocking(move || runtime.block_on(send(client)))
@@ -131,6 +133,8 @@ impl Clients {
 struct Client {
     number: u64,
     sent: u64,
+    /// The key, the bytes and the id of the first form with a key.
+    first: Option<(String, Vec<u8>, String)>,
     http: reqwest::Client,
     address: Address,
     confirmed: Confirmed,
@@ -186,12 +190,24 @@ impl Client {
     async fn send_with_key(&mut self) {
         let content = self.next_content(300_000);
         let key = format!("\"form-{}\"", self.seed());
-        let id = wait_for_async(DEADLINE, async || {
-            let request = self.form(KEYED, &content)?;
-            stored_id(accepted(request.header("Idempotency-Key", &key)).await?).await
-        })
-        .await;
+        let id = self.send_until_confirmed(&key, &content).await;
         self.confirmed.add(&id, &content);
+        self.first.get_or_insert((key, content, id));
+    }
+
+    async fn send_until_confirmed(&self, key: &str, content: &[u8]) -> String {
+        wait_for_async(DEADLINE, async || {
+            let request = self.form(KEYED, content)?;
+            stored_id(accepted(request.header("Idempotency-Key", key)).await?).await
+        })
+        .await
+    }
+
+    /// Sends the first form with a key again, after all kills.
+    async fn repeat_first(&self) {
+        if let Some((key, content, id)) = &self.first {
+            assert_eq!(self.send_until_confirmed(key, content).await, *id);
+        }
     }
 
     /// One file in parts, until it is confirmed.
