@@ -131,3 +131,58 @@ async fn a_key_is_forgotten_after_its_time() {
     })
     .await;
 }
+
+/// A connection of the test's own to the private PostgreSQL of a server, which must run.
+async fn connect(server: &Server) -> tokio_postgres::Client {
+    let folder = server.folder().join("data/postgres");
+    let password = std::fs::read_to_string(folder.join("password")).unwrap();
+    let mut config = tokio_postgres::Config::new();
+    config.host_path(folder).port(5432).dbname("headroom");
+    config.user("headroom").password(password.trim());
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+#[tokio::test]
+async fn a_key_that_is_taken_anew_while_it_is_forgotten_is_kept() {
+    let server = start("uploads.idempotency_ttl = '1s'\nuploads.sweep_interval = '100ms'");
+    // The row is locked before its time is over, or a new one is tried.
+    let (first, database) = wait_for_async(DEADLINE, async || {
+        let (ids, _) = stored(&server, "key", two_files()).await;
+        let database = connect(&server).await;
+        database.batch_execute("begin").await.unwrap();
+        let lock = "select 1 from headroom.upload_request for update";
+        let locked = database.query(lock, &[]).await.unwrap();
+        (locked.len() == 1).then_some((ids, database)).ok_or("gone")
+    })
+    .await;
+    // The sweep finds that its time is over, and waits for the lock.
+    let watch = connect(&server).await;
+    wait_for_async(DEADLINE, async || {
+        let waiting = "select query from pg_stat_activity where wait_event_type = 'Lock'
+            and query like 'delete from headroom.upload_request%'";
+        let found = watch.query(waiting, &[]).await.unwrap().len();
+        (found == 1).then_some(()).ok_or(found)
+    })
+    .await;
+    // As another request with the key does.
+    let renew = "update headroom.upload_request set expires_at = 'infinity'; commit";
+    database.batch_execute(renew).await.unwrap();
+    wait_for_a_sweep(&server).await;
+    assert_eq!(stored(&server, "key", two_files()).await, (first, true));
+}
+
+/// Waits until a sweep has begun and ended.
+async fn wait_for_a_sweep(server: &Server) {
+    let done = async || {
+        let metric = "headroom_uploads_sweeps_total";
+        server.metric(metric, &["result=\"done\""]).await
+    };
+    let before = done().await;
+    wait_for_async(DEADLINE, async || {
+        let found = done().await;
+        (found >= before + 2.0).then_some(()).ok_or(found)
+    })
+    .await;
+}

@@ -26,8 +26,10 @@ const REMEMBER: &str = "insert into headroom.upload_request as known (caller, ke
     returning 1";
 const FIND: &str = "select fingerprint, uploads from headroom.upload_request
     where caller = $1 and key = $2 and expires_at > clock_timestamp()";
+/// A request may have taken a key anew since it was found: then its time is not over.
 const FORGET: &str = "delete from headroom.upload_request where (caller, key) in
-    (select caller, key from headroom.upload_request where expires_at <= clock_timestamp() limit $1)";
+    (select caller, key from headroom.upload_request where expires_at <= clock_timestamp() limit $1)
+    and expires_at <= clock_timestamp()";
 
 /// The key of a request, which its client has chosen: 1 to 255 visible ASCII characters, without `"` and `\`.
 #[derive(Debug, Clone, PartialEq, Eq)]
