@@ -158,3 +158,33 @@ async fn records_of_infected_files_end_with_their_time() {
     )
     .await;
 }
+
+#[tokio::test]
+async fn a_record_whose_file_is_lost_takes_no_place_in_quarantine() {
+    let Some(clamd) = Clamd::start("") else {
+        return;
+    };
+    let rules = format!(
+        "require'\nuploads.scan.infected = 'quarantine'\nuploads.scan.quarantine_max = '{}B'\n\
+         uploads.sweep_interval = '100ms",
+        eicar().len()
+    );
+    let server = start_with(&clamd, &rules);
+    refused(&server, infected(), 422).await;
+    let first = infected_list(&server).await.remove(0);
+    assert_eq!(first["is_kept"], true);
+    // As if the server had died after the record.
+    let file = folder(&server).join("quarantine");
+    std::fs::remove_file(file.join(first["id"].as_str().unwrap())).unwrap();
+    headroom_test_support::wait::wait_for_async(
+        headroom_test_support::wait::DEADLINE,
+        async || match infected_list(&server).await {
+            list if list[0]["is_kept"] == false => Ok(()),
+            list => Err(list),
+        },
+    )
+    .await;
+    refused(&server, infected(), 422).await;
+    assert_eq!(infected_list(&server).await[0]["is_kept"], true);
+    assert_eq!(files(&folder(&server)).len(), 1);
+}

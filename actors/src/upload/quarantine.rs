@@ -36,6 +36,9 @@ const ADD: &str =
         $4::int8 + coalesce(sum(bytes), 0)::int8 <= $8::int8
     from headroom.infected_upload where kept returning kept";
 const NOT_KEPT: &str = "update headroom.infected_upload set kept = false where id = $1";
+/// A crash has lost the files of these.
+const LOST: &str =
+    "update headroom.infected_upload set kept = false where kept and not id = any($1)";
 const REMOVE: &str = "delete from headroom.infected_upload where id = $1 returning 1";
 const REMOVE_OLD: &str = "delete from headroom.infected_upload where id in (
     (select id from headroom.infected_upload
@@ -76,7 +79,8 @@ pub(super) struct Quarantine {
     pub(super) bytes_max: u64,
     /// How long records and files are kept.
     pub(super) ttl: Duration,
-    /// Held while a record is added: each needs to know what those before it have taken.
+    /// Held while a file is taken: each needs to know what those before it have taken, and a sweep which records have
+    /// no file yet.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -109,7 +113,6 @@ impl Quarantine {
                 WITHIN,
             )
             .await?;
-        drop(turn);
         if !rows.one()?.get::<_, bool>(0) {
             return Ok(());
         }
@@ -119,6 +122,7 @@ impl Quarantine {
             let id = &id.as_str();
             self.database.query(NOT_KEPT, &[id], WITHIN).await?;
         }
+        drop(turn);
         taken
     }
 
@@ -141,7 +145,8 @@ impl Quarantine {
         blocking(move || Ok(store.remove_quarantined(&id)?)).await
     }
 
-    /// Removes what is old, and files that no record has, if the database is that of the folder (`is_known`).
+    /// Removes what is old. If the database is that of the folder (`is_known`), records and files then agree: files that
+    /// no record has are removed, and records of which the file is lost say so.
     pub(super) async fn sweep(
         &self,
         store: &Arc<Store>,
@@ -162,8 +167,7 @@ impl Quarantine {
         if !is_known {
             return Ok(removed);
         }
-        let listing = Arc::clone(store);
-        let files = blocking(move || Ok(listing.ids_in(QUARANTINE)?)).await?;
+        let files = self.end_lost(store).await?;
         for some in files.chunks(SWEEP_ROWS as usize) {
             let ids: Vec<&str> = some.iter().map(UploadId::as_str).collect();
             let known = self.database.query(KNOWN, &[&ids], WITHIN).await?;
@@ -174,6 +178,17 @@ impl Quarantine {
             }
         }
         Ok(removed)
+    }
+
+    /// Gives back the places of files that a crash has lost. Returns the files that are there.
+    async fn end_lost(&self, store: &Arc<Store>) -> Result<Vec<UploadId>, UploadError> {
+        // Nobody is between a record and its file.
+        let _turn = self.turn.lock().await;
+        let listing = Arc::clone(store);
+        let files = blocking(move || Ok(listing.ids_in(QUARANTINE)?)).await?;
+        let ids: Vec<&str> = files.iter().map(UploadId::as_str).collect();
+        self.database.query(LOST, &[&ids], WITHIN).await?;
+        Ok(files)
     }
 }
 
