@@ -48,6 +48,20 @@ async fn a_range_is_answered_with_these_bytes() {
 }
 
 #[tokio::test]
+async fn the_head_of_a_file_is_of_all_of_it() {
+    let server = start("");
+    let upload = store(&server, "a.txt", &text(700_000)).await;
+    let path = format!("/api/uploads/{}/content", upload["id"].as_str().unwrap());
+    for range in ["bytes=0-0", "bytes=700000-"] {
+        let head = server.client().head(server.url(&path));
+        let answer = head.header("Range", range).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{range}");
+        assert_eq!(answer.headers()["content-length"], "700000");
+        assert!(!answer.headers().contains_key("content-range"));
+    }
+}
+
+#[tokio::test]
 async fn conditions_are_those_of_the_content() {
     let server = start("");
     let upload = store(&server, "a.txt", b"the content").await;

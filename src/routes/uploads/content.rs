@@ -117,6 +117,10 @@ pub(super) async fn answer(
             (from, to)
         }
     };
+    if request.method() == Method::HEAD {
+        let nothing = stream::empty::<io::Result<Bytes>>();
+        return Ok(response.body(SizedStream::new(to - from, nothing)));
+    }
     let memory = (&handles.answer_text as &dyn Buffers)
         .reserve_after_reading(PIECES * PIECE_BYTES.min(to - from))
         .await;
@@ -135,7 +139,11 @@ pub(super) fn range(
     tag: &EntityTag,
     bytes: u64,
 ) -> Result<Option<(u64, u64)>, Problem> {
-    // RFC 9110: what is malformed or of another unit is ignored, and so may several ranges be.
+    // RFC 9110: `Range` is of GET alone.
+    if request.method() != Method::GET {
+        return Ok(None);
+    }
+    // What is malformed or of another unit is ignored, and so may several ranges be.
     let Ok(Range::Bytes(ranges)) = Range::parse(request) else {
         return Ok(None);
     };
