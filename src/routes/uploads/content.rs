@@ -180,9 +180,36 @@ fn disposition(upload: &Upload) -> String {
 /// The pieces, for which the memory is reserved until they are sent.
 fn with_memory(
     pieces: BoxStream<'static, io::Result<Bytes>>,
-    memory: BufferReservation,
+    mut memory: BufferReservation,
 ) -> impl Stream<Item = io::Result<Bytes>> {
-    pieces.inspect(move |_| {
-        let _ = &memory;
+    pieces.inspect(move |piece| {
+        if let Ok(piece) = piece {
+            // Up to all of it, with the second piece.
+            memory.fill(piece.len() as u64);
+        }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use headroom_actors::kernel::testing::buffers::FixedBuffers;
+
+    use super::*;
+
+    #[actix_web::test]
+    async fn pieces_that_are_read_are_in_use_until_the_end() {
+        let account = FixedBuffers::new(u64::MAX);
+        let memory = account.reserve(PIECES * PIECE_BYTES).unwrap();
+        let piece = || Ok(Bytes::from(vec![b'a'; PIECE_BYTES as usize]));
+        let pieces = futures_util::stream::iter([piece(), piece(), piece()]);
+        let mut pieces = Box::pin(with_memory(pieces.boxed(), memory));
+        for filled in [1, 2, 2] {
+            pieces.next().await.unwrap().unwrap();
+            assert_eq!(account.filled(), filled * PIECE_BYTES);
+        }
+        drop(pieces);
+        assert_eq!((account.held(), account.filled()), (0, 0));
+    }
 }

@@ -15,6 +15,7 @@ pub struct FixedBuffers(Arc<Account>);
 struct Account {
     bytes_max: AtomicU64,
     held: AtomicU64,
+    filled: AtomicU64,
 }
 
 impl FixedBuffers {
@@ -23,6 +24,7 @@ impl FixedBuffers {
         Self(Arc::new(Account {
             bytes_max: bytes_max.into(),
             held: AtomicU64::default(),
+            filled: AtomicU64::default(),
         }))
     }
 
@@ -34,6 +36,11 @@ impl FixedBuffers {
     /// The bytes that it holds.
     pub fn held(&self) -> u64 {
         self.0.held.load(SeqCst)
+    }
+
+    /// The bytes that are in use of those.
+    pub fn filled(&self) -> u64 {
+        self.0.filled.load(SeqCst)
     }
 }
 
@@ -53,9 +60,12 @@ impl Buffers for FixedBuffers {
         ready(()).boxed()
     }
 
-    fn fill(&self, _: u64) {}
+    fn fill(&self, bytes: u64) {
+        self.0.filled.fetch_add(bytes, SeqCst);
+    }
 
-    fn release(&self, held: u64, _: u64) {
+    fn release(&self, held: u64, filled: u64) {
         self.0.held.fetch_sub(held, SeqCst);
+        self.0.filled.fetch_sub(filled, SeqCst);
     }
 }
