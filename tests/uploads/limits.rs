@@ -260,17 +260,68 @@ async fn every_refusal_is_counted_once_by_its_reason() {
     refused(&server, form("a.txt", b"\0"), 422).await;
     assert!(answer(connect(&server, head(10).as_bytes())).contains(" 408 "));
     store(&server, "a.txt", b"is not refused").await;
-    for (reason, times) in [
+    let expected = [
         ("type", 2.0),
         ("size", 2.0),
         ("form", 2.0),
         ("content", 1.0),
         ("slow", 1.0),
+    ];
+    assert_refused(&server, &expected).await;
+}
+
+#[tokio::test]
+async fn every_refusal_of_a_part_is_counted_once_by_its_reason() {
+    let server = start("uploads.file_max = '64KiB'\nserver.body_idle_timeout = '300ms'");
+    let name = "filename YS50eHQ=";
+    let begin = async |headers: &[(&str, &str)]| {
+        let request = server.client().post(server.url("/api/uploads/tus"));
+        let mut request = request.header("Upload-Metadata", name);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.unwrap()
+    };
+    let version = ("Tus-Resumable", "1.0.0");
+    assert_eq!(begin(&[]).await.status(), 412);
+    assert_eq!(begin(&[version]).await.status(), 400);
+    let answered = begin(&[version, ("Upload-Length", "100")]).await;
+    let path = answered.headers()["location"].to_str().unwrap().to_owned();
+    let part = |content_type: &str, encoding: &str| {
+        format!(
+            "PATCH {path} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n\
+             Content-Length: 10\r\nContent-Type: {content_type}\r\n{encoding}\r\n"
+        )
+    };
+    let right = "application/offset+octet-stream";
+    for (part, status) in [
+        (part("text/plain", ""), " 415 "),
+        (part(right, "Content-Encoding: gzip\r\n"), " 415 "),
+        (part(right, "Upload-Checksum: md5 YQ==\r\n"), " 400 "),
+        // The actor counts this itself.
+        (part(right, "").replace("Offset: 0", "Offset: 5"), " 409 "),
+        (part(right, ""), " 408 "),
     ] {
+        let answer = answer(connect(&server, part.as_bytes()));
+        assert!(answer.contains(status), "{part}{answer}");
+    }
+    let expected = [
+        ("form", 3.0),
+        ("type", 2.0),
+        ("slow", 1.0),
+        ("partial", 1.0),
+        ("storage", 0.0),
+    ];
+    assert_refused(&server, &expected).await;
+}
+
+/// Asserts how many uploads were refused by each reason.
+async fn assert_refused(server: &Server, expected: &[(&str, f64)]) {
+    for (reason, times) in expected {
         let label = format!("reason=\"{reason}\"");
         let found = server
             .metric("headroom_uploads_refused_total", &[&label])
             .await;
-        assert_eq!(found, times, "{reason}");
+        assert_eq!(found, *times, "{reason}");
     }
 }

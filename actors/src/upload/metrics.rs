@@ -124,13 +124,13 @@ pub(super) fn record_unscanned(files: u64) {
 /// What was wrong with the request of an upload, or with the way to its files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestFault {
-    /// The form is malformed.
+    /// The form, or what the headers say of a part of a file, is malformed.
     Form,
     /// The client sends too slowly.
     Slow,
     /// It is too large.
     Size,
-    /// It is no form.
+    /// It is neither a form nor a part of a file.
     Type,
     /// The server has no time for it.
     Busy,

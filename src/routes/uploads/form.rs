@@ -234,8 +234,8 @@ async fn read_field(part: &mut Part, bytes_max: usize) -> Result<String, Problem
     String::from_utf8(value).map_err(|_| invalid("a field is not UTF-8"))
 }
 
-/// Why a form is refused.
-struct Refusal {
+/// Why a form, or a part of a file, is refused.
+pub(super) struct Refusal {
     problem: Problem,
     is_counted: bool,
 }
@@ -265,7 +265,7 @@ impl Refusal {
     }
 
     /// The problem. It is counted, if it was not yet.
-    fn counted(self) -> Problem {
+    pub(super) fn counted(self) -> Problem {
         if !self.is_counted {
             record_refused_request(fault(self.problem.kind));
         }
@@ -277,7 +277,9 @@ impl Refusal {
 fn fault(kind: ProblemKind) -> RequestFault {
     use ProblemKind as K;
     match kind {
-        K::MalformedRequest | K::InvalidInput => RequestFault::Form,
+        K::MalformedRequest | K::InvalidInput | K::PreconditionFailed | K::NotFound => {
+            RequestFault::Form
+        }
         K::RequestTimeout => RequestFault::Slow,
         K::PayloadTooLarge => RequestFault::Size,
         K::UnsupportedMediaType => RequestFault::Type,

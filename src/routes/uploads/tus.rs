@@ -19,7 +19,7 @@ use headroom_actors::upload::{
 use tokio::time::Instant;
 
 use super::super::NoParameters;
-use super::form::{FormLimits, refused};
+use super::form::{FormLimits, Refusal, refused};
 use super::multipart::{BodyLimits, next};
 use super::{EXAMPLE_ID, caller, lease};
 use crate::body::{announced_length, refuse_compressed};
@@ -122,7 +122,7 @@ pub(in crate::routes) async fn create(
     _: web::Query<NoParameters>,
 ) -> Result<HttpResponse, Problem> {
     let created = begin(request, payload, handles, limits).await;
-    let partial = created.map_err(of_tus)?;
+    let partial = created.map_err(|refusal| of_tus(refusal.counted()))?;
     Ok(told(HttpResponse::Created(), &partial)
         .insert_header((header::LOCATION, format!("{PATH}/{}", partial.id)))
         .finish())
@@ -133,7 +133,7 @@ async fn begin(
     payload: web::Payload,
     handles: RequestHandles,
     limits: web::Data<FormLimits>,
-) -> Result<Partial, Problem> {
+) -> Result<Partial, Refusal> {
     let headers = request.headers();
     check_version(headers)?;
     let metadata = read(headers, &UPLOAD_METADATA, headers::metadata)?.unwrap_or_default();
@@ -142,9 +142,8 @@ async fn begin(
     let length = announced_file(headers, is_final)?;
     let has_body = has_body(&request);
     if has_body && is_final {
-        return Err(malformed(
-            "a file that is made of parts takes no bytes itself",
-        ));
+        let detail = "a file that is made of parts takes no bytes itself";
+        return Err(malformed(detail).into());
     }
     if has_body {
         check_media_type(&request)?;
@@ -160,11 +159,8 @@ async fn begin(
         role,
         lease: Box::new(lease(&handles).await?),
     };
-    let created = handles
-        .uploads
-        .ask(create, handles.request_deadline)
-        .await?;
-    let partial = created.map_err(refused)?;
+    let created = handles.uploads.ask(create, handles.request_deadline);
+    let partial = created.await.map_err(Problem::from)??;
     if !has_body && partial.length != Some(0) || partial.upload.is_some() {
         return Ok(partial);
     }
@@ -278,7 +274,9 @@ async fn patch(
         let offset = offset.ok_or_else(|| malformed("say Upload-Offset"))?;
         take_part(&request, payload, &handles, &limits, id, offset).await
     };
-    let partial = taken.await.map_err(of_tus)?;
+    let partial = taken
+        .await
+        .map_err(|refusal: Refusal| of_tus(refusal.counted()))?;
     Ok(told(HttpResponse::NoContent(), &partial).finish())
 }
 
@@ -290,7 +288,7 @@ async fn take_part(
     limits: &FormLimits,
     id: UploadId,
     offset: u64,
-) -> Result<Partial, Problem> {
+) -> Result<Partial, Refusal> {
     let headers = request.headers();
     refuse_compressed(request)?;
     let append = Append {
@@ -301,8 +299,8 @@ async fn take_part(
         checksum: read(headers, &UPLOAD_CHECKSUM, headers::checksum)?,
         lease: Box::new(lease(handles).await?),
     };
-    let begun = handles.uploads.ask(append, handles.left()).await?;
-    let mut part = match begun.map_err(refused)? {
+    let begun = handles.uploads.ask(append, handles.left());
+    let mut part = match begun.await.map_err(Problem::from)?? {
         Begun::Part(part) => part,
         Begun::Complete(partial) => return Ok(partial),
     };
@@ -314,11 +312,11 @@ async fn take_part(
     };
     // If the client leaves or is too slow, the drop of the part keeps what has arrived.
     while let Some(bytes) = next(&mut payload, &mut body).await {
-        part.write(&bytes?).await.map_err(refused)?;
+        part.write(&bytes?).await?;
     }
     // The deadline of the request began before its body came.
     let settle = handles.uploads.ask(Settle(part), handles.request_deadline);
-    settle.await?.map_err(refused)
+    Ok(settle.await.map_err(Problem::from)??)
 }
 
 pub(in crate::routes) fn overridden_docs() -> Docs {
