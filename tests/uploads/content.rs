@@ -1,9 +1,13 @@
 //! The bytes of a stored file: ranges, conditions, and headers that keep browsers from running them.
 
 use headroom_test_support::server::Server;
+use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use reqwest::Response;
 
-use super::{start, store, text};
+use super::{start, store, text, wait_for_open_files};
+
+/// The account of the pieces of downloads.
+const PIECES: &str = "answer_text";
 
 async fn get(server: &Server, path: &str, headers: &[(&str, &str)]) -> Response {
     let mut request = server.client().get(server.url(path));
@@ -59,6 +63,29 @@ async fn the_head_of_a_file_is_of_all_of_it() {
         assert_eq!(answer.headers()["content-length"], "700000");
         assert!(!answer.headers().contains_key("content-range"));
     }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_a_download_gives_back_what_it_held() {
+    let server = start("");
+    let upload = store(&server, "a.txt", &text(50 << 20)).await;
+    let path = format!("/api/uploads/{}/content", upload["id"].as_str().unwrap());
+    let mut answer = get(&server, &path, &[]).await;
+    assert!(answer.chunk().await.unwrap().is_some());
+    assert!(server.buffer_bytes(PIECES).await > 0);
+    wait_for_open_files(&server, 1);
+    drop(answer);
+    wait_for_async(DEADLINE, async || {
+        let held = server.buffer_bytes(PIECES).await;
+        (held == 0).then_some(()).ok_or(held)
+    })
+    .await;
+    wait_for_open_files(&server, 0);
+    let status = server.get_json("/api/performance/lazy-loader/status").await;
+    let status = status.ok();
+    let resources = status["resources"].as_array().unwrap();
+    let uploads = resources.iter().find(|it| it["name"] == "uploads");
+    assert_eq!(uploads.unwrap()["leases"], 0, "{status}");
 }
 
 #[tokio::test]
