@@ -38,6 +38,18 @@ pub(crate) fn start(settings: &str) -> Server {
     Server::start(Options::new(BINARY).settings(SETTINGS).settings(settings))
 }
 
+/// A connection of the test's own to the private PostgreSQL of a server, which must run.
+pub(crate) async fn session(server: &Server) -> tokio_postgres::Client {
+    let folder = server.folder().join("data/postgres");
+    let password = std::fs::read_to_string(folder.join("password")).unwrap();
+    let mut config = tokio_postgres::Config::new();
+    config.host_path(folder).port(5432).dbname("headroom");
+    config.user("headroom").password(password.trim());
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
 /// A boundary that is in no content of the tests.
 pub(crate) const BOUNDARY: &str = "----a-boundary-of-the-tests";
 

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use reqwest::Response;
 use serde_json::Value;
 
-use super::{BOUNDARY, Form, start, text};
+use super::{BOUNDARY, Form, session, start, text};
 
 /// Sends a form with a key.
 async fn send_with(server: &Server, key: &str, form: Form) -> Response {
@@ -132,25 +132,13 @@ async fn a_key_is_forgotten_after_its_time() {
     .await;
 }
 
-/// A connection of the test's own to the private PostgreSQL of a server, which must run.
-async fn connect(server: &Server) -> tokio_postgres::Client {
-    let folder = server.folder().join("data/postgres");
-    let password = std::fs::read_to_string(folder.join("password")).unwrap();
-    let mut config = tokio_postgres::Config::new();
-    config.host_path(folder).port(5432).dbname("headroom");
-    config.user("headroom").password(password.trim());
-    let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
-    tokio::spawn(connection);
-    client
-}
-
 #[tokio::test]
 async fn a_key_that_is_taken_anew_while_it_is_forgotten_is_kept() {
     let server = start("uploads.idempotency_ttl = '1s'\nuploads.sweep_interval = '100ms'");
     // The row is locked before its time is over, or a new one is tried.
     let (first, database) = wait_for_async(DEADLINE, async || {
         let (ids, _) = stored(&server, "key", two_files()).await;
-        let database = connect(&server).await;
+        let database = session(&server).await;
         database.batch_execute("begin").await.unwrap();
         let lock = "select 1 from headroom.upload_request for update";
         let locked = database.query(lock, &[]).await.unwrap();
@@ -158,7 +146,7 @@ async fn a_key_that_is_taken_anew_while_it_is_forgotten_is_kept() {
     })
     .await;
     // The sweep finds that its time is over, and waits for the lock.
-    let watch = connect(&server).await;
+    let watch = session(&server).await;
     wait_for_async(DEADLINE, async || {
         let waiting = "select query from pg_stat_activity where wait_event_type = 'Lock'
             and query like 'delete from headroom.upload_request%'";

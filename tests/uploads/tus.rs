@@ -14,7 +14,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::faults::Faults;
-use super::{fetch, files, folder, open_files, sha256, start, text};
+use super::{fetch, files, folder, open_files, session, sha256, start, text};
 
 const PATH: &str = "/api/uploads/tus";
 const PART: &str = "application/offset+octet-stream";
@@ -268,6 +268,39 @@ async fn tus_a_file_that_is_whole_when_the_server_dies_is_stored_when_somebody_a
         assert!(stored(&server, &answer).await == content);
     }
     assert_eq!(files(&data.join("uploads/partial")).len(), 0);
+}
+
+#[tokio::test]
+async fn tus_a_file_that_was_stored_by_a_late_commit_is_not_stored_again() {
+    let server = start("");
+    let first = begin(&server, 10).await;
+    let first = send(&server, &first, 0, &text(10), &[]).await;
+    let id = first.headers()["upload-id"].to_str().unwrap().to_owned();
+    let path = begin(&server, 1000).await;
+    // The commit of a server that is dead by now comes while the last part is stored.
+    let late = session(&server).await;
+    late.batch_execute("begin").await.unwrap();
+    let upload = path.rsplit('/').next().unwrap();
+    let lock = "select 1 from headroom.partial_upload where id = $1 for update";
+    assert_eq!(late.query(lock, &[&upload]).await.unwrap().len(), 1);
+    let content = text(1000);
+    let last = send(&server, &path, 0, &content, &[]);
+    let commit = async {
+        let watch = session(&server).await;
+        wait_for_async(DEADLINE, async || {
+            let waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock'";
+            let found = watch.query(waiting, &[]).await.unwrap().len();
+            (found > 0).then_some(()).ok_or(found)
+        })
+        .await;
+        let stored = "update headroom.partial_upload set kept = 1000, upload_id = $1 where id = $2";
+        late.execute(stored, &[&id, &upload]).await.unwrap();
+        late.batch_execute("commit").await.unwrap();
+    };
+    let (last, ()) = tokio::join!(last, commit);
+    assert_eq!(last.headers()["upload-id"].to_str().unwrap(), id);
+    let list = server.get_json("/api/uploads").await.ok();
+    assert_eq!(list["uploads"].as_array().unwrap().len(), 1, "{list}");
 }
 
 #[tokio::test]

@@ -75,6 +75,9 @@ const TOTALS_OF: &str = "select count(*), coalesce(sum(bytes), 0)::int8 from (
     select bytes from headroom.upload where caller = $1
     union all select coalesce(length, kept) from headroom.partial_upload
     where caller = $1 and upload_id is null and ended is null) stored (bytes)";
+/// Locks an upload in parts that has not become an upload yet. A transaction whose server died may have been committed since.
+const LOCK_PARTIAL: &str = "select 1 from headroom.partial_upload
+    where id = $1 and upload_id is null and ended is null for update";
 /// An upload in parts has become the upload `$2`.
 const REPLACE: &str = "update headroom.partial_upload set upload_id = $2 where id = $1";
 
@@ -207,7 +210,8 @@ impl Records {
         Self { database }
     }
 
-    /// Stores the files, and their rows: all of them, or none. Returns `None` if another request has their key.
+    /// Stores the files, and their rows: all of them, or none. Returns `None` if another request has their key, or the
+    /// upload in parts has become a file already, or has ended.
     pub(super) async fn add(
         &self,
         store: Arc<Store>,
@@ -232,6 +236,13 @@ impl Records {
                     && !request.remember(&transaction, &saved, ttl).await?
                 {
                     return Ok(None);
+                }
+                if let Origin::Partial(replaced) = origin {
+                    let id: Params<'_> = &[&replaced.as_str()];
+                    let locked = transaction.query(LOCK_PARTIAL, id).await?;
+                    if locked.at_most_one()?.is_none() {
+                        return Ok(None);
+                    }
                 }
                 for at in order {
                     let (file, upload) = (&files[at], &mut saved[at]);

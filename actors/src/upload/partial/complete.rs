@@ -57,10 +57,14 @@ impl Partials {
         let added = self
             .records
             .add(Arc::clone(&store), files, caller, ttl, origin);
-        let uploads = added.await?.ok_or(UploadError::Panicked)?;
-        let upload = uploads.first().ok_or(UploadError::Panicked)?;
-        self.admission.record_stored(&uploads, began);
-        row.upload_id = Some(upload.id.clone());
+        if let Some(uploads) = added.await? {
+            let upload = uploads.first().ok_or(UploadError::Panicked)?;
+            self.admission.record_stored(&uploads, began);
+            row.upload_id = Some(upload.id.clone());
+        } else {
+            *row = self.rows.find(&row.id).await?;
+            row.check()?;
+        }
         self.remove_file(&store, &row.id).await;
         Ok(())
     }
