@@ -129,11 +129,8 @@ impl Admission {
         lease: Box<dyn Send>,
     ) -> Result<Ticket, UploadError> {
         self.check_quotas(caller, 1, announced.unwrap_or_default(), used)?;
-        // The few bytes of a small request are refused when they are to be written.
-        if announced.is_none_or(|bytes| bytes > UPLOAD_BYTES) {
-            self.check_disk(&store, announced.unwrap_or_default())
-                .await?;
-        }
+        self.check_disk(&store, announced.unwrap_or_default())
+            .await?;
         let new = Totals {
             files: 1,
             bytes: announced.unwrap_or_default(),
