@@ -184,7 +184,8 @@ async fn a_client_that_leaves_or_is_too_slow_leaves_nothing_behind() {
         + &format!(
             "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a.txt\"\r\n\r\n"
         );
-    let leaves = connect(&server, &[begin.as_bytes(), &text(300_000)].concat());
+    // More than a piece: before that, the client has no file.
+    let leaves = connect(&server, &[begin.as_bytes(), &text(700_000)].concat());
     wait_for_open_files(&server, 1);
     drop(leaves);
     wait_for_open_files(&server, 0);
