@@ -260,7 +260,7 @@ async fn a_large_file_needs_the_memory_of_one_part() {
     let Some(object_store) = ObjectStore::start().await else {
         return;
     };
-    let size: usize = std::env::var("BUCKET_MIB").map_or(64, |mib| mib.parse().unwrap());
+    let size: usize = std::env::var("BUCKET_MIB").map_or(96, |mib| mib.parse().unwrap());
     let settings = "uploads.disk_free_min = '1MiB'\nuploads.file_max = '1GiB'\n";
     let settings = format!("{settings}{}", object_store.settings());
     let server = Server::start(Options::new(BINARY).settings(&settings));
