@@ -42,9 +42,8 @@ pub(super) fn answer(mut stream: TcpStream) -> String {
 
 #[tokio::test]
 async fn what_is_too_large_is_refused_before_it_is_sent() {
-    let server = start(
-        "uploads.request_max = '1MiB'\nuploads.file_max = '64KiB'\nuploads.files_max = 100",
-    );
+    let server =
+        start("uploads.request_max = '1MiB'\nuploads.file_max = '64KiB'\nuploads.files_max = 100");
     let began = answer(connect(&server, head(1 << 21).as_bytes()));
     assert!(began.starts_with("HTTP/1.1 413"), "{began}");
     let form = Form::default().file("a.txt", "text/plain", &text(65_537));
