@@ -217,8 +217,14 @@ async fn a_bucket_of_another_database_is_left_alone() {
         return;
     };
     let first = start_with(&object_store, "");
-    let upload = store(&first, "a.txt", b"of the first").await;
+    let removed = store(&first, "a.txt", b"removed").await;
+    assert_eq!(delete(&first, &removed).await, 204);
+    wait_for_objects(&object_store, &[]).await;
+    // Also an empty one.
     let second = start_with(&object_store, "uploads.sweep_interval = '50ms'");
+    let form = Form::default().file("b.txt", "text/plain", b"of the second");
+    refused(&second, form, 503).await;
+    let upload = store(&first, "a.txt", b"of the first").await;
     let form = Form::default().file("b.txt", "text/plain", b"of the second");
     refused(&second, form.clone(), 503).await;
     second.wait_for_log("uploads.s3.prefix");

@@ -12,6 +12,8 @@ const REGISTER: &str = "insert into headroom.instance (key, value)
 const REGISTERED: &str = "select value #>> '{}' from headroom.instance where key = $1";
 const FOLDER: &str = "upload_folder";
 const BUCKET: &str = "upload_bucket";
+/// The identity that a new bucket gets.
+const NEW_BUCKET: &str = "upload_bucket_new";
 
 impl Records {
     /// Whether the database is that of the folder. A folder and a database that are both new belong to each other from then
@@ -31,18 +33,20 @@ impl Records {
             return Ok(());
         };
         let mut known = self.registered(BUCKET).await?;
-        if known.is_none() && bucket.is_empty().await? {
-            let identity = UploadId::random();
-            // In this order: after a death in between, both are still new to each other.
-            bucket.set_identity(identity.as_str()).await?;
-            self.register(BUCKET, identity.as_str()).await?;
-            known = self.registered(BUCKET).await?;
-            // If somebody else has registered one at the same time, the database decides.
-            if let Some(known) = &known {
-                bucket.set_identity(known).await?;
+        if known.is_none() {
+            // First to the database: after a death in between, and for other servers with it, the identity is the same.
+            self.register(NEW_BUCKET, UploadId::random().as_str()).await?;
+            if let Some(new) = self.registered(NEW_BUCKET).await? {
+                if bucket.identity().await?.is_none() && bucket.is_empty().await? {
+                    bucket.set_identity(&new).await?;
+                }
+                if bucket.identity().await?.as_ref() == Some(&new) {
+                    self.register(BUCKET, &new).await?;
+                    known = Some(new);
+                }
             }
         }
-        // Read again: a server with another database may have replaced it.
+        // A bucket that has an identity keeps it, also while it is empty: it may be that of a server with another database.
         match known.is_some() && bucket.identity().await? == known {
             true => Ok(()),
             false => Err(BucketError::Foreign.into()),
