@@ -12,7 +12,7 @@ use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use headroom_actors::kernel::{BufferReservation, Buffers};
-use headroom_actors::upload::{Content, Open, PIECE_BYTES, Upload};
+use headroom_actors::upload::{Content, Find, Open, PIECE_BYTES, Upload};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::super::NoParameters;
@@ -125,10 +125,14 @@ pub(super) async fn answer(
         .reserve_after_reading(PIECES * PIECE_BYTES.min(to - from))
         .await;
     let memory = memory.map_err(|error| no_memory("the pieces of the file", error))?;
-    // Of an answer without a body, no byte is asked for.
-    let pieces = match *request.method() == Method::HEAD {
-        true => stream::empty().boxed(),
-        false => content.read(from..to).await?,
+    let pieces = match content.read(from..to).await {
+        Ok(pieces) => pieces,
+        Err(error) => {
+            // A file in a bucket may have been removed since it was found.
+            let found = handles.uploads.ask(Find(upload.id.clone()), handles.left());
+            found.await.map_err(Problem::from)??;
+            return Err(error.into());
+        }
     };
     Ok(response.body(SizedStream::new(to - from, with_memory(pieces, memory))))
 }
