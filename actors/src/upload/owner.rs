@@ -35,7 +35,8 @@ impl Records {
         let mut known = self.registered(BUCKET).await?;
         if known.is_none() {
             // First to the database: after a death in between, and for other servers with it, the identity is the same.
-            self.register(NEW_BUCKET, UploadId::random().as_str()).await?;
+            self.register(NEW_BUCKET, UploadId::random().as_str())
+                .await?;
             if let Some(new) = self.registered(NEW_BUCKET).await? {
                 if bucket.identity().await?.is_none() && bucket.is_empty().await? {
                     bucket.set_identity(&new).await?;
