@@ -10,6 +10,7 @@ use headroom_test_support::server::{Options, Server};
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
 use super::limits::{connect, head};
 use super::{BINARY, Form, fetch, files, folder, noise, refused, send, start, store, text};
@@ -38,6 +39,33 @@ fn of_parts(bytes: usize, seed: u64) -> Vec<u8> {
         .iter()
         .map(|byte| byte % 64 + 32)
         .collect()
+}
+
+/// Begins to send a file.
+fn begin(server: &Server, content: &[u8]) -> JoinHandle<reqwest::Result<reqwest::Response>> {
+    let body = Form::default().file("b.txt", "text/plain", content).body();
+    let (client, url) = (server.client().clone(), server.url("/api/uploads"));
+    tokio::spawn(async move { super::send_to(&client, &url, body).await })
+}
+
+/// Waits until the store has some parts of one file.
+async fn wait_for_parts(object_store: &ObjectStore, journal: &Path) {
+    wait_for_async(DEADLINE, async || {
+        let parts = object_store.parts().await;
+        let is_sent = parts.len() > 1 && files(journal).len() == 1;
+        is_sent.then_some(()).ok_or(parts)
+    })
+    .await;
+}
+
+/// Waits until no parts are left.
+async fn wait_for_no_parts(object_store: &ObjectStore, journal: &Path) {
+    wait_for_async(DEADLINE, async || {
+        let parts = object_store.parts().await;
+        let is_clean = parts.is_empty() && files(journal).is_empty();
+        is_clean.then_some(()).ok_or(parts)
+    })
+    .await;
 }
 
 fn object(upload: &Value) -> String {
@@ -113,20 +141,9 @@ async fn what_a_killed_server_leaves_in_the_bucket_is_swept() {
     let kept = text(5000);
     let upload = store(&server, "a.txt", &kept).await;
     // In the middle of a file that is sent in parts.
-    let body = Form::default()
-        .file("b.txt", "text/plain", &very_large())
-        .body();
-    let (client, url) = (server.client().clone(), server.url("/api/uploads"));
-    let sending = tokio::spawn(async move { super::send_to(&client, &url, body).await });
+    let sending = begin(&server, &very_large());
     let journal = data.join("uploads/sending");
-    let parts = async || {
-        let parts = object_store.parts().await.len();
-        match parts > 1 && files(&journal).len() == 1 {
-            true => Ok(()),
-            false => Err(parts),
-        }
-    };
-    wait_for_async(DEADLINE, parts).await;
+    wait_for_parts(&object_store, &journal).await;
     server.signal(Signal::SIGKILL);
     server.wait_for_exit();
     assert!(sending.await.unwrap().is_err());
@@ -137,12 +154,7 @@ async fn what_a_killed_server_leaves_in_the_bucket_is_swept() {
     let second = start_with(&object_store, &folder);
     assert!(fetch(&second, &upload).await == kept);
     wait_for_objects(&object_store, &[object(&upload)]).await;
-    wait_for_async(DEADLINE, async || {
-        let parts = object_store.parts().await;
-        let is_clean = parts.is_empty() && files(&journal).is_empty();
-        is_clean.then_some(()).ok_or(parts)
-    })
-    .await;
+    wait_for_no_parts(&object_store, &journal).await;
     let content = large(2);
     let again = store(&second, "b.txt", &content).await;
     assert!(fetch(&second, &again).await == content);
@@ -283,9 +295,8 @@ async fn a_large_file_needs_the_memory_of_one_part() {
     store(&server, "a.txt", &large(3)).await;
     let before = private_dirty(server.pid());
     let content = text(size * MIB);
-    let (mut most, (client, url)) = (0, (server.client().clone(), server.url("/api/uploads")));
-    let body = Form::default().file("b.txt", "text/plain", &content).body();
-    let sending = tokio::spawn(async move { super::send_to(&client, &url, body).await });
+    let mut most = 0;
+    let sending = begin(&server, &content);
     while !sending.is_finished() {
         most = most.max(private_dirty(server.pid()));
         tokio::task::yield_now().await;
@@ -351,27 +362,15 @@ async fn parts_of_a_file_whose_store_dies_are_removed() {
     };
     let server = start_with(&object_store, "uploads.sweep_interval = '50ms'");
     store(&server, "a.txt", b"text").await;
-    let form = Form::default().file("b.txt", "text/plain", &very_large());
-    let (client, url) = (server.client().clone(), server.url("/api/uploads"));
-    let sending = tokio::spawn(async move { super::send_to(&client, &url, form.body()).await });
+    let sending = begin(&server, &very_large());
     let journal = folder(&server).join("sending");
-    wait_for_async(DEADLINE, async || {
-        let parts = object_store.parts().await;
-        let is_sent = parts.len() > 1 && files(&journal).len() == 1;
-        is_sent.then_some(()).ok_or(parts)
-    })
-    .await;
+    wait_for_parts(&object_store, &journal).await;
     object_store.kill();
     let answer = sending.await.unwrap().unwrap();
     assert_eq!(answer.status(), 503);
     assert_eq!(listed(&server).await, 1);
     object_store.start_again();
-    wait_for_async(DEADLINE, async || {
-        let parts = object_store.parts().await;
-        let is_clean = parts.is_empty() && files(&journal).is_empty();
-        is_clean.then_some(()).ok_or(parts)
-    })
-    .await;
+    wait_for_no_parts(&object_store, &journal).await;
 }
 
 #[tokio::test]

@@ -243,28 +243,16 @@ impl Store {
 
     /// The ids that are the names of files in `folder`.
     pub(super) fn ids_in(&self, folder: &str) -> io::Result<Vec<UploadId>> {
-        let mut ids = Vec::new();
-        for entry in fs::read_dir(self.dir.join(folder))? {
-            let name = entry?.file_name();
-            ids.extend(name.to_str().and_then(|name| name.parse::<UploadId>().ok()));
-        }
-        Ok(ids)
+        names_in(&self.dir.join(folder), |name| name.parse().ok())
     }
 
     /// The hashes of all stored files whose hash begins with `prefix`.
     pub(super) fn stored(&self, prefix: u8) -> io::Result<Vec<ContentHash>> {
         let folder = self.dir.join(CONTENT).join(hex(&[prefix]));
-        let entries = match fs::read_dir(folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut hashes = Vec::new();
-        for entry in entries {
-            let name = entry?.file_name();
-            hashes.extend(name.to_str().and_then(ContentHash::of_name));
+        match names_in(&folder, ContentHash::of_name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            hashes => hashes,
         }
-        Ok(hashes)
     }
 
     /// The bytes that the disk has free for this process.
@@ -346,6 +334,15 @@ pub(super) fn remove_if_there(path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// What `read` makes of the names of files in a folder. It leaves other names out.
+pub(super) fn names_in<T>(folder: &Path, read: impl Fn(&str) -> Option<T>) -> io::Result<Vec<T>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        names.extend(entry?.file_name().to_str().and_then(&read));
+    }
+    Ok(names)
 }
 
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {

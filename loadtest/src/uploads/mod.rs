@@ -53,33 +53,40 @@ pub(crate) fn compare(binary: &Path, seconds: u64) -> Result<()> {
     println!("|---|---|---|---|---|---|---|---|---|---|");
     for size in SIZES {
         for clients in CLIENTS {
-            // The disk comes last in the rows.
-            let mut rows: Vec<Vec<Row>> = (0..=servers.len()).map(|_| Vec::new()).collect();
-            for round in 0..ROUNDS {
-                for turn in 0..rows.len() {
-                    let which = (round + turn) % rows.len();
-                    let row = match servers.get(which) {
-                        None => (disk::write(&shared, size, clients, time)?, None),
-                        Some(server) => {
-                            let failed =
-                                |error| format!("{}, {clients} clients: {error}", server.label);
-                            let measured = measure(server, binary, &shared, size, clients, time);
-                            let (outcome, used) = measured.map_err(failed)?;
-                            (outcome, Some(used))
-                        }
-                    };
-                    rows[which].push(row);
+            let once = |which: usize| match servers.get(which) {
+                None => Ok((disk::write(&shared, size, clients, time)?, None)),
+                Some(server) => {
+                    let failed = |error| format!("{}, {clients} clients: {error}", server.label);
+                    let measured = measure(server, binary, &shared, size, clients, time);
+                    let (outcome, used) = measured.map_err(failed)?;
+                    Ok((outcome, Some(used)))
                 }
-            }
+            };
+            // The disk comes last in the rows.
+            let rows = median_rounds(servers.len() + 1, once)?;
             let labels = servers.iter().map(|server| server.label);
-            for (label, mut rounds) in labels.chain(["the disk itself"]).zip(rows) {
-                rounds.sort_by(|(one, _), (other, _)| one.rate().total_cmp(&other.rate()));
-                let (outcome, used) = &rounds[ROUNDS / 2];
-                print_row(size, clients, label, outcome, used.as_ref());
+            for (label, (outcome, used)) in labels.chain(["the disk itself"]).zip(rows) {
+                print_row(size, clients, label, &outcome, used.as_ref());
             }
         }
     }
     Ok(())
+}
+
+/// Measures each of `count` in rounds of different order. Returns the round with the median rate of each.
+fn median_rounds(count: usize, mut measure: impl FnMut(usize) -> Result<Row>) -> Result<Vec<Row>> {
+    let mut all: Vec<Vec<Row>> = (0..count).map(|_| Vec::new()).collect();
+    for round in 0..ROUNDS {
+        for turn in 0..count {
+            let which = (round + turn) % count;
+            all[which].push(measure(which)?);
+        }
+    }
+    let medians = all.into_iter().map(|mut rounds| {
+        rounds.sort_by(|(one, _), (other, _)| one.rate().total_cmp(&other.rate()));
+        rounds.swap_remove(ROUNDS / 2)
+    });
+    Ok(medians.collect())
 }
 
 /// What was measured in one round.

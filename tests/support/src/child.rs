@@ -112,6 +112,15 @@ pub fn start(command: &mut Command) -> io::Result<Child> {
     command.spawn().map(Child)
 }
 
+/// Starts a process that adds its output to the file `log`.
+///
+/// # Errors
+/// When the file cannot be opened, or the system cannot start the process.
+pub fn start_with_log(command: &mut Command, log: &Path) -> io::Result<Child> {
+    let log = File::options().create(true).append(true).open(log)?;
+    start(command.stdout(log.try_clone()?).stderr(log))
+}
+
 /// Runs a process to its end. Kills it at the `deadline`.
 ///
 /// # Errors

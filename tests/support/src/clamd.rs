@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "how a test fails")]
 
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
@@ -177,13 +176,7 @@ impl Clamd {
 }
 
 fn start(program: &Path, dir: &Path) -> Child {
-    let log = File::options()
-        .create(true)
-        .append(true)
-        .open(dir.join("log"));
-    let log = log.unwrap();
     let mut command = child::command(program);
     command.arg("--config-file").arg(dir.join("config"));
-    command.stdout(log.try_clone().unwrap()).stderr(log);
-    child::start(&mut command).unwrap()
+    child::start_with_log(&mut command, &dir.join("log")).unwrap()
 }

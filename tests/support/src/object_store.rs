@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "how a test fails")]
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
@@ -160,14 +160,8 @@ impl ObjectStore {
 }
 
 fn start(dir: &Path, port: u16, open_port: u16) -> Child {
-    let log = File::options()
-        .create(true)
-        .append(true)
-        .open(dir.join("log"));
-    let log = log.unwrap();
     let mut command = child::command(PYTHON);
     command.arg(dir.join("server.py")).arg(dir);
     command.arg(port.to_string()).arg(open_port.to_string());
-    command.stdout(log.try_clone().unwrap()).stderr(log);
-    child::start(&mut command).unwrap()
+    child::start_with_log(&mut command, &dir.join("log")).unwrap()
 }

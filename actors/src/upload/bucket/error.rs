@@ -64,9 +64,11 @@ pub(super) fn fault(error: object_store::Error) -> BucketError {
             code => BucketError::Denied(code.unwrap_or("no reason given").to_owned()),
         },
         E::NotFound { .. } => BucketError::Missing,
-        E::Generic { source, .. } if source.is::<BucketError>() => {
-            BucketError::Unavailable(source.to_string())
-        }
+        // Its deadline (`within`).
+        E::Generic { source, .. } if source.is::<BucketError>() => match source.downcast() {
+            Ok(error) => *error,
+            Err(source) => BucketError::Unavailable(source.to_string()),
+        },
         _ => BucketError::Unavailable(match code {
             Some(code) => format!("it answers {code}"),
             // An answer without a code may repeat the request, with its signature.

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use super::super::store::{ContentHash, make_folder, options};
+use super::super::store::{ContentHash, make_folder, names_in, options, remove_if_there};
 
 /// The folder, in that of uploads.
 const SENDING: &str = "sending";
@@ -23,12 +23,7 @@ impl Journal {
 
     /// What is being sent, or was when a server died.
     pub(super) fn list(&self) -> io::Result<Vec<ContentHash>> {
-        let mut hashes = Vec::new();
-        for entry in fs::read_dir(&self.0)? {
-            let name = entry?.file_name();
-            hashes.extend(name.to_str().and_then(ContentHash::of_name));
-        }
-        Ok(hashes)
+        names_in(&self.0, ContentHash::of_name)
     }
 
     pub(super) fn read(&self, hash: ContentHash) -> io::Result<Option<String>> {
@@ -49,10 +44,8 @@ impl Journal {
     }
 
     pub(super) fn remove(&self, hash: ContentHash) -> io::Result<()> {
-        match fs::remove_file(self.path(hash)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove_if_there(&self.path(hash))?;
+        Ok(())
     }
 
     fn path(&self, hash: ContentHash) -> PathBuf {

@@ -175,8 +175,7 @@ impl Bucket {
         Ok(answer.map(|answer| {
             // The time runs only while the reader waits for bytes.
             let pieces = stream::try_unfold(answer.into_stream(), move |mut pieces| async move {
-                let next = timeout(idle, pieces.try_next()).await;
-                let next = next.map_err(|_| BucketError::late(idle))?.map_err(fault)?;
+                let next = within(idle, pieces.try_next()).await.map_err(fault)?;
                 Ok(next.map(|piece| (piece, pieces)))
             });
             pieces.boxed()
@@ -203,8 +202,7 @@ impl Bucket {
             let name = object.location.filename();
             Ok(name.and_then(ContentHash::of_name))
         });
-        let hashes = timeout(LIST_WITHIN, hashes.try_collect()).await;
-        let hashes = hashes.map_err(|_| BucketError::late(LIST_WITHIN))?;
+        let hashes = within(LIST_WITHIN, hashes.try_collect()).await;
         hashes.map_err(fault)
     }
 
@@ -251,14 +249,20 @@ fn root(config: &BucketConfig) -> Path {
 }
 
 /// Bounds a call that moves no file.
-async fn call<T>(
+async fn call<T>(call: impl Future<Output = object_store::Result<T>>) -> object_store::Result<T> {
+    within(CALL_WITHIN, call).await
+}
+
+/// Bounds a call of the store.
+async fn within<T>(
+    limit: Duration,
     call: impl Future<Output = object_store::Result<T>>,
-) -> Result<T, object_store::Error> {
-    let answer = timeout(CALL_WITHIN, call).await;
+) -> object_store::Result<T> {
+    let answer = timeout(limit, call).await;
     answer.unwrap_or_else(|_| {
         Err(object_store::Error::Generic {
             store: "S3",
-            source: Box::new(BucketError::late(CALL_WITHIN)),
+            source: Box::new(BucketError::late(limit)),
         })
     })
 }

@@ -11,14 +11,13 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
 
 use super::super::blocking::blocking;
 use super::super::error::UploadError;
 use super::super::receive::Received;
 use super::super::store::{ContentHash, ContentLocks};
 use super::error::{fault, found};
-use super::{Bucket, BucketError, CALL_WITHIN, call};
+use super::{Bucket, CALL_WITHIN, call, within};
 use crate::kernel::{BufferReservation, Buffers};
 
 /// A larger file is sent in parts of this size.
@@ -71,8 +70,7 @@ impl Bucket {
             return self.send_in_parts(&path, file, part_bytes).await;
         }
         let whole = part(&file.temp.file, 0, file.bytes)?;
-        let put = timeout(self.transfer_within(), self.s3.put(&path, whole)).await;
-        let put = put.map_err(|_| BucketError::late(self.transfer_within()))?;
+        let put = within(self.transfer_within(), self.s3.put(&path, whole)).await;
         put.map_err(fault)?;
         Ok(())
     }
@@ -113,23 +111,18 @@ impl Bucket {
             let length = part_bytes.min(file.bytes - at);
             let bytes = part(&file.temp.file, at, length)?;
             let put = self.s3.put_part(path, parts, ids.len(), bytes);
-            let put = timeout(self.transfer_within(), put).await;
-            let put = put.map_err(|_| BucketError::late(self.transfer_within()))?;
+            let put = within(self.transfer_within(), put).await;
             ids.push(put.map_err(fault)?);
             at += length;
         }
         let complete = self.s3.complete_multipart(path, parts, ids);
-        let completed = timeout(COMPLETE_WITHIN, complete).await;
-        let completed = completed.map_err(|_| BucketError::late(COMPLETE_WITHIN));
-        let error = match completed {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(error)) => fault(error),
-            Err(error) => error,
+        let Err(error) = within(COMPLETE_WITHIN, complete).await else {
+            return Ok(());
         };
         // The answer may have been lost, and a repetition finds no parts.
         match self.size(file.blake3).await? == Some(file.bytes) {
             true => Ok(()),
-            false => Err(error.into()),
+            false => Err(fault(error).into()),
         }
     }
 
@@ -141,8 +134,7 @@ impl Bucket {
         // What was written when the server died may be half a name.
         if !parts.is_empty() {
             let path = self.path(hash);
-            let abort = timeout(CALL_WITHIN, self.s3.abort_multipart(&path, &parts)).await;
-            found(abort.map_err(|_| BucketError::late(CALL_WITHIN))?)?;
+            found(call(self.s3.abort_multipart(&path, &parts)).await)?;
         }
         self.journal.remove(hash)?;
         Ok(())
