@@ -111,11 +111,12 @@ async fn a_model_that_the_kernel_kills_is_counted_and_can_be_loaded_again_with_a
     let answer = ask(&server, "hungry", 700).await;
     let error = answer.error(503);
     assert!(error.contains("memory ran out"), "{error}");
-    // The request was not repeated.
-    assert_eq!(group.kills(), 1);
+    // The request was not repeated. The kernel sometimes kills the next process of the group as well, when it has taken
+    // the memory of the first but that has not ended.
+    assert!(group.kills() >= 1);
     let kills = "headroom_model_oom_kills_total";
     let counted = server.metric(kills, &["name=\"hungry:1\""]).await;
-    assert!(counted >= 1.0);
+    assert_eq!(counted, 1.0);
     // The server, the other model and the killed model all answer again.
     for model in ["other", "hungry"] {
         wait_until_served(&server, model, 3).await;
