@@ -4,12 +4,17 @@ use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use ring::digest::{Context, SHA256};
 
 use super::content::{Check, Facts, FileName, Kind};
 use super::error::UploadError;
 use super::pieces::{Pieces, Shared, Sink};
 use super::store::{ContentHash, Store, TempFile};
+
+/// The kernel begins to write so many bytes to the disk when they have arrived, not when all have: the sync at the end then
+/// waits for few, and memory holds fewer that it cannot give back.
+const WRITE_OUT_BYTES: u64 = 8 * 1024 * 1024;
 
 /// A file that arrives. If it is dropped, nothing of it is left.
 pub struct Incoming {
@@ -31,9 +36,11 @@ struct Progress {
     sha256: Context,
     check: Check,
     bytes: u64,
+    /// Of those, how many the kernel has begun to write to the disk.
+    written_out: u64,
 }
 
-/// A file that has arrived and is on the disk, but not stored yet.
+/// A file that has arrived, but is not stored yet.
 pub struct Received {
     pub(super) name: FileName,
     pub(super) kind: Kind,
@@ -83,6 +90,7 @@ impl Incoming {
             sha256: Context::new(&SHA256),
             check: Check::new(kind, shared.limits.clone()),
             bytes: 0,
+            written_out: 0,
         });
         Self {
             name,
@@ -123,7 +131,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// Ends the file. When this returns, its bytes are on the disk.
+    /// Ends the file. Its bytes need not be on the disk yet.
     ///
     /// # Errors
     /// The file is refused, or cannot be written.
@@ -152,11 +160,26 @@ impl Sink for Progress {
             temp.file.write_all(piece)?;
         }
         self.bytes += piece.len() as u64;
+        self.write_out();
         Ok(())
     }
 }
 
 impl Progress {
+    /// Has the kernel begin to write what has arrived, if that is much. Only the sync at the end says whether it has.
+    fn write_out(&mut self) {
+        let length = self.bytes - self.written_out;
+        if let Some(temp) = &self.temp
+            && !self.is_written
+            && length >= WRITE_OUT_BYTES
+        {
+            // This advice begins to write what is not on the disk. It frees memory of what is.
+            let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            posix_fadvise(&temp.file, offset(self.written_out), offset(length), advice).ok();
+            self.written_out = self.bytes;
+        }
+    }
+
     fn finish(self, name: FileName, kind: Kind) -> Result<Received, UploadError> {
         let temp = match self.temp {
             Some(temp) => temp,
@@ -166,7 +189,6 @@ impl Progress {
         let facts = self.check.finish(&temp.file, self.bytes)?;
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(self.sha256.finish().as_ref());
-        temp.file.sync_all().map_err(UploadError::Unsynced)?;
         Ok(Received {
             name,
             kind,
@@ -178,4 +200,8 @@ impl Progress {
             temp,
         })
     }
+}
+
+fn offset(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use serde::Serialize;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::caller::Caller;
@@ -20,7 +21,7 @@ use super::receive::Received;
 use super::request_key::KeyedRequest;
 use super::store::{ContentHash, Store, hex};
 use crate::kernel::Timestamp;
-use crate::postgres::{Database, Params, Row, Transaction, TransactionOptions};
+use crate::postgres::{self, Database, Params, Row, ToSql, Transaction, TransactionOptions};
 
 /// How long one call of the database may take.
 pub(super) const WITHIN: Duration = Duration::from_secs(10);
@@ -44,14 +45,18 @@ pub(super) const UPLOADS: &str = "(select u.*, c.sha256 from headroom.upload u
     join headroom.upload_content c using (blake3)
     where expires_at is null or expires_at > clock_timestamp()) uploads";
 
-/// One statement for both rows: a round trip less for each file. The row of the content is locked until the commit.
-const ADD: &str = "with content as (
-        insert into headroom.upload_content (blake3, sha256, bytes, uploads) values ($2, $10, $3, 1)
+/// One statement for both rows: a round trip less for each file. The row of the content is locked until the commit. It does
+/// nothing, and returns no row, if it was done before: the id says so.
+const ADD: &str = "with added as (
+        insert into headroom.upload
+        (id, blake3, bytes, name, kind, media_type, caller, scanned, expires_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() + make_interval(secs => $9))
+        on conflict (id) do nothing returning created_at, expires_at),
+    content as (
+        insert into headroom.upload_content (blake3, sha256, bytes, uploads)
+        select $2, $10, $3, 1 from added
         on conflict (blake3) do update set uploads = upload_content.uploads + 1)
-    insert into headroom.upload
-    (id, blake3, bytes, name, kind, media_type, caller, scanned, expires_at)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() + make_interval(secs => $9))
-    returning (extract(epoch from created_at) * 1000000)::int8, (extract(epoch from expires_at) * 1000)::int8";
+    select (extract(epoch from created_at) * 1000000)::int8, (extract(epoch from expires_at) * 1000)::int8 from added";
 const REMOVE: &str = "delete from headroom.upload where id = $1 returning blake3";
 const RELEASE_CONTENT: &str =
     "update headroom.upload_content set uploads = uploads - 1 where blake3 = $1";
@@ -220,7 +225,7 @@ impl Records {
         ttl: Option<Duration>,
         origin: Origin<'_>,
     ) -> Result<Option<Vec<Upload>>, UploadError> {
-        let uploads: Vec<_> = files.iter().map(|file| unsaved(file, caller)).collect();
+        let mut uploads: Vec<_> = files.iter().map(|file| unsaved(file, caller)).collect();
         let files: Vec<_> = files.into_iter().map(Arc::new).collect();
         // All transactions lock in the same order.
         let mut order: Vec<usize> = (0..files.len()).collect();
@@ -229,6 +234,14 @@ impl Records {
         let locks = store.lock(files.iter().map(|file| file.blake3)).await;
         // Before the transaction, so that no connection waits for the disk or the bucket. The sweep removes what gets no row.
         try_join_all(files.iter().map(|file| store.add_content(file, &locks))).await?;
+        // A transaction has a round trip more. A bucket keeps the row of a content locked for long, and statements of others
+        // would wait behind this one.
+        if let (Origin::Form, [file], None) = (origin, &files[..], &store.bucket) {
+            for upload in &mut uploads {
+                self.add_one(file, upload, ttl).await?;
+            }
+            return Ok(Some(uploads));
+        }
         let work = |transaction: Arc<Transaction>| {
             let (order, files, mut saved) = (order.clone(), files.clone(), uploads.clone());
             async move {
@@ -245,27 +258,10 @@ impl Records {
                     }
                 }
                 for at in order {
-                    let (file, upload) = (&files[at], &mut saved[at]);
-                    let (hash, bytes) = (&file.blake3.0[..], signed(file.bytes));
-                    let row = transaction
-                        .query(
-                            ADD,
-                            &[
-                                &upload.id.as_str(),
-                                &hash,
-                                &bytes,
-                                &upload.name,
-                                &upload.kind,
-                                &upload.media_type,
-                                &upload.uploaded_by,
-                                &upload.scanned,
-                                &ttl,
-                                &&file.sha256[..],
-                            ],
-                        )
-                        .await?
-                        .one()?;
-                    upload.set_times(row.get(0), row.get(1));
+                    let new = NewRow::of(&files[at], &saved[at], ttl);
+                    let added = transaction.query(ADD, &new.params()).await?;
+                    let row = added.one()?;
+                    saved[at].set_times(row.get(0), row.get(1));
                 }
                 if let (Origin::Partial(replaced), Some(upload)) = (origin, saved.first()) {
                     let ids: Params<'_> = &[&replaced.as_str(), &upload.id.as_str()];
@@ -277,6 +273,30 @@ impl Records {
         let added = self.database.transaction(changes(), work).await;
         drop(locks);
         added
+    }
+
+    /// Adds the row of a file. A lost answer is asked for again: the statement does nothing the second time.
+    async fn add_one(
+        &self,
+        file: &Received,
+        upload: &mut Upload,
+        ttl: Option<f64>,
+    ) -> Result<(), UploadError> {
+        let deadline = Instant::now() + WITHIN;
+        let mut tries = 1;
+        let added = loop {
+            let new = NewRow::of(file, upload, ttl);
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.database.query(ADD, &new.params(), left).await {
+                Err(postgres::Error::Lost { .. }) if tries < TRIES => tries += 1,
+                added => break added?,
+            }
+        };
+        match added.at_most_one()? {
+            Some(row) => upload.set_times(row.get(0), row.get(1)),
+            None => *upload = self.find(&upload.id).await?,
+        }
+        Ok(())
     }
 
     /// One upload.
@@ -502,6 +522,52 @@ pub(super) fn from_row(row: &Row) -> Upload {
     };
     upload.set_times(row.get(9), row.get(10));
     upload
+}
+
+/// The parameters of [`ADD`].
+struct NewRow<'a> {
+    id: &'a str,
+    blake3: &'a [u8],
+    sha256: &'a [u8],
+    bytes: i64,
+    upload: &'a Upload,
+    ttl: Option<f64>,
+}
+
+impl<'a> NewRow<'a> {
+    fn of(file: &'a Received, upload: &'a Upload, ttl: Option<f64>) -> Self {
+        Self {
+            id: upload.id.as_str(),
+            blake3: &file.blake3.0,
+            sha256: &file.sha256,
+            bytes: signed(file.bytes),
+            upload,
+            ttl,
+        }
+    }
+
+    fn params(&self) -> [&(dyn ToSql + Sync); 10] {
+        let Upload {
+            name,
+            kind,
+            media_type,
+            uploaded_by,
+            scanned,
+            ..
+        } = self.upload;
+        [
+            &self.id,
+            &self.blake3,
+            &self.bytes,
+            name,
+            kind,
+            media_type,
+            uploaded_by,
+            scanned,
+            &self.ttl,
+            &self.sha256,
+        ]
+    }
 }
 
 impl Upload {

@@ -136,17 +136,21 @@ async fn store(
     };
     let admitted = handles.uploads.ask(admit, handles.left());
     let ticket = admitted.await.map_err(Problem::from)??;
+    let deadline = Instant::now() + limits.timeout;
     let body = BodyLimits {
         bytes_max: limits.bytes_max,
         pace: limits.pace.clone(),
         patience: ticket.patience(),
-        deadline: Instant::now() + limits.timeout,
+        deadline,
     };
     let read = async |parts| read_form(parts, &ticket, limits).await;
     let (files, fields) = read_parts(payload, boundary, body, read).await?;
-    // The deadline of the request began before its body came.
+    // The deadline of the request began before its body came, and a slow disk may need longer for a large file.
+    let left = deadline.saturating_duration_since(Instant::now());
     let save = Save { ticket, files, key };
-    let saved = handles.uploads.ask(save, handles.request_deadline);
+    let saved = handles
+        .uploads
+        .ask(save, left.max(handles.request_deadline));
     let Saved { uploads, is_repeat } = saved.await.map_err(Problem::from)??;
     Ok((Uploaded { uploads, fields }, is_repeat))
 }
