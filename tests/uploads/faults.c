@@ -1,7 +1,7 @@
 /* Makes file operations of the server fail, and records them. Loaded with LD_PRELOAD.
  *
  * UPLOAD_FAULTS names a folder. While it has a file `fsync`, whose text is a pattern of paths, fsync fails for these.
- * While it has a file `tmpfile`, no file can be made without a name. `log` gets a line per fsync and rename. */
+ * While it has a file `tmpfile`, no file can be made without a name. `log` gets a line per fsync, link and rename. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -67,6 +67,11 @@ int fsync(int file) {
 int rename(const char *from, const char *to) {
     record("rename", to);
     return (int)syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+}
+
+int linkat(int from_folder, const char *from, int to_folder, const char *to, int flags) {
+    record("link", to);
+    return (int)syscall(SYS_linkat, from_folder, from, to_folder, to, flags);
 }
 
 static int open_any(const char *path, int flags, unsigned mode) {

@@ -126,26 +126,38 @@ async fn a_folder_that_cannot_be_synced_is_not_opened() {
 }
 
 #[tokio::test]
-async fn bytes_are_synced_before_they_get_their_name_and_the_name_after_it() {
+async fn a_name_is_synced_after_it_was_given_and_a_file_is_synced_before_it_replaces_another() {
     let faults = Faults::new();
     let server = faults.start("");
     store(&server, "a.txt", b"opens the folder").await;
     faults.take_log();
     let upload = store(&server, "b.txt", &text(2_000_000)).await;
     let name = upload["blake3"].as_str().unwrap();
-    let log = faults.take_log();
-    let place = |wanted: &dyn Fn(&str) -> bool| log.iter().position(|line| wanted(line));
-    let bytes = place(&|line| line.starts_with("fsync ") && line.contains("/incoming/"));
-    let rename = place(&|line| line.starts_with("rename ") && line.ends_with(name));
     let folder = format!("/content/{}", &name[..2]);
-    let named = place(&|line| line.starts_with("fsync ") && line.ends_with(&folder));
-    let all =
-        [bytes, rename, named].map(|place| place.unwrap_or_else(|| panic!("{}", log.join("\n"))));
-    assert!(all.is_sorted(), "{log:?}");
+    let assert_order = |given: &str, calls: [&str; 3]| {
+        let log = faults.take_log();
+        let places = calls.map(|call| {
+            let (call, path) = call.split_once(' ').unwrap();
+            log.iter()
+                .position(|line| {
+                    line.starts_with(&format!("{call} "))
+                        && (line.ends_with(path) || line.contains(&format!("{path}/#")))
+                })
+                .unwrap_or_else(|| panic!("{given}: no {call} {path}: {}", log.join("\n")))
+        });
+        assert!(places.is_sorted(), "{given}: {log:?}");
+        log
+    };
+    let (link, rename) = (format!("link {name}"), format!("rename {name}"));
+    let (bytes, named) = ("fsync /incoming", format!("fsync {folder}"));
+    let log = assert_order("new", [&link, bytes, &named]);
     assert!(
-        place(&|line| line.starts_with("fsync ") && line.ends_with("/content")).is_some(),
+        log.iter()
+            .any(|line| line.starts_with("fsync ") && line.ends_with("/content")),
         "{log:?}"
     );
+    store(&server, "c.txt", &text(2_000_000)).await;
+    assert_order("replaced", [bytes, &rename, &named]);
 }
 
 #[tokio::test]

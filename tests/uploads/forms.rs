@@ -130,6 +130,62 @@ async fn uploads_outlive_the_server() {
     assert_eq!(list["uploads"], serde_json::json!([upload]));
 }
 
+/// Has the database end its session once while it stores an upload, after `first`.
+async fn lose_the_next_answer(session: &tokio_postgres::Client, first: &str) {
+    let sql = format!(
+        "drop trigger if exists lose on headroom.upload;
+        drop sequence if exists public.lost;
+        create sequence public.lost;
+        create or replace function public.lose() returns trigger language plpgsql as $$ begin
+            if nextval('public.lost') = 1 then
+                {first}
+                perform pg_terminate_backend(pg_backend_pid());
+                perform pg_sleep(60);
+            end if;
+            return new;
+        end $$;
+        create trigger lose before insert on headroom.upload for each row execute function public.lose();"
+    );
+    session.batch_execute(&sql).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_is_stored_once_if_the_answer_of_the_database_is_lost() {
+    let server = start("");
+    store(&server, "a.txt", b"opens the folder").await;
+    let folder = server.folder().join("data/postgres");
+    let password = std::fs::read_to_string(folder.join("password")).unwrap();
+    let (folder, password) = (folder.display(), password.trim());
+    let session = session(&server).await;
+    // What the session has done is undone with it.
+    lose_the_next_answer(&session, "").await;
+    let undone = store(&server, "b.txt", b"undone").await;
+    // Or it was committed: here by another one.
+    let first = format!(
+        "perform dblink_exec('host={folder} user=headroom password={password} dbname=headroom', format(
+            'insert into headroom.upload_content (blake3, sha256, bytes, uploads) values (%L, %L, %s, 1);
+            insert into headroom.upload (id, blake3, bytes, name, kind, media_type, caller, scanned)
+            values (%L, %L, %s, %L, %L, %L, %L, %L)',
+            new.blake3, sha256('done before'::bytea), new.bytes,
+            new.id, new.blake3, new.bytes, new.name, new.kind, new.media_type, new.caller, new.scanned));"
+    );
+    session
+        .batch_execute("create extension dblink")
+        .await
+        .unwrap();
+    lose_the_next_answer(&session, &first).await;
+    let done = store(&server, "c.txt", b"done before").await;
+    for (upload, content) in [(undone, &b"undone"[..]), (done, b"done before")] {
+        assert!(fetch(&server, &upload).await == content);
+        let id = upload["id"].as_str().unwrap();
+        let uses = "select c.uploads from headroom.upload join headroom.upload_content c using (blake3) where id = $1";
+        let uses: i64 = session.query_one(uses, &[&id]).await.unwrap().get(0);
+        assert_eq!(uses, 1, "{upload}");
+    }
+    let list = server.get_json("/api/uploads").await.ok();
+    assert_eq!(list["uploads"].as_array().unwrap().len(), 3, "{list}");
+}
+
 #[tokio::test]
 async fn uploads_expire_when_their_time_is_over() {
     let server = start("uploads.ttl = '1s'\nuploads.sweep_interval = '100ms'");
