@@ -1,11 +1,12 @@
 //! Whole files: what was sent is stored, listed, returned and removed.
 
-use headroom_test_support::wait::{DEADLINE, wait_for};
+use headroom_test_support::wait::{DEADLINE, wait_for, wait_for_async};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{
-    Form, fetch, files, folder, refused, send, sha256, start, store, text, wait_for_open_files,
+    Form, fetch, files, folder, refused, send, session, sha256, start, store, text,
+    wait_for_open_files,
 };
 
 #[tokio::test]
@@ -130,60 +131,55 @@ async fn uploads_outlive_the_server() {
     assert_eq!(list["uploads"], serde_json::json!([upload]));
 }
 
-/// Has the database end its session once while it stores an upload, after `first`.
-async fn lose_the_next_answer(session: &tokio_postgres::Client, first: &str) {
-    let sql = format!(
-        "drop trigger if exists lose on headroom.upload;
-        drop sequence if exists public.lost;
-        create sequence public.lost;
-        create or replace function public.lose() returns trigger language plpgsql as $$ begin
-            if nextval('public.lost') = 1 then
-                {first}
-                perform pg_terminate_backend(pg_backend_pid());
-                perform pg_sleep(60);
-            end if;
-            return new;
-        end $$;
-        create trigger lose before insert on headroom.upload for each row execute function public.lose();"
-    );
-    session.batch_execute(&sql).await.unwrap();
-}
-
 #[tokio::test]
 async fn a_file_is_stored_once_if_the_answer_of_the_database_is_lost() {
     let server = start("");
-    store(&server, "a.txt", b"opens the folder").await;
-    let folder = server.folder().join("data/postgres");
-    let password = std::fs::read_to_string(folder.join("password")).unwrap();
-    let (folder, password) = (folder.display(), password.trim());
+    let first = store(&server, "a.txt", b"opens the folder").await;
     let session = session(&server).await;
-    // What the session has done is undone with it.
-    lose_the_next_answer(&session, "").await;
-    let undone = store(&server, "b.txt", b"undone").await;
-    // Or it was committed: here by another one.
-    let first = format!(
-        "perform dblink_exec('host={folder} user=headroom password={password} dbname=headroom', format(
-            'insert into headroom.upload_content (blake3, sha256, bytes, uploads) values (%L, %L, %s, 1);
-            insert into headroom.upload (id, blake3, bytes, name, kind, media_type, caller, scanned)
-            values (%L, %L, %s, %L, %L, %L, %L, %L)',
-            new.blake3, sha256('done before'::bytea), new.bytes,
-            new.id, new.blake3, new.bytes, new.name, new.kind, new.media_type, new.caller, new.scanned));"
-    );
-    session
-        .batch_execute("create extension dblink")
-        .await
-        .unwrap();
-    lose_the_next_answer(&session, &first).await;
-    let done = store(&server, "c.txt", b"done before").await;
-    for (upload, content) in [(undone, &b"undone"[..]), (done, b"done before")] {
-        assert!(fetch(&server, &upload).await == content);
-        let id = upload["id"].as_str().unwrap();
-        let uses = "select c.uploads from headroom.upload join headroom.upload_content c using (blake3) where id = $1";
-        let uses: i64 = session.query_one(uses, &[&id]).await.unwrap().get(0);
-        assert_eq!(uses, 1, "{upload}");
+    let first = first["id"].as_str().unwrap();
+    for has_committed in [false, true] {
+        // The next statement that stores a file waits, and tells the id.
+        let wait = "create sequence public.waited;
+            create function public.wait() returns trigger language plpgsql as $$ begin
+                if nextval('public.waited') = 1 then
+                    perform set_config('application_name', new.id, false);
+                    perform pg_sleep(600);
+                end if;
+                return new;
+            end $$;
+            create trigger wait before insert on headroom.upload for each row execute function public.wait()";
+        session.batch_execute(wait).await.unwrap();
+        let lose = async {
+            let waiting =
+                "select pid, application_name from pg_stat_activity where wait_event = 'PgSleep'";
+            let found = wait_for_async(DEADLINE, async || {
+                let found = session.query_opt(waiting, &[]).await.unwrap();
+                found.ok_or("no session waits")
+            });
+            let found = found.await;
+            let (process, id): (i32, String) = (found.get(0), found.get(1));
+            if has_committed {
+                let commit = "with added as (insert into headroom.upload
+                        (id, blake3, bytes, name, kind, media_type, caller, scanned)
+                        select $1, blake3, bytes, 'b.txt', kind, media_type, caller, scanned
+                        from headroom.upload where id = $2 returning blake3)
+                    update headroom.upload_content set uploads = uploads + 1 from added
+                    where upload_content.blake3 = added.blake3";
+                session.execute(commit, &[&id, &first]).await.unwrap();
+            }
+            let end = "select pg_terminate_backend($1)";
+            session.execute(end, &[&process]).await.unwrap();
+            id
+        };
+        let (upload, id) = tokio::join!(store(&server, "b.txt", b"opens the folder"), lose);
+        assert_eq!(upload["id"], id, "{upload}");
+        let undo = "drop trigger wait on headroom.upload; drop function public.wait; drop sequence public.waited";
+        session.batch_execute(undo).await.unwrap();
     }
-    let list = server.get_json("/api/uploads").await.ok();
-    assert_eq!(list["uploads"].as_array().unwrap().len(), 3, "{list}");
+    let rows = "select c.uploads, count(*) from headroom.upload join headroom.upload_content c using (blake3)
+        group by c.uploads";
+    let rows = session.query_one(rows, &[]).await.unwrap();
+    assert_eq!((rows.get::<_, i32>(0), rows.get::<_, i64>(1)), (3, 3));
 }
 
 #[tokio::test]
