@@ -67,7 +67,8 @@ struct UploadsPage {
 
 pub(super) fn example() -> serde_json::Value {
     json!({
-        "id": EXAMPLE_ID, "name": "report.pdf", "kind": "pdf", "media_type": "application/pdf", "bytes": 48213,
+        "id": EXAMPLE_ID, "name": "report.pdf", "kind": "pdf", "media_type": "application/pdf", "details": {},
+        "bytes": 48213,
         "blake3": "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
         "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         "scanned": false, "uploaded_by": "127.0.0.1",

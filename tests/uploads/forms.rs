@@ -2,7 +2,7 @@
 
 use headroom_test_support::wait::{DEADLINE, wait_for, wait_for_async};
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     Form, fetch, files, folder, refused, send, session, sha256, start, store, text,
@@ -117,6 +117,25 @@ async fn the_list_has_pages_and_filters() {
 }
 
 #[tokio::test]
+async fn what_the_check_has_learned_of_a_file_is_kept() {
+    let server = start("");
+    for (name, content, details) in [
+        ("a.txt", &b"one\ntwo"[..], json!({ "lines": 2 })),
+        (
+            "a.csv",
+            b"a,b,c\n1,2,3\n",
+            json!({ "columns": 3, "records": 2 }),
+        ),
+        ("a.json", b"{}", json!({})),
+    ] {
+        let upload = store(&server, name, content).await;
+        assert_eq!(upload["details"], details, "{name}");
+        let path = format!("/api/uploads/{}", upload["id"].as_str().unwrap());
+        assert_eq!(server.get_json(&path).await.ok(), upload, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn uploads_outlive_the_server() {
     let data = tempfile::tempdir().unwrap();
     let settings = format!("data.dir = '{}'", data.path().join("data").display());
@@ -128,7 +147,7 @@ async fn uploads_outlive_the_server() {
     let server = start(&settings);
     assert!(fetch(&server, &upload).await == content);
     let list = server.get_json("/api/uploads").await.ok();
-    assert_eq!(list["uploads"], serde_json::json!([upload]));
+    assert_eq!(list["uploads"], json!([upload]));
 }
 
 #[tokio::test]

@@ -62,6 +62,10 @@ pub const MIGRATIONS: MigrationSet = MigrationSet {
             file: "V5__infected_upload",
             sql: include_str!("../../../config/migrations/V5__infected_upload.sql"),
         },
+        Migration {
+            file: "V6__upload_details",
+            sql: include_str!("../../../config/migrations/V6__upload_details.sql"),
+        },
     ],
 };
 

@@ -1,5 +1,6 @@
 //! File operations, off the actors' thread.
 
+use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
 use super::error::UploadError;
@@ -10,4 +11,11 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, UploadError> {
     let done = spawn_blocking(work).await;
     done.map_err(|_| UploadError::Panicked)?
+}
+
+/// Drops what holds files on a thread that may wait: the kernel needs long to free one that is large and has no name.
+pub(super) fn drop_apart<T: Send + 'static>(files: T) {
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn_blocking(move || drop(files));
+    }
 }

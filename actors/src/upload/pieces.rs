@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{Bytes, BytesMut};
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::blocking::drop_apart;
 use super::caller::Caller;
 use super::content::Limits;
 use super::error::UploadError;
@@ -49,7 +50,7 @@ pub(super) trait Sink: Send + 'static {
 }
 
 /// Bytes on their way to a sink.
-pub(super) struct Pieces<S> {
+pub(super) struct Pieces<S: Sink> {
     shared: Shared,
     collected: BytesMut,
     /// Shared with the piece that is being written, which may outlive the upload.
@@ -201,5 +202,13 @@ impl<S: Sink> Pieces<S> {
             end(sink)
         });
         ended.await.map_err(|_| UploadError::Panicked)?
+    }
+}
+
+impl<S: Sink> Drop for Pieces<S> {
+    fn drop(&mut self) {
+        if let Writer::Idle(sink) = std::mem::replace(&mut self.writer, Writer::Ended) {
+            drop_apart(sink);
+        }
     }
 }

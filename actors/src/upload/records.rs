@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::caller::Caller;
-use super::content::Kind;
+use super::content::{Detail, Kind};
 use super::error::UploadError;
 use super::id::UploadId;
 use super::receive::Received;
@@ -39,7 +39,7 @@ const MANY_ORPHANS: usize = 16;
 
 /// What is known of an upload. The order of `from_row`.
 pub(super) const COLUMNS: &str = "id, name, kind, media_type, bytes, blake3, sha256, scanned, caller,
-    (extract(epoch from created_at) * 1000000)::int8, (extract(epoch from expires_at) * 1000)::int8";
+    (extract(epoch from created_at) * 1000000)::int8, (extract(epoch from expires_at) * 1000)::int8, details::text";
 /// Uploads with their content.
 pub(super) const UPLOADS: &str = "(select u.*, c.sha256 from headroom.upload u
     join headroom.upload_content c using (blake3)
@@ -49,8 +49,8 @@ pub(super) const UPLOADS: &str = "(select u.*, c.sha256 from headroom.upload u
 /// nothing, and returns no row, if it was done before: the id says so.
 const ADD: &str = "with added as (
         insert into headroom.upload
-        (id, blake3, bytes, name, kind, media_type, caller, scanned, expires_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() + make_interval(secs => $9))
+        (id, blake3, bytes, name, kind, media_type, caller, scanned, expires_at, details)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() + make_interval(secs => $9), $11::text::jsonb)
         on conflict (id) do nothing returning created_at, expires_at),
     content as (
         insert into headroom.upload_content (blake3, sha256, bytes, uploads)
@@ -97,6 +97,8 @@ pub struct Upload {
     pub kind: String,
     /// Its media type, by its content.
     pub media_type: String,
+    /// What the check of its content has learned, such as `width` and `height` of an image. Empty if that is nothing.
+    pub details: Detail,
     /// Its size.
     pub bytes: u64,
     /// The BLAKE3 hash of its bytes, as hexadecimal digits.
@@ -492,6 +494,7 @@ fn unsaved(file: &Received, caller: Caller) -> Upload {
         name: file.name.as_str().to_owned(),
         kind: file.kind.slug().to_owned(),
         media_type: file.facts.media_type.to_string(),
+        details: file.facts.detail,
         bytes: file.bytes,
         blake3: file.blake3.hex(),
         sha256: hex(&file.sha256),
@@ -506,11 +509,14 @@ fn unsaved(file: &Received, caller: Caller) -> Upload {
 pub(super) fn from_row(row: &Row) -> Upload {
     let id: String = row.get(0);
     let (blake3, sha256): (Vec<u8>, Vec<u8>) = (row.get(5), row.get(6));
+    let details: Option<String> = row.get(11);
+    let details = details.and_then(|text| serde_json::from_str(&text).ok());
     let mut upload = Upload {
         id: UploadId::from_database(id),
         name: row.get(1),
         kind: row.get(2),
         media_type: row.get(3),
+        details: details.unwrap_or(Detail::None {}),
         bytes: unsigned(row.get(4)),
         blake3: hex(&blake3),
         sha256: hex(&sha256),
@@ -532,6 +538,7 @@ struct NewRow<'a> {
     bytes: i64,
     upload: &'a Upload,
     ttl: Option<f64>,
+    details: Option<String>,
 }
 
 impl<'a> NewRow<'a> {
@@ -543,10 +550,11 @@ impl<'a> NewRow<'a> {
             bytes: signed(file.bytes),
             upload,
             ttl,
+            details: serde_json::to_string(&upload.details).ok(),
         }
     }
 
-    fn params(&self) -> [&(dyn ToSql + Sync); 10] {
+    fn params(&self) -> [&(dyn ToSql + Sync); 11] {
         let Upload {
             name,
             kind,
@@ -566,6 +574,7 @@ impl<'a> NewRow<'a> {
             scanned,
             &self.ttl,
             &self.sha256,
+            &self.details,
         ]
     }
 }

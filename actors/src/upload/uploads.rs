@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::admission::{ActiveUpload, Admission, Ticket};
 use super::apart::apart;
+use super::blocking::drop_apart;
 use super::caller::Caller;
 use super::config::Config;
 use super::contents::Content;
@@ -342,6 +343,7 @@ impl Owned {
         };
         let (records, caller) = (&self.records, ticket.caller());
         if let Some(uploads) = records.stored_by(caller, &request).await? {
+            drop_apart(files);
             return Ok(repeat(uploads));
         }
         let origin = Origin::Keyed(&request, self.admission.config.request_key_ttl);
@@ -378,8 +380,18 @@ impl Owned {
             files: files.len() as u64,
             bytes: files.iter().map(|file| file.bytes).sum(),
         };
-        let _turn = self.admission.turn(&self.records, caller, new).await?;
-        self.admission.count(new)?;
+        let admitted = async {
+            let turn = self.admission.turn(&self.records, caller, new).await?;
+            self.admission.count(new)?;
+            Ok(turn)
+        };
+        let _turn = match admitted.await {
+            Ok(turn) => turn,
+            Err(error) => {
+                drop_apart(files);
+                return Err(error);
+            }
+        };
         ticket.set_counted();
         let added = self.records.add(store, files, caller, ttl, origin).await;
         match &added {

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::kind::Kind;
 
@@ -48,11 +49,10 @@ pub struct Facts {
 }
 
 /// What is cheap to learn of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = UploadDetails)]
 pub enum Detail {
-    /// Nothing.
-    None {},
     /// Of a text.
     Text {
         /// Lines, the last one also without an end.
@@ -86,6 +86,8 @@ pub enum Detail {
         /// Samples of a channel in a second.
         sample_rate: u32,
     },
+    /// Nothing. The last one: every object can be read as this.
+    None {},
 }
 
 /// Why a file is refused. Messages name places and numbers, never the content.
