@@ -46,6 +46,10 @@ async fn a_range_is_answered_with_these_bytes() {
         let answer = get(&server, &path, &[("Range", ignored)]).await;
         assert_eq!(answer.status(), 200, "{ignored}");
     }
+    let empty = store(&server, "empty.txt", b"").await;
+    let empty = format!("/api/uploads/{}/content", empty["id"].as_str().unwrap());
+    let answer = get(&server, &empty, &[("Range", "bytes=0-99")]).await;
+    assert_eq!(answer.status(), 200);
     let beyond = get(&server, &path, &[("Range", "bytes=700000-")]).await;
     assert_eq!(beyond.status(), 416);
     assert_eq!(beyond.headers()["content-range"], "bytes */700000");

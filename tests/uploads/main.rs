@@ -1,6 +1,11 @@
 //! Uploads behind the real binary, with a real PostgreSQL and real files.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
 
 mod buckets;
 mod clients;

@@ -4,9 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 
 use headroom_test_support::clamd::{Clamd, EICAR_SIGNATURE, eicar};
 use headroom_test_support::server::Server;
+use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use serde_json::Value;
 
-use super::{Form, files, folder, refused, send, start, store, text};
+use super::{Form, files, folder, refused, send, start, store, text, tus};
 
 fn start_with(clamd: &Clamd, policy: &str) -> Server {
     let socket = clamd.socket();
@@ -63,18 +64,42 @@ async fn without_a_scanner_files_are_refused_or_stored_as_not_scanned() {
     assert_eq!(body["uploads"][0]["scanned"], false, "{body}");
     assert_eq!(lax.metric(unscanned, &[]).await, 1.0);
     clamd.start_again();
-    headroom_test_support::wait::wait_for_async(
-        headroom_test_support::wait::DEADLINE,
-        async || {
-            let answer = send(&strict, form.clone()).await;
-            match answer.status().as_u16() {
-                201 => Ok(()),
-                status => Err(status),
-            }
-        },
-    )
+    wait_for_async(DEADLINE, async || {
+        let answer = send(&strict, form.clone()).await;
+        match answer.status().as_u16() {
+            201 => Ok(()),
+            status => Err(status),
+        }
+    })
     .await;
     refused(&strict, infected(), 422).await;
+}
+
+#[tokio::test]
+async fn a_whole_upload_in_parts_that_cannot_be_scanned_now_is_asked_for_again() {
+    let Some(mut clamd) = Clamd::start("") else {
+        return;
+    };
+    let server = start_with(&clamd, "require");
+    let content = text(10_000);
+    let path = tus::begin(&server, content.len()).await;
+    clamd.kill();
+    let last = tus::send(&server, &path, 0, &content, &[]).await;
+    assert_eq!(last.status(), 503);
+    // Any other error has clients send all of it again.
+    let head = tus::head(&server, &path).await;
+    assert_eq!(head.status(), 423);
+    assert!(head.headers().contains_key("retry-after"));
+    clamd.start_again();
+    wait_for_async(DEADLINE, async || {
+        let head = tus::head(&server, &path).await;
+        match head.status().as_u16() {
+            200 if head.headers().contains_key("upload-id") => Ok(()),
+            423 => Err(head.status()),
+            _ => panic!("{head:?}"),
+        }
+    })
+    .await;
 }
 
 async fn infected_list(server: &Server) -> Vec<Value> {

@@ -1,8 +1,12 @@
 //! Files in parts by tus 1.0: they go on after a death of the client or of the server, and become files like others.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -75,7 +79,7 @@ pub(super) async fn send(
     request.body(part.to_vec()).send().await.unwrap()
 }
 
-async fn head(server: &Server, path: &str) -> Response {
+pub(super) async fn head(server: &Server, path: &str) -> Response {
     request(server, Method::HEAD, path).send().await.unwrap()
 }
 
@@ -140,6 +144,35 @@ fn half_a_part(
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(bytes).unwrap();
     stream
+}
+
+/// A client that sends byte after byte.
+struct SlowClient {
+    leaves: Arc<AtomicBool>,
+    sends: JoinHandle<usize>,
+}
+
+impl SlowClient {
+    fn start(mut stream: TcpStream, bytes: &[u8]) -> Self {
+        let (leaves, bytes) = (Arc::new(AtomicBool::new(false)), bytes.to_vec());
+        let is_over = Arc::clone(&leaves);
+        let sends = std::thread::spawn(move || {
+            let mut sent = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                stream.write_all(&bytes[sent..=sent]).unwrap();
+                sent += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            sent
+        });
+        Self { leaves, sends }
+    }
+
+    /// Returns how many bytes it has sent.
+    fn leave(self) -> usize {
+        self.leaves.store(true, Ordering::Relaxed);
+        self.sends.join().unwrap()
+    }
 }
 
 #[tokio::test]
@@ -309,6 +342,7 @@ async fn tus_one_part_comes_at_a_time() {
     let content = text(1_000_000);
     let path = begin(&server, content.len()).await;
     let stream = half_a_part(&server, &path, 0, content.len(), &content[..600_000], "");
+    let client = SlowClient::start(stream, &content[600_000..]);
     wait_for_offset(&server, &path, 1).await;
     let second = send(&server, &path, 0, &content[..10], &[]).await;
     problem(second, 423, "locked").await;
@@ -317,12 +351,72 @@ async fn tus_one_part_comes_at_a_time() {
         .await
         .unwrap();
     problem(ended, 423, "locked").await;
-    drop(stream);
+    let sent = 600_000 + client.leave();
     wait_until_free(&server).await;
     let from = offset(&server, &path).await;
-    assert_eq!(from, 600_000);
+    assert_eq!(from, sent);
     let last = send(&server, &path, from, &content[from..], &[]).await;
     assert!(stored(&server, &last).await == content);
+}
+
+#[tokio::test]
+async fn tus_a_client_that_comes_back_goes_on_although_its_old_connection_is_open() {
+    let server = start("server.body_idle_timeout = '1h'\nserver.client_rate_min = 0");
+    let content = text(1_000_000);
+    let path = begin(&server, content.len()).await;
+    let mut old = half_a_part(&server, &path, 0, content.len(), &content[..600_007], "");
+    let from = wait_for_offset(&server, &path, 600_007).await;
+    let last = send(&server, &path, from, &content[from..], &[]).await;
+    assert!(stored(&server, &last).await == content);
+    let mut answer = String::new();
+    old.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
+#[tokio::test]
+async fn tus_a_part_may_take_longer_than_the_time_between_parts() {
+    let server = start("uploads.partial_ttl = '1s'\nuploads.sweep_interval = '100ms'");
+    let content = text(1_000_000);
+    let path = begin(&server, content.len()).await;
+    let stream = half_a_part(&server, &path, 0, content.len(), &content[..600_000], "");
+    let began = std::time::Instant::now();
+    let client = SlowClient::start(stream, &content[600_000..]);
+    wait_for_offset(&server, &path, 1).await;
+    wait_for_async(DEADLINE, async || {
+        offset(&server, &path).await;
+        let passed = began.elapsed();
+        (passed.as_secs() >= 2).then_some(()).ok_or(passed)
+    })
+    .await;
+    client.leave();
+}
+
+#[tokio::test]
+async fn tus_a_part_that_is_too_long_ends_its_upload() {
+    let server = start("uploads.file_max = '100KiB'");
+    let name = metadata("a.txt");
+    for length in [("Upload-Length", "100000"), ("Upload-Defer-Length", "1")] {
+        let headers = [length, ("Upload-Metadata", name.as_str())];
+        let path = location(create(&server, &headers).await, 201);
+        // In chunks, so that the server learns of it late.
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        let sent = format!(
+            "PATCH {path} HTTP/1.1\r\nHost: localhost\r\nTus-Resumable: 1.0.0\r\nContent-Type: {PART}\r\n\
+             Upload-Offset: 0\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        stream.write_all(sent.as_bytes()).unwrap();
+        for _ in 0..2 {
+            let chunk = [&b"10000\r\n"[..], &text(0x10000), b"\r\n"].concat();
+            stream.write_all(&chunk).unwrap();
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413"), "{length:?}: {answer}");
+        assert_eq!(head(&server, &path).await.status(), 410, "{length:?}");
+    }
+    assert_eq!(partials(&server), 0);
+    let list = server.get_json("/api/uploads").await.ok();
+    assert_eq!(list["uploads"], serde_json::json!([]));
 }
 
 #[tokio::test]
@@ -603,6 +697,9 @@ async fn tus_requests_that_are_not_of_the_protocol_are_refused() {
     problem_of.await;
     let untyped = request(&server, Method::PATCH, &path).header("Upload-Offset", 0);
     problem(untyped.send().await.unwrap(), 415, "unsupported-media-type").await;
+    let trailer = [("Trailer", "Upload-Checksum")];
+    let answer = send(&server, &path, 0, b"x", &trailer).await;
+    problem(answer, 400, "malformed-request").await;
     let unplaced = request(&server, Method::PATCH, &path).header("Content-Type", PART);
     problem(unplaced.send().await.unwrap(), 400, "malformed-request").await;
     let unknown = format!("{PATH}/{}", "0".repeat(32));

@@ -143,8 +143,8 @@ pub(super) fn range(
     tag: &EntityTag,
     bytes: u64,
 ) -> Result<Option<(u64, u64)>, Problem> {
-    // RFC 9110: `Range` is of GET alone.
-    if request.method() != Method::GET {
+    // RFC 9110: `Range` is of GET alone. No range of an empty file can be satisfied; caches that read in slices fail on 416.
+    if request.method() != Method::GET || bytes == 0 {
         return Ok(None);
     }
     // What is malformed or of another unit is ignored, and so may several ranges be.

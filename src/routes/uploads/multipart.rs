@@ -138,7 +138,7 @@ pub(super) async fn next(
     let waited = limits.patience.wait(limits.pace.behind(), waited).await;
     let Some(waited) = waited else {
         return Some(Err(late(
-            "the upload is slower than server.client_rate_min, and others needed its place",
+            "the upload is slower than server.client_rate_min, and others needed its place, or its client went on elsewhere",
         )));
     };
     match waited {

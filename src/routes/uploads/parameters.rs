@@ -82,15 +82,52 @@ impl Disposition {
             return Err("it is not form-data");
         }
         let name = value.parameter("name").filter(|name| !name.is_empty());
-        let file_name = value.parameter("filename");
-        if file_name.is_none() && value.parameter("filename*").is_some() {
-            return Err("a form has filename, not filename* (RFC 7578)");
-        }
+        // RFC 7578 has no filename*, but clients send it: .NET beside a filename that is an encoded word, old urllib3 alone. It
+        // comes first, as in RFC 6266.
+        let file_name = match value.parameter("filename*") {
+            Some(extended) => Some(decode(extended)?),
+            None => value.parameter("filename").map(str::to_owned),
+        };
         Ok(Self {
             name: name.ok_or("the part has no name")?.to_owned(),
-            file_name: file_name.map(str::to_owned),
+            file_name,
         })
     }
+}
+
+/// Decodes what RFC 8187 calls an extended value, such as `UTF-8''na%C3%AFve.txt`.
+fn decode(extended: &str) -> Result<String, Fault> {
+    const MALFORMED: Fault = "filename* is not as in RFC 8187";
+    let mut parts = extended.splitn(3, '\'');
+    let (Some(charset), Some(_language), Some(text)) = (parts.next(), parts.next(), parts.next())
+    else {
+        return Err(MALFORMED);
+    };
+    if !charset.eq_ignore_ascii_case("utf-8") {
+        return Err("filename* is not in UTF-8");
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = match (first, after) {
+            (b'%', [high, low, after @ ..]) => {
+                let digits = [*high, *low];
+                let digits = str::from_utf8(&digits).map_err(|_| MALFORMED)?;
+                let is_hexadecimal = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+                let byte = u8::from_str_radix(digits, 16)
+                    .ok()
+                    .filter(|_| is_hexadecimal);
+                bytes.push(byte.ok_or(MALFORMED)?);
+                after
+            }
+            (b'%', _) => return Err(MALFORMED),
+            (byte, after) => {
+                bytes.push(*byte);
+                after
+            }
+        };
+    }
+    String::from_utf8(bytes).map_err(|_| MALFORMED)
 }
 
 fn trim(text: &str) -> &str {
@@ -131,12 +168,17 @@ mod tests {
     #[test]
     fn names_are_as_clients_write_them() {
         for (sent, name, file_name) in [
-            // Browsers and curl; .NET; Go; two that nobody writes.
+            // Browsers and curl; .NET; urllib3; Go; two that nobody writes.
             (r#"form-data; name="a"; filename="b c.txt""#, "a", "b c.txt"),
             (
-                "form-data; name=a; filename=b.txt; filename*=utf-8''b.txt",
+                "form-data; name=a; filename=\"=?utf-8?B?c8WCLnR4dA==?=\"; filename*=utf-8''s%C5%82.txt",
                 "a",
-                "b.txt",
+                "sł.txt",
+            ),
+            (
+                "form-data; name=a; filename*=UTF-8'pl'50%25%20.txt",
+                "a",
+                "50% .txt",
             ),
             (
                 r#"form-data; name="a\"b"; filename="c\\d.txt""#,
@@ -182,7 +224,11 @@ mod tests {
             b"form-data; name = \"a\"",
             b"form-data; name=\"a\"; name=\"b\"",
             b"form-data; name=\"a\"; filename=\"b\"; FILENAME=\"c\"",
-            b"form-data; name=\"a\"; filename*=utf-8''b",
+            b"form-data; name=\"a\"; filename*=b.txt",
+            b"form-data; name=\"a\"; filename*=latin1''b.txt",
+            b"form-data; name=\"a\"; filename*=utf-8''%c3.txt",
+            b"form-data; name=\"a\"; filename*=utf-8''b%+1.txt",
+            b"form-data; name=\"a\"; filename*=utf-8''b%2",
             b"form-data; name=\"a\"; filename=\"\xff\"",
             b"form-data; name=\"\xc0\xae\"",
             b"form-data; name=\"a\"; file name=\"b\"",

@@ -10,6 +10,7 @@ mod request;
 
 use std::time::{Duration, SystemTime};
 
+use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HttpDate};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use headroom_actors::upload::{
@@ -31,9 +32,12 @@ use headers::PATH;
 use request::{
     METHOD_OVERRIDE, PART, TUS_CHECKSUM_ALGORITHM, TUS_EXTENSION, TUS_MAX_SIZE, TUS_RESUMABLE,
     TUS_VERSION, UPLOAD_CHECKSUM, UPLOAD_CONCAT, UPLOAD_DEFER_LENGTH, UPLOAD_EXPIRES, UPLOAD_ID,
-    UPLOAD_LENGTH, UPLOAD_METADATA, UPLOAD_OFFSET, VERSION, check_media_type, check_version,
-    has_body, parse_id, read, text,
+    UPLOAD_LENGTH, UPLOAD_METADATA, UPLOAD_OFFSET, VERSION, check_media_type, check_trailer,
+    check_version, has_body, parse_id, read, text,
 };
+
+/// When to ask again for an upload that cannot be looked up or stored now.
+const AGAIN: Duration = Duration::from_secs(5);
 
 const EXTENSIONS: &str = "creation,creation-with-upload,creation-defer-length,expiration,termination,checksum,\
     concatenation";
@@ -185,7 +189,9 @@ fn announced_file(headers: &HeaderMap, is_final: bool) -> Result<Option<u64>, Pr
 pub(in crate::routes) fn find_docs() -> Docs {
     docs("How far an upload in parts has come")
         .text(
-            "If all of it has arrived and the server died before it was stored, it is stored now.",
+            "If all of it has arrived and the server died before it was stored, it is stored now. 423 also says that this cannot \
+             be done or looked up now: clients of tus take 423 alone for a reason to ask again, and send the whole file anew after \
+             any other error.",
         )
         .empty_answer(
             200,
@@ -197,9 +203,7 @@ pub(in crate::routes) fn find_docs() -> Docs {
             ProblemKind::UnsupportedMediaType,
             ProblemKind::InvalidInput,
             ProblemKind::Unprocessable,
-            ProblemKind::TooManyRequests,
-            ProblemKind::InsufficientStorage,
-            ProblemKind::NeverFits,
+            ProblemKind::Locked,
         ])
 }
 
@@ -217,7 +221,7 @@ pub(in crate::routes) async fn find(
         let found = handles.uploads.ask(find, handles.left()).await?;
         found.map_err(refused)
     };
-    let partial = found.await.map_err(of_tus)?;
+    let partial = found.await.map_err(|problem| of_tus(later(problem)))?;
     let mut response = told(HttpResponse::Ok(), &partial);
     match partial.length {
         Some(length) => response.insert_header((UPLOAD_LENGTH, length)),
@@ -291,6 +295,7 @@ async fn take_part(
 ) -> Result<Partial, Refusal> {
     let headers = request.headers();
     refuse_compressed(request)?;
+    check_trailer(headers)?;
     let append = Append {
         id,
         offset,
@@ -386,6 +391,18 @@ fn response(mut response: HttpResponseBuilder) -> HttpResponseBuilder {
 
 fn of_tus(problem: Problem) -> Problem {
     problem.with_header(TUS_RESUMABLE, VERSION)
+}
+
+/// What clients need to know about a `HEAD` that fails for now: to them, all but 423 says that the upload is lost, and they would
+/// send the whole file again.
+fn later(mut problem: Problem) -> Problem {
+    let status = problem.kind.status();
+    let is_for_now = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+    if is_for_now && problem.kind != ProblemKind::Internal {
+        problem.kind = ProblemKind::Locked;
+        return problem.retry_after(AGAIN);
+    }
+    problem
 }
 
 /// An answer that says how far an upload has come.

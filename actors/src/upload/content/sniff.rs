@@ -33,7 +33,7 @@ pub(super) fn check(kind: Kind, head: &[u8]) -> Result<(), ContentFault> {
         Kind::Zip => is_zip(head) || head.starts_with(b"PK\x05\x06"),
         Kind::TorchScript | Kind::ExportedProgram => is_zip(head),
         // The header may follow other bytes, but not those of another type.
-        Kind::Pdf => head.starts_with(b"%PDF-") || found(head).is_none(),
+        Kind::Pdf => matches!(found(head), None | Some("application/pdf")),
         Kind::Text | Kind::Markdown | Kind::Json | Kind::Csv => true,
     };
     if fits {

@@ -84,11 +84,32 @@ impl Appending {
         };
         let received = work.received + bytes.len() as u64;
         if work.from + received > work.length_max {
-            let max = work.length_max;
-            return Err(PartialFault::TooLong { max }.into());
+            return Err(self.end_too_long().await);
         }
         work.received = received;
         work.pieces.write(bytes).await
+    }
+
+    /// Ends the upload: what the client has said of its length is wrong, so what has arrived is not its file. That goes on if the
+    /// client leaves.
+    async fn end_too_long(&mut self) -> UploadError {
+        let Some(work) = self.work.take() else {
+            return UploadError::Panicked;
+        };
+        let fault = PartialFault::TooLong {
+            max: work.length_max,
+        };
+        let (partials, reason) = (Arc::clone(&self.partials), fault.to_string());
+        let ended = tokio::spawn(async move {
+            let ended = partials.end(work.ticket.store(), &work.row, &reason).await;
+            drop(work);
+            ended
+        });
+        match ended.await {
+            Ok(Ok(())) => fault.into(),
+            Ok(Err(error)) => error,
+            Err(_) => UploadError::Panicked,
+        }
     }
 
     /// What the part waits for its client with.

@@ -70,7 +70,7 @@ pub(super) struct PartialRow {
     pub(super) upload_id: Option<UploadId>,
     pub(super) ended: Option<String>,
     pub(super) expires_at: Timestamp,
-    is_over: bool,
+    pub(super) is_over: bool,
 }
 
 impl PartialRow {

@@ -42,8 +42,8 @@ impl Partials {
         }
     }
 
-    fn lock(&self, id: &UploadId) -> Result<Lock, UploadError> {
-        let lock = self.locks.lock(id);
+    async fn lock(&self, id: &UploadId) -> Result<Lock, UploadError> {
+        let lock = self.locks.take(id).await;
         lock.ok_or_else(|| PartialFault::Locked.into())
     }
 
@@ -75,7 +75,7 @@ impl Partials {
                 create.lease,
             )
             .await?;
-        let lock = self.lock(&row.id)?;
+        let lock = self.lock(&row.id).await?;
         let new = Totals {
             files: 1,
             bytes: length.unwrap_or_default(),
@@ -194,7 +194,10 @@ impl Partials {
         id: &UploadId,
         lease: Box<dyn Send>,
     ) -> Result<Partial, UploadError> {
-        let row = self.rows.find(id).await?;
+        self.locks.end_stalled(id).await;
+        let mut row = self.rows.find(id).await?;
+        // One part may take longer than the time after the last part.
+        row.is_over &= !self.locks.is_locked(id);
         row.check()?;
         let offset = self.offset(&store, &row).await;
         if !matches!(offset, Ok(offset) if row.is_to_be_stored(offset)) {
@@ -209,7 +212,7 @@ impl Partials {
             };
         }
         // The server died before it was stored; or another request is about to store it, and has the lock.
-        let lock = self.lock(id)?;
+        let lock = self.lock(id).await?;
         let mut row = self.rows.find(id).await?;
         row.check()?;
         let offset = self.offset(&store, &row).await?;
@@ -230,7 +233,7 @@ impl Partials {
         append: Append,
     ) -> Result<Begun, UploadError> {
         let id = &append.id;
-        let lock = Arc::new(self.lock(id)?);
+        let lock = Arc::new(self.lock(id).await?);
         let mut row = self.rows.find(id).await?;
         row.check()?;
         if matches!(row.role, PartialRole::Final(_)) {
@@ -261,6 +264,7 @@ impl Partials {
             .readmit(Arc::clone(&store), caller, more, used, append.lease)
             .await?;
         ticket.set_file(row.name.as_deref().unwrap_or_default());
+        lock.set_patience(ticket.patience());
         let (opening, opened, checked) = (Arc::clone(&store), id.clone(), row.checked);
         let held = Arc::clone(&lock);
         let file = blocking(move || {
@@ -389,7 +393,7 @@ impl Partials {
         store: &Arc<Store>,
         id: &UploadId,
     ) -> Result<Option<UploadId>, UploadError> {
-        let _lock = self.lock(id)?;
+        let _lock = self.lock(id).await?;
         let row = self.rows.find(id).await?;
         row.check()?;
         if row.upload_id.is_some() {

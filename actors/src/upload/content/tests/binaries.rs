@@ -45,6 +45,7 @@ fn pdfs_have_a_header_and_a_trailer() {
         &format!("{far}%PDF-2.0\n"),
         "startxref 0\n%comment\n%%EOF",
     ));
+    ok(&pdf_with("\n%PDF-1.4\n", "startxref\n9\n%%EOF"));
     ok(&pdf_with(
         "%PDF-1.4\n",
         &format!("startxref\r\n1\r\n%%EOF{}", "\0".repeat(1019)),
