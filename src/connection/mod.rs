@@ -10,7 +10,9 @@
 //! - [`Pace`] bounds how slowly a client may read a response. The connection is cut after
 //!   `server.answer_idle_timeout` without progress, or if the client reads more slowly than
 //!   `server.client_rate_min` for longer than that. The sum of all waits for one response is at most
-//!   `server.answer_timeout`; for a stream of events, all waits until the client has caught up.
+//!   `server.answer_timeout`; for a stream of events, all waits until the client has caught up. For a file,
+//!   which takes as long as it takes, that is the time without progress instead: a kernel that has buffered
+//!   megabytes for a client takes more only when the client has read a sixteenth of what it may buffer.
 //! - Bytes that wait to be written to such a client are reserved in the memory budget. If the
 //!   reservation is refused, the connection is cut after one second.
 //! - actix-http gets the bytes of one request at a time (`framing.rs`). Otherwise it would decode every
@@ -295,10 +297,13 @@ impl Connection {
     fn on_write_blocked(&mut self, unsent: usize, cx: &mut Context<'_>) -> Poll<io::Error> {
         let now = Instant::now();
         let unread = self.unread.get_or_insert_with(|| Unread::new(now));
-        let mut deadline = self
-            .writing
-            .blocked(now)
-            .min(unread.since() + self.limits.answer_timeout);
+        let mut deadline = if self.exchange.state().is_file {
+            self.writing.allow(self.limits.answer_timeout);
+            self.writing.blocked(now)
+        } else {
+            let all = unread.since() + self.limits.answer_timeout;
+            self.writing.blocked(now).min(all)
+        };
         let mut cut = Cut::Stalled;
         // Memory is short, and a client that does not read is the first to lose its share.
         if let Some(unreserved) = unread.reserve(unsent as u64, &*self.limits.memory, now)

@@ -27,6 +27,12 @@ impl Pace {
         }
     }
 
+    /// The client may pause for longer.
+    pub fn allow(&mut self, pause_max: Duration) {
+        self.allowance += pause_max.saturating_sub(self.pause_max);
+        self.pause_max = self.pause_max.max(pause_max);
+    }
+
     /// Records that the server waits for the client, and returns the deadline of this wait.
     pub fn blocked(&mut self, now: Instant) -> Instant {
         *self.blocked_since.get_or_insert(now) + self.allowance
@@ -69,6 +75,20 @@ mod tests {
             pace.progress(bytes, now);
         }
         1000
+    }
+
+    #[test]
+    fn who_may_pause_for_longer_has_as_much_longer() {
+        let mut pace = Pace::new(10 * SECOND, 1000);
+        let begin = Instant::now();
+        pace.blocked(begin);
+        pace.progress(0, begin + 4 * SECOND);
+        for _ in 0..2 {
+            pace.allow(30 * SECOND);
+            assert_eq!(pace.blocked(begin), begin + 26 * SECOND);
+        }
+        pace.allow(SECOND);
+        assert_eq!(pace.blocked(begin), begin + 26 * SECOND);
     }
 
     #[test]

@@ -138,6 +138,12 @@ where
         {
             exchange.mark_endless();
         }
+        // Only files have ranges.
+        if head.headers.contains_key(header::ACCEPT_RANGES)
+            && let Some(exchange) = &exchange
+        {
+            exchange.mark_file();
+        }
         // The HTTP library would respond with `Connection: upgrade` and then close the connection.
         let ignores_offer = offers_upgrade && status != StatusCode::SWITCHING_PROTOCOLS;
         // Nobody knows whether a client that was not told to send its body sends it now.

@@ -9,7 +9,7 @@ use headroom_actors::kernel::{AskError, BudgetError, LoadError, LoadErrorKind};
 use headroom_actors::lazy::{AcquireError, ClearError, Excess, Shortage, UnknownResource};
 use headroom_actors::model::InferError;
 use headroom_actors::upload::scanner::ScanError;
-use headroom_actors::upload::{PartialFault, UploadError, UploadId};
+use headroom_actors::upload::{Kind, KindFault, PartialFault, UploadError, UploadId};
 use headroom_actors::{postgres, redis};
 
 use super::ProblemKind::{
@@ -339,6 +339,10 @@ impl From<UploadError> for Problem {
             E::Memory(error) => no_memory("an upload", error).retry_after(MEMORY_SOON),
             E::TooLarge { max, .. } => Self::new(PayloadTooLarge, detail).with("limit_bytes", max),
             E::Name(_) => Self::new(InvalidInput, format!("the file's name: {detail}")),
+            E::Kind(KindFault::NoExtension | KindFault::UnknownExtension { .. }) => {
+                let kinds: Vec<_> = Kind::ALL.iter().map(|kind| kind.slug()).collect();
+                Self::new(UnsupportedMediaType, detail).with("kinds", kinds)
+            }
             E::Kind(_) | E::KindRefused(_) => Self::new(UnsupportedMediaType, detail),
             E::Content(ref fault) if fault.is_servers() => Self::internal(&error),
             E::Content(ref fault) => Self::new(Unprocessable, detail).with("fault", fault.slug()),

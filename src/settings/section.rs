@@ -86,6 +86,10 @@ impl<T: Leaf> Leaf for Option<T> {
     fn advice(text: &str) -> Option<String> {
         T::advice(text)
     }
+
+    fn is_zero(&self) -> bool {
+        self.as_ref().is_some_and(T::is_zero)
+    }
 }
 
 /// A section or a key.

@@ -1,5 +1,6 @@
 //! Connects uploads with their settings, the memory budget and the database.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use headroom_actors::memory::Memory;
@@ -15,12 +16,17 @@ use crate::settings::uploads::{InfectedPolicy, S3Settings, ScanPolicy, ScanSetti
 /// The folder of uploaded files in data.dir.
 const FOLDER: &str = "uploads";
 
+/// The folder of uploaded files.
+pub(crate) fn dir(settings: &Settings) -> PathBuf {
+    let dir = settings.uploads.dir.clone();
+    dir.unwrap_or_else(|| settings.data.dir.join(FOLDER))
+}
+
 pub(super) fn plan(settings: &Settings, memory: &Memory, database: Database) -> UploadsPlan {
     let uploads = &settings.uploads;
-    let dir = uploads.dir.clone();
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let config = Config {
-        dir: dir.unwrap_or_else(|| settings.data.dir.join(FOLDER)),
+        dir: dir(settings),
         bucket: bucket(&uploads.s3),
         kinds: uploads.kinds.sizes(uploads.file_max),
         limits: Limits::default(),

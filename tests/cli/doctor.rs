@@ -215,6 +215,9 @@ fn a_data_folder_that_cannot_be_used_is_found() {
     fs::write(folder.path().join("data"), "a file").unwrap();
     let checks = checks(doctor(folder.path(), &["--json"]), 1);
     assert_failed(&checks, "data.dir", "it is not a folder");
+    assert_failed(&checks, "uploads.dir", "it is not a folder");
+    let checks = examine("uploads.disk_free_min = '1000000GiB'", 1);
+    assert_failed(&checks, "uploads.dir", "of free space");
 }
 
 #[test]

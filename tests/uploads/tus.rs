@@ -161,6 +161,7 @@ impl SlowClient {
             while !is_over.load(Ordering::Relaxed) {
                 stream.write_all(&bytes[sent..=sent]).unwrap();
                 sent += 1;
+                #[expect(clippy::disallowed_methods, reason = "a client that is slow")]
                 std::thread::sleep(Duration::from_millis(10));
             }
             sent

@@ -100,20 +100,22 @@ impl Store {
         .await
     }
 
-    /// Stores a complete file. When this returns, it is durable. The caller holds the lock of the content.
+    /// Stores a complete file. When this returns, it is durable. The caller holds the lock of the content. Returns whether the folder
+    /// had no such file.
     pub(super) async fn add_content(
         self: &Arc<Self>,
         file: &Arc<Received>,
         locks: &ContentLocks,
-    ) -> Result<(), UploadError> {
+    ) -> Result<bool, UploadError> {
         if let Some(bucket) = &self.bucket {
-            return bucket.add(file, locks).await;
+            bucket.add(file, locks).await?;
+            return Ok(false);
         }
         let (store, file, locks) = (Arc::clone(self), Arc::clone(file), Arc::clone(locks));
         blocking(move || {
-            store.add(&file.temp, file.blake3)?;
+            let is_new = store.add(&file.temp, file.blake3)?;
             drop(locks);
-            Ok(())
+            Ok(is_new)
         })
         .await
     }

@@ -55,7 +55,7 @@ pub use admission::{ActiveUpload, Ticket};
 pub use bucket::{BucketConfig, BucketError, try_once as try_bucket};
 pub use caller::Caller;
 pub use config::{Config, ScanConfig};
-pub use content::{Detail, Facts, Kind, Limits};
+pub use content::{Detail, Facts, Kind, KindFault, Limits};
 pub use contents::{Content, PIECE_BYTES};
 pub use error::UploadError;
 pub use id::{NoUploadId, UploadId};

@@ -227,25 +227,49 @@ impl Records {
         ttl: Option<Duration>,
         origin: Origin<'_>,
     ) -> Result<Option<Vec<Upload>>, UploadError> {
-        let mut uploads: Vec<_> = files.iter().map(|file| unsaved(file, caller)).collect();
+        let uploads: Vec<_> = files.iter().map(|file| unsaved(file, caller)).collect();
         let files: Vec<_> = files.into_iter().map(Arc::new).collect();
+        let locks = store.lock(files.iter().map(|file| file.blake3)).await;
+        // Before the transaction, so that no connection waits for the disk or the bucket.
+        let stored = try_join_all(files.iter().map(|file| store.add_content(file, &locks))).await?;
+        let added = self.add_rows(&store, &files, uploads, ttl, origin).await;
+        if let Err(error) = &added
+            && is_undone(error)
+        {
+            // The sweep removes what gets no row, but clients that try again could fill the disk while the database is down.
+            let new = files.iter().zip(stored).filter(|(_, is_new)| *is_new);
+            let removals = new.map(|(file, _)| store.remove_content(file.blake3, &locks));
+            if let Err(error) = try_join_all(removals).await {
+                tracing::warn!(%error, "the file of an upload that was not stored is not removed yet");
+            }
+        }
+        drop(locks);
+        added
+    }
+
+    /// Adds the rows of files, whose contents the caller has stored and locked.
+    async fn add_rows(
+        &self,
+        store: &Store,
+        files: &[Arc<Received>],
+        mut uploads: Vec<Upload>,
+        ttl: Option<Duration>,
+        origin: Origin<'_>,
+    ) -> Result<Option<Vec<Upload>>, UploadError> {
         // All transactions lock in the same order.
         let mut order: Vec<usize> = (0..files.len()).collect();
         order.sort_by_key(|&at| files[at].blake3);
         let ttl = ttl.map(|ttl| ttl.as_secs_f64());
-        let locks = store.lock(files.iter().map(|file| file.blake3)).await;
-        // Before the transaction, so that no connection waits for the disk or the bucket. The sweep removes what gets no row.
-        try_join_all(files.iter().map(|file| store.add_content(file, &locks))).await?;
         // A transaction has a round trip more. A bucket keeps the row of a content locked for long, and statements of others
         // would wait behind this one.
-        if let (Origin::Form, [file], None) = (origin, &files[..], &store.bucket) {
+        if let (Origin::Form, [file], None) = (origin, files, &store.bucket) {
             for upload in &mut uploads {
                 self.add_one(file, upload, ttl).await?;
             }
             return Ok(Some(uploads));
         }
         let work = |transaction: Arc<Transaction>| {
-            let (order, files, mut saved) = (order.clone(), files.clone(), uploads.clone());
+            let (order, mut saved) = (order.clone(), uploads.clone());
             async move {
                 if let Origin::Keyed(request, ttl) = origin
                     && !request.remember(&transaction, &saved, ttl).await?
@@ -272,9 +296,7 @@ impl Records {
                 Ok::<_, UploadError>(Some(saved))
             }
         };
-        let added = self.database.transaction(changes(), work).await;
-        drop(locks);
-        added
+        self.database.transaction(changes(), work).await
     }
 
     /// Adds the row of a file. A lost answer is asked for again: the statement does nothing the second time.
@@ -285,13 +307,18 @@ impl Records {
         ttl: Option<f64>,
     ) -> Result<(), UploadError> {
         let deadline = Instant::now() + WITHIN;
-        let mut tries = 1;
+        let (mut tries, mut lost) = (1, None);
         let added = loop {
             let new = NewRow::of(file, upload, ttl);
             let left = deadline.saturating_duration_since(Instant::now());
             match self.database.query(ADD, &new.params(), left).await {
-                Err(postgres::Error::Lost { .. }) if tries < TRIES => tries += 1,
-                added => break added?,
+                Err(error @ postgres::Error::Lost { .. }) if tries < TRIES => {
+                    tries += 1;
+                    lost.get_or_insert(error);
+                }
+                // Nobody knows whether the first one has stored it.
+                Err(error) => return Err(lost.unwrap_or(error).into()),
+                Ok(added) => break added,
             }
         };
         match added.at_most_one()? {
@@ -482,6 +509,21 @@ impl Records {
         };
         self.database.transaction(changes(), work).await
     }
+}
+
+/// Whether nothing was committed for certain.
+fn is_undone(error: &UploadError) -> bool {
+    use postgres::Error as E;
+    matches!(
+        error,
+        UploadError::Database(
+            E::Checkout(_)
+                | E::Lost { sent: false, .. }
+                | E::Deadline { sent: false }
+                | E::Server(_)
+                | E::Aborted
+        )
+    )
 }
 
 fn changes() -> TransactionOptions {

@@ -203,33 +203,33 @@ impl Store {
     }
 
     /// Stores a complete file under its hash. When this returns, it is on the disk. One that is there is replaced: nobody has
-    /// looked whether its bytes are still the right ones. The caller holds the lock of the content.
-    pub(super) fn add(&self, temp: &TempFile, hash: ContentHash) -> Result<(), UploadError> {
+    /// looked whether its bytes are still the right ones. The caller holds the lock of the content. Returns whether none was there.
+    pub(super) fn add(&self, temp: &TempFile, hash: ContentHash) -> Result<bool, UploadError> {
         let path = self.path(hash);
         let folder = path.parent().unwrap_or(&self.dir);
         self.make_content_folder(folder, hash)?;
         // With its name before the sync, the disk gets both at once. Not if a file has this name: uploads may use it, and what
         // replaces it must be on the disk.
-        let is_named = match temp.link(&path) {
+        let is_new = match temp.link(&path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
             linked => linked.map(|()| true)?,
         };
         if let Err(error) = temp.file.sync_all() {
-            if is_named {
+            if is_new {
                 remove_if_there(&path)?;
             }
             return Err(UploadError::Unsynced(error));
         }
-        if !is_named {
+        if !is_new {
             let new = self.dir.join(INCOMING).join(UploadId::random().as_str());
             temp.link(&new)?;
             fs::rename(&new, &path)?;
             // An upload in parts that is stored again after a crash has this name already, and then `rename` does nothing.
             remove_if_there(&new)?;
         }
-        File::open(folder)?
-            .sync_all()
-            .map_err(UploadError::Unsynced)
+        let synced = File::open(folder)?.sync_all();
+        synced.map_err(UploadError::Unsynced)?;
+        Ok(is_new)
     }
 
     /// Makes the folder of a file. When this returns, the folder is on the disk.

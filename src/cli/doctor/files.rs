@@ -1,4 +1,4 @@
-//! The models folder with the models' settings, and the data folder.
+//! The models folder with the models' settings, the data folder and that of uploads.
 
 use std::fs;
 use std::io;
@@ -13,6 +13,7 @@ use nix::unistd::{AccessFlags, Uid, User, access};
 use super::check::{Check, Group};
 use crate::cli::output::{bytes, count};
 use crate::settings::Settings;
+use crate::startup;
 
 const GROUP: Group = Group::Files;
 
@@ -22,6 +23,7 @@ const FREE_BYTES_LEAST: u64 = 32 << 20;
 pub(super) fn files(settings: &Settings) -> Vec<Check> {
     let mut checks = models(&settings.models.dir);
     checks.push(data(&settings.data.dir));
+    checks.push(uploads(settings));
     checks
 }
 
@@ -77,56 +79,96 @@ fn models(dir: &Path) -> Vec<Check> {
     checks
 }
 
-/// The data folder must be there and writable, or it must be possible to make it.
 fn data(dir: &Path) -> Check {
-    let name = "data.dir";
-    let shown = dir.display();
-    let would_fail = "private servers do not start, and nothing can be kept on disk";
-    let (existing, is_new) = nearest(dir);
-    let metadata = match fs::metadata(&existing) {
-        Ok(metadata) => metadata,
-        Err(error) => {
-            return Check::failure(GROUP, name, format!("{}: {error}", existing.display()))
-                .would_fail(would_fail)
-                .remedy("set data.dir to a folder that the server's user can write to");
-        }
+    let folder = Folder {
+        name: "data.dir",
+        dir,
+        free_least: FREE_BYTES_LEAST,
+        would_fail: "private servers do not start, and nothing can be kept on disk",
+        would_fail_when_full: "private servers refuse writes, and histories are lost at a restart",
     };
-    let owner = Uid::from_raw(metadata.uid());
-    let owner = match User::from_uid(owner) {
-        Ok(Some(user)) => user.name,
-        _ => owner.to_string(),
+    folder.check()
+}
+
+fn uploads(settings: &Settings) -> Check {
+    let folder = Folder {
+        name: "uploads.dir",
+        dir: &startup::uploads::dir(settings),
+        free_least: settings.uploads.disk_free_min.as_u64(),
+        would_fail: "uploads get a 503",
+        would_fail_when_full: "uploads get a 507: uploads.disk_free_min is to be left free",
     };
-    let place = existing.display();
-    let fault = if !metadata.is_dir() {
-        Some("it is not a folder".to_owned())
-    } else {
-        let flags = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
-        access(&existing, flags)
-            .err()
-            .map(|error| error.desc().to_owned())
-    };
-    match fault {
-        Some(fault) => Check::failure(GROUP, name, format!("{place} (owner {owner}): {fault}"))
-            .would_fail(would_fail)
-            .remedy(format!(
-                "make {place} writable for the server's user, or set data.dir"
-            )),
-        None if is_new => Check::ok(
-            GROUP,
+    folder.check()
+}
+
+/// A folder that the server writes to.
+struct Folder<'a> {
+    name: &'static str,
+    dir: &'a Path,
+    /// The bytes that must be free.
+    free_least: u64,
+    would_fail: &'static str,
+    would_fail_when_full: &'static str,
+}
+
+impl Folder<'_> {
+    /// It must be there and writable, or it must be possible to make it.
+    fn check(&self) -> Check {
+        let Self {
             name,
-            format!("{shown} will be made in {place} (owner {owner})"),
-        ),
-        None => match free_bytes(&existing) {
-            Some(free) if free < FREE_BYTES_LEAST => {
-                let found = format!("{shown} has only {} of free space", bytes(free));
-                Check::failure(GROUP, name, found)
-                    .would_fail(
-                        "private servers refuse writes, and histories are lost at a restart",
-                    )
-                    .remedy("free space on its file system, or set data.dir to another one")
+            dir,
+            would_fail,
+            ..
+        } = *self;
+        let shown = dir.display();
+        let (existing, is_new) = nearest(dir);
+        let metadata = match fs::metadata(&existing) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                return Check::failure(GROUP, name, format!("{}: {error}", existing.display()))
+                    .would_fail(would_fail)
+                    .remedy(format!(
+                        "set {name} to a folder that the server's user can write to"
+                    ));
             }
-            _ => Check::ok(GROUP, name, format!("{shown} is writable (owner {owner})")),
-        },
+        };
+        let owner = Uid::from_raw(metadata.uid());
+        let owner = match User::from_uid(owner) {
+            Ok(Some(user)) => user.name,
+            _ => owner.to_string(),
+        };
+        let place = existing.display();
+        let fault = if !metadata.is_dir() {
+            Some("it is not a folder".to_owned())
+        } else {
+            let flags = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
+            access(&existing, flags)
+                .err()
+                .map(|error| error.desc().to_owned())
+        };
+        match fault {
+            Some(fault) => Check::failure(GROUP, name, format!("{place} (owner {owner}): {fault}"))
+                .would_fail(would_fail)
+                .remedy(format!(
+                    "make {place} writable for the server's user, or set {name}"
+                )),
+            None => match free_bytes(&existing) {
+                Some(free) if free < self.free_least => {
+                    let found = format!("{shown} has only {} of free space", bytes(free));
+                    Check::failure(GROUP, name, found)
+                        .would_fail(self.would_fail_when_full)
+                        .remedy(format!(
+                            "free space on its file system, or set {name} to another one"
+                        ))
+                }
+                _ if is_new => Check::ok(
+                    GROUP,
+                    name,
+                    format!("{shown} will be made in {place} (owner {owner})"),
+                ),
+                _ => Check::ok(GROUP, name, format!("{shown} is writable (owner {owner})")),
+            },
+        }
     }
 }
 

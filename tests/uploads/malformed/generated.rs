@@ -189,7 +189,7 @@ fn disposition(random: &mut StdRng) -> Vec<u8> {
         "form-data; name=\"a\"; name=\"a\"",
         "form-data; =\"a\"; name=\"a\"",
         "form-data name=\"a\"",
-        "form-data; name=\"a\"; filename*=UTF-8''a.txt",
+        "form-data; name=\"a\"; filename*=UTF-8''a%.txt",
         "form-data, name=\"a\"",
         "form-data; name",
     ];

@@ -56,14 +56,13 @@ pub(super) fn check_media_type(request: &HttpRequest) -> Result<(), Problem> {
 
 /// A sum that comes after the bytes would not be checked.
 pub(super) fn check_trailer(headers: &HeaderMap) -> Result<(), Problem> {
-    let names = headers
-        .get_all(header::TRAILER)
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    let name = UPLOAD_CHECKSUM.as_str().as_bytes();
-    match names
-        .into_iter()
-        .any(|other| other.trim_ascii().eq_ignore_ascii_case(name))
-    {
+    let values = headers.get_all(header::TRAILER);
+    let mut names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let is_sum = |name: &[u8]| {
+        name.trim_ascii()
+            .eq_ignore_ascii_case(UPLOAD_CHECKSUM.as_str().as_bytes())
+    };
+    match names.any(is_sum) {
         true => Err(malformed(
             "send Upload-Checksum before the bytes: the server has no checksum-trailer",
         )),
