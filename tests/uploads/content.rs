@@ -1,8 +1,13 @@
 //! The bytes of a stored file: ranges, conditions, and headers that keep browsers from running them.
 
+use std::time::{Duration, Instant};
+
 use headroom_test_support::server::Server;
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use reqwest::Response;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::{start, store, text, wait_for_open_files};
 
@@ -90,6 +95,60 @@ async fn a_client_that_leaves_a_download_gives_back_what_it_held() {
     let resources = status["resources"].as_array().unwrap();
     let uploads = resources.iter().find(|it| it["name"] == "uploads");
     assert_eq!(uploads.unwrap()["leases"], 0, "{status}");
+}
+
+/// Asks for a file over a connection whose kernel buffers little.
+async fn ask_for(server: &Server, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    SockRef::from(&stream)
+        .set_recv_buffer_size(64 << 10)
+        .unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn a_download_takes_as_long_as_its_client_reads() {
+    let server = start("server.answer_timeout = '2s'\nserver.answer_idle_timeout = '2s'");
+    let content = text(20 << 20);
+    let upload = store(&server, "a.txt", &content).await;
+    let path = format!("/api/uploads/{}/content", upload["id"].as_str().unwrap());
+    let mut stream = ask_for(&server, &path).await;
+    let (began, mut answer) = (Instant::now(), Vec::new());
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        let read = stream.read(&mut piece).await.unwrap();
+        answer.extend_from_slice(&piece[..read]);
+        if read == 0 {
+            break;
+        }
+        // As slow as needed to take longer than the settings.
+        if began.elapsed() < Duration::from_secs(5) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert!(began.elapsed() > Duration::from_secs(5));
+    assert!(answer.ends_with(&content));
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_of_a_download_is_cut() {
+    let server = start("server.answer_timeout = '1s'");
+    let upload = store(&server, "a.txt", &text(20 << 20)).await;
+    let path = format!("/api/uploads/{}/content", upload["id"].as_str().unwrap());
+    let _stream = ask_for(&server, &path).await;
+    let cut = "headroom_http_connections_cut_total";
+    wait_for_async(DEADLINE, async || {
+        let cut = server.metric(cut, &["reason=\"stalled\""]).await;
+        (cut == 1.0).then_some(()).ok_or(cut)
+    })
+    .await;
+    wait_for_async(DEADLINE, async || {
+        let held = server.buffer_bytes(PIECES).await;
+        (held == 0).then_some(()).ok_or(held)
+    })
+    .await;
 }
 
 #[tokio::test]
