@@ -202,6 +202,29 @@ async fn a_file_is_stored_once_if_the_answer_of_the_database_is_lost() {
 }
 
 #[tokio::test]
+async fn a_file_that_gets_no_row_is_removed_at_once() {
+    let server = start("uploads.sweep_interval = '1h'");
+    let kept = store(&server, "a.txt", b"kept").await;
+    let session = session(&server).await;
+    let refuse = "create function public.refuse() returns trigger language plpgsql as $$ begin
+            raise exception 'no';
+        end $$;
+        create trigger refuse before insert on headroom.upload for each row execute function public.refuse()";
+    session.batch_execute(refuse).await.unwrap();
+    for form in [
+        Form::default().file("b.txt", "text/plain", b"lost"),
+        Form::default().file("c.txt", "text/plain", b"kept"),
+        Form::default()
+            .file("d.txt", "text/plain", b"lost")
+            .file("e.txt", "text/plain", b"lost too"),
+    ] {
+        refused(&server, form, 503).await;
+        assert_eq!(files(&folder(&server).join("content")).len(), 1);
+    }
+    assert!(fetch(&server, &kept).await == b"kept");
+}
+
+#[tokio::test]
 async fn uploads_expire_when_their_time_is_over() {
     let server = start("uploads.ttl = '1s'\nuploads.sweep_interval = '100ms'");
     let upload = store(&server, "a.txt", b"for a short time").await;
