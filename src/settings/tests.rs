@@ -336,6 +336,7 @@ fn rules_over_several_keys_are_checked() {
         "postgres.pool.lifetime must be above 0\n\
          postgres.pool.shared_max must not be above postgres.pool.connections_max",
     );
+    refuses("uploads.ttl = '0s'", &[], "uploads.ttl must be above 0");
     refuses(
         "postgres.replicas.url = 'postgres://replica/headroom'",
         &[],

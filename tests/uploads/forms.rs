@@ -214,9 +214,11 @@ async fn a_file_that_gets_no_row_is_removed_at_once() {
     for form in [
         Form::default().file("b.txt", "text/plain", b"lost"),
         Form::default().file("c.txt", "text/plain", b"kept"),
-        Form::default()
-            .file("d.txt", "text/plain", b"lost")
-            .file("e.txt", "text/plain", b"lost too"),
+        Form::default().file("d.txt", "text/plain", b"lost").file(
+            "e.txt",
+            "text/plain",
+            b"lost too",
+        ),
     ] {
         refused(&server, form, 503).await;
         assert_eq!(files(&folder(&server).join("content")).len(), 1);
