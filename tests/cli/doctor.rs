@@ -456,3 +456,30 @@ async fn a_bucket_is_asked_and_no_key_is_shown() {
         assert!(!shown.contains(key), "{shown}");
     }
 }
+
+#[tokio::test]
+async fn a_bucket_of_another_database_is_found() {
+    let Some(store) = ObjectStore::start().await else {
+        return;
+    };
+    let more = format!("uploads.disk_free_min = '1MiB'\n{}", store.settings());
+    let server = Server::start(Options::new(BINARY).settings(&more));
+    let form = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.txt\"\r\n\r\ntext\r\n--b--\r\n";
+    let request = server.client().post(server.url("/api/uploads"));
+    let request = request.header("Content-Type", "multipart/form-data; boundary=b");
+    let answer = request.body(form).send().await.unwrap();
+    assert_eq!(answer.status(), 201);
+    let folder = server.folder().join("data/postgres");
+    let password = fs::read_to_string(folder.join("password")).unwrap();
+    let host = folder.to_str().unwrap().replace('/', "%2F");
+    let url = format!(
+        "postgres://headroom:{}@{host}:5432/headroom",
+        password.trim()
+    );
+    let own = format!("postgres.url = '{url}'\n{}", store.settings());
+    assert_eq!(examine(&own, 0)["uploads.s3"]["outcome"], "ok");
+    store.change("PUT", "uploads/others/id").await;
+    let others = format!("uploads.s3.prefix = 'others'\n{own}");
+    let checks = examine(&others, 1);
+    assert_failed(&checks, "uploads.s3", "belongs to another database");
+}

@@ -1,19 +1,21 @@
 //! Complete files in a bucket of a real S3-compatible store.
 
-use std::io::Write;
 use std::path::Path;
 
 use headroom_test_support::clamd::Clamd;
 use headroom_test_support::object_store::{ACCESS_KEY, ObjectStore, SECRET_KEY};
-use headroom_test_support::process_tree::{Stopped, descendants, private_dirty};
+use headroom_test_support::process_tree::private_dirty;
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use super::limits::{connect, head};
-use super::{BINARY, Form, fetch, files, folder, noise, refused, send, start, store, text};
+use super::shared_buckets::HOLD_COMMITS;
+use super::{
+    BINARY, BOUNDARY, Form, fetch, files, folder, noise, refused, send, session_in, start, store,
+    text,
+};
 use super::{links, repeats, scans, tus};
 
 const MIB: usize = 1024 * 1024;
@@ -22,14 +24,13 @@ fn start_with(object_store: &ObjectStore, settings: &str) -> Server {
     start(&format!("{settings}\n{}", object_store.settings()))
 }
 
-/// A file that is sent in parts.
 /// A file of three parts.
-fn large(seed: u64) -> Vec<u8> {
+pub(crate) fn large(seed: u64) -> Vec<u8> {
     of_parts(17 * MIB + 12_345, seed)
 }
 
 /// A file of so many parts that much of it is left to send when the first ones are there.
-fn very_large() -> Vec<u8> {
+pub(crate) fn very_large() -> Vec<u8> {
     of_parts(65 * MIB, 2)
 }
 
@@ -42,14 +43,17 @@ fn of_parts(bytes: usize, seed: u64) -> Vec<u8> {
 }
 
 /// Begins to send a file.
-fn begin(server: &Server, content: &[u8]) -> JoinHandle<reqwest::Result<reqwest::Response>> {
+pub(crate) fn begin(
+    server: &Server,
+    content: &[u8],
+) -> JoinHandle<reqwest::Result<reqwest::Response>> {
     let body = Form::default().file("b.txt", "text/plain", content).body();
     let (client, url) = (server.client().clone(), server.url("/api/uploads"));
     tokio::spawn(async move { super::send_to(&client, &url, body).await })
 }
 
 /// Waits until the store has some parts of one file.
-async fn wait_for_parts(object_store: &ObjectStore, journal: &Path) {
+pub(crate) async fn wait_for_parts(object_store: &ObjectStore, journal: &Path) {
     wait_for_async(DEADLINE, async || {
         let parts = object_store.parts().await;
         let is_sent = parts.len() > 1 && files(journal).len() == 1;
@@ -68,7 +72,7 @@ async fn wait_for_no_parts(object_store: &ObjectStore, journal: &Path) {
     .await;
 }
 
-fn object(upload: &Value) -> String {
+pub(crate) fn object(upload: &Value) -> String {
     let name = upload["blake3"].as_str().unwrap();
     format!("headroom/content/{}/{name}", &name[..2])
 }
@@ -80,14 +84,14 @@ async fn part(server: &Server, upload: &Value, range: &str) -> reqwest::Response
     request.send().await.unwrap()
 }
 
-async fn delete(server: &Server, upload: &Value) -> u16 {
+pub(crate) async fn delete(server: &Server, upload: &Value) -> u16 {
     let id = upload["id"].as_str().unwrap();
     let url = server.url(&format!("/api/uploads/{id}"));
     let answer = server.client().delete(url).send().await.unwrap();
     answer.status().as_u16()
 }
 
-async fn wait_for_objects(object_store: &ObjectStore, wanted: &[String]) {
+pub(crate) async fn wait_for_objects(object_store: &ObjectStore, wanted: &[String]) {
     let mut wanted = wanted.to_vec();
     wanted.push("headroom/id".to_owned());
     wanted.sort();
@@ -207,6 +211,11 @@ async fn a_wrong_key_or_bucket_is_named_in_the_log_and_no_key_is() {
         ("'uploads'", "'other'", "uploads.s3.bucket"),
         (&object_store.endpoint(), "http://127.0.0.1:1", "onnect"),
     ];
+    let other_region = "uploads.s3.region = 'eu-west-9'\nuploads.s3.bucket =";
+    let cases =
+        cases
+            .into_iter()
+            .chain([("uploads.s3.bucket =", other_region, "uploads.s3.region")]);
     for (right, wrong, named) in cases {
         let traced = format!("{}\nlog.filter = 'trace'", settings.replace(right, wrong));
         let server = start(&traced);
@@ -318,25 +327,20 @@ async fn a_server_that_dies_before_its_rows_are_committed_leaves_no_object() {
     let mut server = start_with(&object_store, "");
     let data = server.folder().join("data");
     let upload = store(&server, "a.txt", b"confirmed").await;
-    let body = Form::default().file("b.txt", "text/plain", &text(5000));
-    let body = body.body();
-    let (begin, end) = body.split_at(1000);
-    let mut sending = connect(&server, head(body.len() as u64).as_bytes());
-    sending.write_all(begin).unwrap();
-    wait_for_async(DEADLINE, async || {
-        let active = server.get_json("/api/uploads/active").await.ok();
-        let count = active["active"].as_array().unwrap().len();
-        (count == 1).then_some(()).ok_or(active)
-    })
-    .await;
-    // PostgreSQL answers no more, so the transaction waits.
-    let below = descendants(server.pid());
-    let postgres = below
-        .into_iter()
-        .filter(|it| it.name == "postgres" && it.is_running());
-    let stopped = Stopped::stop(postgres.collect());
-    assert!(!stopped.processes().is_empty());
-    sending.write_all(end).unwrap();
+    let mut session = session_in(&data).await;
+    let held = session.transaction().await.unwrap();
+    held.batch_execute(HOLD_COMMITS).await.unwrap();
+    let form = Form::default().file("b.txt", "text/plain", &text(5000));
+    let request = server.client().post(server.url("/api/uploads"));
+    let request = request.header(
+        "Content-Type",
+        format!("multipart/form-data; boundary={BOUNDARY}"),
+    );
+    let sending = request
+        .header("Idempotency-Key", "key")
+        .body(form.body())
+        .send();
+    let sending = tokio::spawn(sending);
     wait_for_async(DEADLINE, async || {
         let objects = object_store.objects().await;
         (objects.len() == 3).then_some(()).ok_or(objects)
@@ -344,7 +348,7 @@ async fn a_server_that_dies_before_its_rows_are_committed_leaves_no_object() {
     .await;
     server.signal(Signal::SIGKILL);
     server.wait_for_exit();
-    drop(stopped);
+    drop((held, sending));
     let settings = format!(
         "data.dir = '{}'\nuploads.sweep_interval = '50ms'",
         data.display()
@@ -352,6 +356,11 @@ async fn a_server_that_dies_before_its_rows_are_committed_leaves_no_object() {
     let second = start_with(&object_store, &settings);
     assert_eq!(fetch(&second, &upload).await, b"confirmed");
     assert_eq!(listed(&second).await, 1);
+    // The dead server might be sending it. Its time is over:
+    let over = "update headroom.upload_content
+        set sending_until = clock_timestamp() where uploads = 0";
+    let session = session_in(&data).await;
+    assert_eq!(session.execute(over, &[]).await.unwrap(), 1);
     wait_for_objects(&object_store, &[object(&upload)]).await;
 }
 
@@ -383,7 +392,7 @@ async fn a_store_that_hangs_holds_up_neither_uploads_nor_the_database() {
     let content = text(5000);
     let upload = store(&server, "a.txt", &content).await;
     let mut deleted = Vec::new();
-    for number in 0..6 {
+    for number in 0..12 {
         let name = format!("{number}.txt");
         deleted.push(store(&server, &name, name.as_bytes()).await);
     }
@@ -394,9 +403,9 @@ async fn a_store_that_hangs_holds_up_neither_uploads_nor_the_database() {
     assert!(answer.headers().contains_key("retry-after"));
     let deletions = deleted.iter().map(|upload| delete(&server, upload));
     let statuses = futures_util::future::join_all(deletions).await;
-    assert_eq!(statuses, [204; 6]);
-    // Only a few of them have held a connection.
-    server.wait_for_log("other removals wait for it");
+    assert_eq!(statuses, [204; 12]);
+    // Only some of them have waited for the store.
+    server.wait_for_log("others wait for the store too");
     assert_eq!(listed(&server).await, 1);
     object_store.go_on();
     assert!(fetch(&server, &upload).await == content);

@@ -7,6 +7,7 @@
     clippy::print_stdout
 )]
 
+mod bucket_faults;
 mod buckets;
 mod clients;
 mod content;
@@ -20,6 +21,7 @@ mod links;
 mod malformed;
 mod repeats;
 mod scans;
+mod shared_buckets;
 mod slow;
 mod tus;
 mod tus_client;
@@ -45,7 +47,12 @@ pub(crate) fn start(settings: &str) -> Server {
 
 /// A connection of the test's own to the private PostgreSQL of a server, which must run.
 pub(crate) async fn session(server: &Server) -> tokio_postgres::Client {
-    let folder = server.folder().join("data/postgres");
+    session_in(&server.folder().join("data")).await
+}
+
+/// As [`session`], of a server with this data folder.
+pub(crate) async fn session_in(data: &Path) -> tokio_postgres::Client {
+    let folder = data.join("postgres");
     let password = std::fs::read_to_string(folder.join("password")).unwrap();
     let mut config = tokio_postgres::Config::new();
     config.host_path(folder).port(5432).dbname("headroom");

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{BOUNDARY, Form, session, start, text};
 
 /// Sends a form with a key.
-async fn send_with(server: &Server, key: &str, form: Form) -> Response {
+pub(super) async fn send_with(server: &Server, key: &str, form: Form) -> Response {
     let request = server
         .client()
         .post(server.url("/api/uploads"))

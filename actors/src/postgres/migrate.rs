@@ -66,6 +66,10 @@ pub const MIGRATIONS: MigrationSet = MigrationSet {
             file: "V6__upload_details",
             sql: include_str!("../../../config/migrations/V6__upload_details.sql"),
         },
+        Migration {
+            file: "V7__upload_claims",
+            sql: include_str!("../../../config/migrations/V7__upload_claims.sql"),
+        },
     ],
 };
 

@@ -37,4 +37,21 @@ impl Connector {
             uses_tls: row.try_get(0).map_err(|error| failed(error.into()))?,
         })
     }
+
+    /// Connects once as a pool would, reads the texts that `sql` selects, and closes the connection.
+    ///
+    /// # Errors
+    /// The connect failed, or the server did not answer as expected.
+    pub async fn read_once(&self, sql: &str) -> Result<Vec<String>, ConnectError> {
+        let connection = Arc::new(self.connect().await?);
+        let failed = |error: super::Error| {
+            ConnectError::new(ConnectErrorKind::Protocol, error.to_string()).at(&connection.server)
+        };
+        let output = connection.run(sql, &[], &AtomicBool::new(false)).await;
+        let rows = output.map_err(failed)?.rows;
+        let texts = rows.iter().map(|row| row.try_get(0));
+        texts
+            .collect::<Result<_, _>>()
+            .map_err(|error| failed(error.into()))
+    }
 }

@@ -1,7 +1,6 @@
 //! Who may upload now: places, memory, quotas and the disk.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +13,7 @@ use utoipa::ToSchema;
 
 use super::blocking::blocking;
 use super::caller::Caller;
+use super::caller_quotas::{CallerQuotas, within};
 use super::config::Config;
 use super::content::FileName;
 use super::error::UploadError;
@@ -21,14 +21,12 @@ use super::metrics;
 use super::patience::Patience;
 use super::pieces::{Shared, UPLOAD_BYTES};
 use super::receive::Incoming;
-use super::records::{Records, Totals, Upload};
+use super::records::{Totals, Upload};
 use super::scan::Scan;
 use super::store::Store;
 use crate::kernel::pressure::{Level, PressureReader};
 use crate::kernel::{Buffers, Clock, Timestamp};
 
-/// Callers share this many turns to store files.
-const TURNS: usize = 64;
 /// Time between two looks at the memory while an upload waits for it.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -47,8 +45,7 @@ pub(super) struct Admission {
     active: Mutex<ActiveUploads>,
     /// What is stored, as of the last look, with what this server has changed since.
     stored: Mutex<Totals>,
-    /// Held while files of a caller are stored, if callers have quotas. Some callers share one.
-    turns: [tokio::sync::Mutex<()>; TURNS],
+    pub(super) callers: CallerQuotas,
 }
 
 #[derive(Default)]
@@ -109,13 +106,13 @@ impl Admission {
         Self {
             places: Arc::new(Semaphore::new(config.active_max as usize)),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+            callers: CallerQuotas::new(&config),
             config,
             buffers,
             pressure,
             scan,
             active: Mutex::default(),
             stored: Mutex::default(),
-            turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
         }
     }
 
@@ -317,52 +314,14 @@ impl Admission {
         let Some(of_caller) = of_caller else {
             return Ok(());
         };
-        self.check_caller_total(with_arriving(of_caller, &|active| active.caller == caller))
+        let total = with_arriving(of_caller, &|active| active.caller == caller);
+        self.callers.check(total)
     }
 
     /// Whether all may have so much.
     fn check_total(&self, total: Totals) -> Result<(), UploadError> {
         within("files", total.files, self.config.files_max)?;
         within("bytes", total.bytes, self.config.bytes_max)
-    }
-
-    /// Whether one caller may have so much.
-    fn check_caller_total(&self, total: Totals) -> Result<(), UploadError> {
-        let config = &self.config;
-        within("files of this client", total.files, config.caller_files_max)?;
-        within("bytes of this client", total.bytes, config.caller_bytes_max)
-    }
-
-    /// What `caller` has stored, if that is bounded.
-    pub(super) async fn used(
-        &self,
-        records: &Records,
-        caller: Caller,
-    ) -> Result<Option<Totals>, UploadError> {
-        match self.bounds_callers() {
-            true => Ok(Some(records.totals(Some(caller)).await?)),
-            false => Ok(None),
-        }
-    }
-
-    /// Waits until the caller's other files are stored, where what it may store depends on them. Until the guard is
-    /// dropped, `caller` may store `new`.
-    pub(super) async fn turn(
-        &self,
-        records: &Records,
-        caller: Caller,
-        new: Totals,
-    ) -> Result<Option<tokio::sync::MutexGuard<'_, ()>>, UploadError> {
-        if !self.bounds_callers() {
-            return Ok(None);
-        }
-        let mut hasher = DefaultHasher::new();
-        caller.hash(&mut hasher);
-        let turn = &self.turns[hasher.finish() as usize % TURNS];
-        let turn = turn.lock().await;
-        let used = records.totals(Some(caller)).await?;
-        self.check_caller_total(used.plus(new))?;
-        Ok(Some(turn))
     }
 
     /// Counts what is about to be stored, if it is within the quotas.
@@ -383,8 +342,7 @@ impl Admission {
     /// Counts no longer what was not stored, or removed.
     pub(super) fn uncount(&self, gone: Totals) {
         let mut stored = self.stored();
-        stored.files = stored.files.saturating_sub(gone.files);
-        stored.bytes = stored.bytes.saturating_sub(gone.bytes);
+        *stored = stored.minus(gone);
     }
 
     /// Counts files that are stored, after all of them had arrived at `arrived`.
@@ -405,11 +363,6 @@ impl Admission {
             true => Err(UploadError::DiskFull { free, floor }),
             false => Ok(()),
         }
-    }
-
-    /// Whether quotas of callers need a look at what each has stored.
-    fn bounds_callers(&self) -> bool {
-        self.config.caller_bytes_max.is_some() || self.config.caller_files_max.is_some()
     }
 
     pub(super) fn stored(&self) -> MutexGuard<'_, Totals> {
@@ -443,13 +396,6 @@ impl Admission {
 impl Active {
     fn file(&self) -> MutexGuard<'_, Option<String>> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn within(quota: &'static str, used: u64, max: Option<u64>) -> Result<(), UploadError> {
-    match max {
-        Some(max) if used > max => Err(UploadError::Quota { quota, used, max }),
-        _ => Ok(()),
     }
 }
 

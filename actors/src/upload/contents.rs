@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -14,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::blocking::blocking;
 use super::bucket::Bucket;
+use super::claims::Claim;
 use super::error::UploadError;
 use super::receive::Received;
 use super::store::{ContentHash, ContentLocks, Store};
@@ -100,15 +102,16 @@ impl Store {
         .await
     }
 
-    /// Stores a complete file. When this returns, it is durable. The caller holds the lock of the content. Returns whether the folder
-    /// had no such file.
+    /// Stores a complete file. When this returns, it is durable. The caller holds the lock of the content, and has claimed
+    /// it if there is a bucket. Returns whether the folder had no such file.
     pub(super) async fn add_content(
         self: &Arc<Self>,
         file: &Arc<Received>,
         locks: &ContentLocks,
+        claim: Option<&Claim>,
     ) -> Result<bool, UploadError> {
-        if let Some(bucket) = &self.bucket {
-            bucket.add(file, locks).await?;
+        if let (Some(bucket), Some(claim)) = (&self.bucket, claim) {
+            bucket.add(file, locks, claim).await?;
             return Ok(false);
         }
         let (store, file, locks) = (Arc::clone(self), Arc::clone(file), Arc::clone(locks));
@@ -120,8 +123,7 @@ impl Store {
         .await
     }
 
-    /// Waits for the turn to remove a file. One in the bucket is removed within a transaction that waits for the store, and
-    /// such transactions must not take all connections.
+    /// Waits for the turn to remove a file. While the store hangs, removals must not become more and more.
     pub(super) async fn removal_turn(&self) -> Result<Option<OwnedSemaphorePermit>, UploadError> {
         match &self.bucket {
             Some(bucket) => Ok(Some(bucket.removal_turn().await?)),
@@ -129,7 +131,13 @@ impl Store {
         }
     }
 
-    /// Removes a stored file, whose row the caller has locked.
+    /// How long [`Self::remove_content`] may take.
+    pub(super) fn removal_within(&self) -> Duration {
+        let bucket = self.bucket.as_ref();
+        bucket.map_or(Duration::ZERO, |bucket| bucket.call_within())
+    }
+
+    /// Removes a stored file, whose row the caller has marked.
     pub(super) async fn remove_content(
         self: &Arc<Self>,
         hash: ContentHash,
@@ -154,23 +162,13 @@ impl Store {
         .await
     }
 
-    /// The hashes of all stored files whose hash begins with `prefix`.
+    /// The hashes of all files in the folder whose hash begins with `prefix`.
     pub(super) async fn stored_contents(
         self: &Arc<Self>,
         prefix: u8,
-        is_known: bool,
     ) -> Result<Vec<ContentHash>, UploadError> {
-        let mut hashes = match &self.bucket {
-            Some(bucket) => bucket.stored(prefix).await?,
-            None => Vec::new(),
-        };
-        if is_known {
-            let store = Arc::clone(self);
-            hashes.extend(blocking(move || Ok(store.stored(prefix)?)).await?);
-            hashes.sort_unstable();
-            hashes.dedup();
-        }
-        Ok(hashes)
+        let store = Arc::clone(self);
+        blocking(move || Ok(store.stored(prefix)?)).await
     }
 
     /// Removes the parts that dead servers have left in the bucket.

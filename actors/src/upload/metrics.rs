@@ -106,12 +106,10 @@ pub(super) fn set_totals(files: u64, bytes: u64) {
     metrics::gauge!(BYTES.name).set(bytes as f64);
 }
 
-pub(super) fn record_failed_sweep() {
-    metrics::counter!(SWEEPS.name, "result" => "failed").increment(1);
-}
-
-pub(super) fn record_swept(expired: u64, unused: u64) {
-    metrics::counter!(SWEEPS.name, "result" => "done").increment(1);
+/// Counts a sweep, and what it has removed.
+pub(super) fn record_swept(expired: u64, unused: u64, is_done: bool) {
+    let result = if is_done { "done" } else { "failed" };
+    metrics::counter!(SWEEPS.name, "result" => result).increment(1);
     metrics::counter!(SWEPT.name, "what" => "expired").increment(expired);
     metrics::counter!(SWEPT.name, "what" => "unused").increment(unused);
 }

@@ -23,13 +23,17 @@
 //!
 //! Layout: [`Uploads`] is the actor. `admission` decides who may upload; `receive` takes the bytes of one file, and
 //! `pieces` bounds them; `store` is the folder, `bucket` the bucket that may hold the complete files
-//! (`contents`), and `storage` makes them a resource of the lazy loader; `records` are the rows in PostgreSQL.
+//! (`contents`), and `storage` makes them a resource of the lazy loader; `records` are the rows in PostgreSQL:
+//! `addition` and `removal` change them together with the files, and `claims` says which servers may change an object.
 
+mod addition;
 mod admission;
 mod apart;
 mod blocking;
 mod bucket;
 mod caller;
+mod caller_quotas;
+mod claims;
 mod config;
 pub mod content;
 mod contents;
@@ -44,6 +48,7 @@ mod pieces;
 mod quarantine;
 mod receive;
 mod records;
+mod removal;
 mod request_key;
 mod scan;
 pub mod scanner;
@@ -61,6 +66,7 @@ pub use error::UploadError;
 pub use id::{NoUploadId, UploadId};
 pub use link::Link;
 pub use metrics::{METRICS, RequestFault, record_refused, record_refused_request};
+pub use owner::try_owner;
 pub use partial::{
     Append, Appending, Begun, Checksum, ChecksumAlgorithm, CreatePartial, FindPartial, Partial,
     PartialFault, PartialRole, Settle, Terminate,

@@ -5,6 +5,7 @@ use super::error::UploadError;
 use super::id::UploadId;
 use super::records::{Records, WITHIN};
 use super::store::Store;
+use crate::postgres::Connector;
 
 /// Tells the database the identity of a folder or a bucket.
 const REGISTER: &str = "insert into headroom.instance (key, value)
@@ -14,16 +15,32 @@ const FOLDER: &str = "upload_folder";
 const BUCKET: &str = "upload_bucket";
 /// The identity that a new bucket gets.
 const NEW_BUCKET: &str = "upload_bucket_new";
+const KNOWN: &str = "select value #>> '{}' from headroom.instance
+    where key in ('upload_bucket', 'upload_bucket_new')";
+
+/// Whether a server could store files in a bucket with this identity, if it used the database. `None`: the database cannot be
+/// asked, or has no tables yet.
+pub async fn try_owner(database: &Connector, identity: &str) -> Option<bool> {
+    let known = database.read_once(KNOWN).await.ok()?;
+    Some(known.iter().any(|known| known == identity))
+}
 
 impl Records {
     /// Whether the database is that of the folder. A folder and a database that are both new belong to each other from then
-    /// on.
+    /// on. If complete files are in a bucket, any number of new folders belong to the database.
     pub(super) async fn knows(&self, store: &Store) -> Result<bool, UploadError> {
         let identity = store.identity.as_str();
         if store.was_empty {
             self.register(FOLDER, identity).await?;
         }
-        Ok(self.registered(FOLDER).await?.as_deref() == Some(identity))
+        if self.registered(FOLDER).await?.as_deref() == Some(identity) {
+            return Ok(true);
+        }
+        let one_of_several = format!("{FOLDER} {identity}");
+        if store.was_empty && store.bucket.is_some() {
+            self.register(&one_of_several, identity).await?;
+        }
+        Ok(self.registered(&one_of_several).await?.is_some())
     }
 
     /// Fails if the database is not that of the bucket. A bucket and a database that are both new belong to each other from

@@ -31,14 +31,14 @@ const COLUMNS: &str = "id, name, kind, bytes, sha256, signature, caller, kept,
     (extract(epoch from found_at) * 1000)::int8";
 /// The file is kept if there is a place for it.
 const ADD: &str =
-    "insert into headroom.infected_upload (id, name, kind, bytes, sha256, signature, caller, kept)
+    "insert into headroom.infected_upload (id, name, kind, bytes, sha256, signature, caller, kept, folder)
     select $1::text, $2::text, $3::text, $4::int8, $5::bytea, $6::text, $7::text,
-        $4::int8 + coalesce(sum(bytes), 0)::int8 <= $8::int8
+        $4::int8 + coalesce(sum(bytes), 0)::int8 <= $8::int8, $9::text
     from headroom.infected_upload where kept returning kept";
 const NOT_KEPT: &str = "update headroom.infected_upload set kept = false where id = $1";
 /// A crash has lost the files of these.
-const LOST: &str =
-    "update headroom.infected_upload set kept = false where kept and not id = any($1)";
+const LOST: &str = "update headroom.infected_upload set kept = false
+    where kept and folder = $2 and not id = any($1)";
 const REMOVE: &str = "delete from headroom.infected_upload where id = $1 returning 1";
 const REMOVE_OLD: &str = "delete from headroom.infected_upload where id in (
     (select id from headroom.infected_upload
@@ -109,6 +109,7 @@ impl Quarantine {
                     &signature,
                     &caller.to_string(),
                     &bytes_max,
+                    &store.identity.as_str(),
                 ],
                 WITHIN,
             )
@@ -145,7 +146,7 @@ impl Quarantine {
         blocking(move || Ok(store.remove_quarantined(&id)?)).await
     }
 
-    /// Removes what is old. If the database is that of the folder (`is_known`), records and files then agree: files that
+    /// Removes what is old. If the database knows the folder (`is_known`), records and files then agree: files that
     /// no record has are removed, and records of which the file is lost say so.
     pub(super) async fn sweep(
         &self,
@@ -187,7 +188,9 @@ impl Quarantine {
         let listing = Arc::clone(store);
         let files = blocking(move || Ok(listing.ids_in(QUARANTINE)?)).await?;
         let ids: Vec<&str> = files.iter().map(UploadId::as_str).collect();
-        self.database.query(LOST, &[&ids], WITHIN).await?;
+        self.database
+            .query(LOST, &[&ids, &store.identity.as_str()], WITHIN)
+            .await?;
         Ok(files)
     }
 }

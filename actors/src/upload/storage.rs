@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, pending};
 
@@ -24,6 +25,8 @@ pub(super) struct Storage {
     dir: PathBuf,
     bucket: Option<BucketConfig>,
     buffers: Arc<dyn Buffers>,
+    /// How long an upload waits for others.
+    patience: Duration,
     opened: Arc<Mutex<Opened>>,
 }
 
@@ -39,11 +42,13 @@ impl Storage {
         dir: PathBuf,
         bucket: Option<BucketConfig>,
         buffers: Arc<dyn Buffers>,
+        patience: Duration,
     ) -> Self {
         Self {
             dir,
             bucket,
             buffers,
+            patience,
             opened: Arc::default(),
         }
     }
@@ -64,13 +69,14 @@ impl Storage {
         let dir = self.dir.clone();
         let mut store = blocking(move || Ok(Store::open(&dir)?)).await?;
         if let Some(config) = &self.bucket {
-            let bucket = Bucket::open(config, &self.dir, Arc::clone(&self.buffers)).await?;
+            let bucket =
+                Bucket::open(config, &self.dir, Arc::clone(&self.buffers), self.patience).await?;
             store.bucket = Some(Arc::new(bucket));
         }
         Ok(Arc::new(store))
     }
 
-    pub(super) fn resource(&self, ttl: Option<std::time::Duration>) -> Resource {
+    pub(super) fn resource(&self, ttl: Option<Duration>) -> Resource {
         Resource {
             name: STORAGE.to_owned(),
             kind: "storage",

@@ -10,7 +10,7 @@
 //! outlives its caller still holds it.
 //!
 //! The folder belongs to one server at a time (`lock`), and has an identity (`id`), which the database knows too: a server
-//! with another database must not take its files for superfluous.
+//! with another database must not take its files for superfluous. Servers with one bucket each have a folder.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -142,7 +142,10 @@ impl Store {
                 fs::remove_file(entry.path())?;
             }
         }
-        let was_empty = fs::read_dir(dir.join(CONTENT))?.next().is_none();
+        let mut was_empty = true;
+        for folder in [PARTIAL, QUARANTINE, CONTENT] {
+            was_empty &= fs::read_dir(dir.join(folder))?.next().is_none();
+        }
         let identity = identity(dir)?;
         // What is stored later is not lost with one of the folders that it is in.
         for folder in dir.ancestors() {

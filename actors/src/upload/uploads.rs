@@ -13,9 +13,11 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
+use super::addition::Origin;
 use super::admission::{ActiveUpload, Admission, Ticket};
 use super::apart::apart;
 use super::blocking::drop_apart;
+use super::bucket::BucketError;
 use super::caller::Caller;
 use super::config::Config;
 use super::contents::Content;
@@ -28,7 +30,8 @@ use super::partial::{
 };
 use super::quarantine::{InfectedUpload, Quarantine};
 use super::receive::Received;
-use super::records::{Filter, Origin, Page, Records, SWEEP_FOLDERS, Swept, Totals, Upload};
+use super::records::{Filter, Page, Records, Totals, Upload};
+use super::removal::{SWEEP_FOLDERS, Swept};
 use super::request_key::{KeyedRequest, RequestKey};
 use super::scan::Scan;
 use super::scanner::{self, Scanner, ScannerConfig};
@@ -202,8 +205,8 @@ struct Owned {
     partials: Arc<Partials>,
     quarantine: Quarantine,
     storage: Storage,
-    /// Whether the stored uploads were counted since the start.
-    counted: tokio::sync::OnceCell<()>,
+    /// Whether the stored uploads were counted, and the bucket found to be that of the database.
+    counted: tokio::sync::Mutex<bool>,
     link_key: tokio::sync::OnceCell<LinkKey>,
 }
 
@@ -227,6 +230,7 @@ impl UploadsPlan {
             config.dir.clone(),
             config.bucket.clone(),
             Arc::clone(&buffers),
+            config.admission_wait,
         );
         let scanner = config.scan.as_ref().map(|scan| {
             let handle = Scanner::handle(&scan.scanner);
@@ -255,7 +259,7 @@ impl UploadsPlan {
                 partials: Arc::new(partials),
                 quarantine,
                 storage,
-                counted: tokio::sync::OnceCell::new(),
+                counted: tokio::sync::Mutex::default(),
                 link_key: tokio::sync::OnceCell::new(),
             }),
         }
@@ -290,17 +294,27 @@ impl Owned {
         self.storage.store().ok_or_else(|| closed().into())
     }
 
-    /// Counts what is stored, once after the start.
+    /// Counts what is stored, once after the start. Uploads and sweeps make a new folder or bucket known to the database one
+    /// at a time.
     async fn count(&self, store: &Store) -> Result<(), UploadError> {
-        let count = || async {
-            // A new folder and a new database belong together from now on.
+        let mut counted = self.counted.lock().await;
+        if !*counted {
             self.records.knows(store).await?;
             self.records.check_bucket(store).await?;
-            let totals = self.records.totals(None).await?;
-            self.set_totals(totals);
-            Ok(())
-        };
-        self.counted.get_or_try_init(count).await.copied()
+            self.set_totals(self.records.totals(None).await?);
+            *counted = true;
+        }
+        Ok(())
+    }
+
+    /// Has a look whether the bucket still is that of the database. If not, uploads are refused from now on.
+    async fn check_bucket(&self, store: &Store) -> Result<(), UploadError> {
+        self.count(store).await?;
+        let checked = self.records.check_bucket(store).await;
+        if let Err(UploadError::Bucket(BucketError::Foreign)) = checked {
+            *self.counted.lock().await = false;
+        }
+        checked
     }
 
     fn set_totals(&self, totals: Totals) {
@@ -323,7 +337,7 @@ impl Owned {
             let admission = Arc::clone(&self.admission);
             return admission.readmit(store, caller, 0, None, lease).await;
         }
-        let used = self.admission.used(&self.records, caller).await?;
+        let used = self.admission.callers.used(&self.records, caller).await?;
         let admission = Arc::clone(&self.admission);
         admission.admit(store, caller, announced, used, lease).await
     }
@@ -381,19 +395,20 @@ impl Owned {
             bytes: files.iter().map(|file| file.bytes).sum(),
         };
         let admitted = async {
-            let turn = self.admission.turn(&self.records, caller, new).await?;
+            let callers = &self.admission.callers;
+            let storing = callers.begin(&self.records, caller, new).await?;
             self.admission.count(new)?;
-            Ok(turn)
+            Ok(storing)
         };
-        let _turn = match admitted.await {
-            Ok(turn) => turn,
+        let _storing = match admitted.await {
+            Ok(storing) => storing,
             Err(error) => {
                 drop_apart(files);
                 return Err(error);
             }
         };
         ticket.set_counted();
-        let added = self.records.add(store, files, caller, ttl, origin).await;
+        let added = self.records.add(&store, files, caller, ttl, origin).await;
         match &added {
             Ok(None) => self.admission.uncount(new),
             Ok(Some(uploads)) => self.admission.record_stored(uploads, began),
@@ -478,10 +493,11 @@ impl Owned {
         }
     }
 
-    async fn sweep(&self, first: u8) -> Result<Swept, UploadError> {
+    /// Removes what is over. What it has removed before it failed is in `swept`.
+    async fn sweep(&self, first: u8, swept: &mut Swept) -> Result<(), UploadError> {
         // Nothing was uploaded since the start, and so nothing else is to be done.
         let Some(store) = self.storage.store() else {
-            return Ok(Swept::default());
+            return Ok(());
         };
         let is_known = self.records.knows(&store).await?;
         if !is_known {
@@ -489,16 +505,18 @@ impl Owned {
                 "the database does not know the upload folder: files without a row stay; see uploads.dir and postgres.url"
             );
         }
-        let mut swept = self.partials.sweep(&store, is_known).await?;
+        *swept = self.partials.sweep(&store, is_known).await?;
         swept.expired += self.quarantine.sweep(&store, is_known).await?;
-        // The rest needs the bucket, if there is one. Uploads and sweeps make it known to the database one at a time.
-        self.count(&store).await?;
-        self.records.check_bucket(&store).await?;
-        let stored = self.records.sweep(&store, first, is_known).await?;
-        swept.expired += stored.expired;
-        swept.unused += stored.unused;
+        swept.expired += self.records.sweep_expired().await?;
         self.set_totals(self.records.totals(None).await?);
-        Ok(swept)
+        // The rest needs the bucket, if there is one.
+        self.check_bucket(&store).await?;
+        swept.unused += self.records.sweep_unused(&store).await?;
+        store.sweep_parts().await?;
+        if is_known {
+            swept.unused += self.records.sweep_folders(&store, first).await?;
+        }
+        Ok(())
     }
 }
 
@@ -525,21 +543,22 @@ impl Uploads {
         }
         let (owned, first) = (Arc::clone(&self.owned), self.next_folder);
         self.next_folder = first.wrapping_add(SWEEP_FOLDERS);
-        let swept = apart(async move { owned.sweep(first).await });
+        let swept = apart(async move {
+            let mut swept = Swept::default();
+            let done = owned.sweep(first, &mut swept).await;
+            Ok((swept, done))
+        });
         let swept = wrap_future::<_, Self>(swept);
         context.spawn(swept.map(|swept, uploads, _| {
             uploads.is_sweeping = false;
-            match swept {
-                Ok(Swept { expired, unused }) => {
-                    metrics::record_swept(expired, unused);
-                    if expired + unused > 0 {
-                        tracing::info!(expired, unused, "uploads were swept");
-                    }
-                }
-                Err(error) => {
-                    metrics::record_failed_sweep();
-                    tracing::warn!(%error, "uploads were not swept; the next try follows");
-                }
+            let (swept, done) = swept.unwrap_or_else(|error| (Swept::default(), Err(error)));
+            let Swept { expired, unused } = swept;
+            if expired + unused > 0 {
+                tracing::info!(expired, unused, "uploads were swept");
+            }
+            metrics::record_swept(expired, unused, done.is_ok());
+            if let Err(error) = done {
+                tracing::warn!(%error, "not everything was swept; the next try follows");
             }
         }));
     }

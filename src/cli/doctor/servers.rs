@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use headroom_actors::kernel::pool::{ConnectError, ConnectErrorKind};
 use headroom_actors::kernel::private_server::ServerUrl;
-use headroom_actors::upload::{scanner, try_bucket};
+use headroom_actors::upload::{BucketError, scanner, try_bucket, try_owner};
 use headroom_actors::{postgres, redis};
 use tokio::time::timeout;
 
@@ -93,15 +93,26 @@ pub(super) async fn bucket(settings: Settings) -> Vec<Check> {
         return vec![Check::skipped(GROUP, NAME, why)];
     };
     let error = match timeout(CHECK_WITHIN, try_bucket(&bucket)).await {
-        Ok(Ok(())) => {
-            let found = format!("the bucket {} can be read", bucket.bucket);
-            return vec![Check::ok(GROUP, NAME, found)];
+        Ok(Ok(identity)) => {
+            let Some(false) = is_of_the_database(&settings, identity).await else {
+                let found = format!("the bucket {} can be read", bucket.bucket);
+                return vec![Check::ok(GROUP, NAME, found)];
+            };
+            BucketError::Foreign.to_string()
         }
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {CHECK_WITHIN:?}"),
     };
     let check = Check::failure(GROUP, NAME, error).would_fail("uploads and downloads get a 503");
     vec![check.remedy("start the store, open the way to it, or correct uploads.s3")]
+}
+
+/// Whether the bucket with this identity belongs to the configured database. `None`: to none yet, or the database cannot be asked.
+async fn is_of_the_database(settings: &Settings, identity: Option<String>) -> Option<bool> {
+    let url = ServerUrl::Configured(settings.postgres.url.as_ref()?.expose().to_owned());
+    let connector = postgres::Connector::new(url, postgres_config(&settings.postgres));
+    let owner = try_owner(&connector, identity.as_deref()?);
+    timeout(CHECK_WITHIN / 2, owner).await.ok()?
 }
 
 fn try_postgres(connector: postgres::Connector) -> Trial {

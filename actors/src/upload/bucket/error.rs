@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::time::Duration;
 
+use object_store::client::{HttpError, HttpErrorKind};
+
 use crate::kernel::chain;
 
 /// Why the bucket cannot be used.
@@ -24,21 +26,47 @@ pub enum BucketError {
     /// There is no such bucket.
     #[error("there is no such bucket: uploads.s3.bucket and uploads.s3.endpoint")]
     Missing,
+    /// The bucket is in another region.
+    #[error(
+        "the store or the bucket is in another region: uploads.s3.region and uploads.s3.endpoint"
+    )]
+    Region,
     /// The files in it belong to another database.
     #[error(
         "the bucket belongs to another database: uploads.s3.bucket, uploads.s3.prefix and postgres.url"
     )]
     Foreign,
-    /// The store does not answer, or with an error.
+    /// The store cannot be reached, or answers with an error.
     #[error("the store cannot be used: {0}")]
     Unavailable(String),
+    /// The store does not answer. It may still do what it was asked for.
+    #[error("the store cannot be used: {0}")]
+    Unanswered(String),
+    /// Others have the file, or too many are being removed.
+    #[error("the file is left to the next sweep: others wait for the store too")]
+    Busy,
+    /// Another server removes the file now.
+    #[error("another server is removing a file with the same bytes")]
+    Removing,
+    /// The time of the claim was over.
+    #[error("a file was sent so slowly that it may have been removed meanwhile")]
+    Lost,
 }
 
 impl BucketError {
     pub(super) fn late(limit: Duration) -> Self {
-        Self::Unavailable(format!("no answer within {} s", limit.as_secs_f64()))
+        Self::Unanswered(format!("no answer within {} s", limit.as_secs_f64()))
     }
 }
+
+/// What `object_store` says of a redirect to another region.
+const REDIRECT: &str = "incorrectly configured region";
+/// What stores answer to requests that are signed for another region.
+const OTHER_REGION: [&str; 3] = [
+    "AuthorizationHeaderMalformed",
+    "PermanentRedirect",
+    "IllegalLocationConstraintException",
+];
 
 /// What was found; `None` if there is no such object.
 pub(super) fn found<T>(answer: object_store::Result<T>) -> Result<Option<T>, BucketError> {
@@ -63,16 +91,21 @@ pub(super) fn fault(error: object_store::Error) -> BucketError {
             Some("SignatureDoesNotMatch") => BucketError::Secret,
             code => BucketError::Denied(code.unwrap_or("no reason given").to_owned()),
         },
-        E::NotFound { .. } => BucketError::Missing,
+        E::NotFound { .. } if code.as_deref() == Some("NoSuchBucket") => BucketError::Missing,
         // Its deadline (`within`).
         E::Generic { source, .. } if source.is::<BucketError>() => match source.downcast() {
             Ok(error) => *error,
             Err(source) => BucketError::Unavailable(source.to_string()),
         },
+        _ if text.contains(REDIRECT) => BucketError::Region,
         _ => BucketError::Unavailable(match code {
+            Some(code) if OTHER_REGION.contains(&code.as_str()) => return BucketError::Region,
             Some(code) => format!("it answers {code}"),
             // An answer without a code may repeat the request, with its signature.
-            None => cause(&error).unwrap_or_else(|| "it answers with an error".to_owned()),
+            None => match connection_fault(&error) {
+                Some(error) => return error,
+                None => "it answers with an error".to_owned(),
+            },
         }),
     }
 }
@@ -86,11 +119,18 @@ fn code(text: &str) -> Option<&str> {
 }
 
 /// The connection's fault, if there was no answer.
-fn cause(error: &object_store::Error) -> Option<String> {
+fn connection_fault(error: &object_store::Error) -> Option<BucketError> {
     let mut source = error.source();
     while let Some(error) = source {
-        if let Some(http) = error.downcast_ref::<object_store::client::HttpError>() {
-            return Some(chain(http));
+        if let Some(http) = error.downcast_ref::<HttpError>() {
+            let own = http.source().and_then(|source| source.downcast_ref());
+            if let Some(BucketError::Unanswered(text)) = own {
+                return Some(BucketError::Unanswered(text.clone()));
+            }
+            return Some(match http.kind() {
+                HttpErrorKind::Connect => BucketError::Unavailable(chain(http)),
+                _ => BucketError::Unanswered(chain(http)),
+            });
         }
         source = error.source();
     }

@@ -74,7 +74,7 @@ impl HttpService for Connector {
     }
 }
 
-/// The body, which may stand still for so long.
+/// The body, which may stand still for so long. The time runs only while the reader waits for bytes.
 fn bounded(body: Incoming, idle: Duration) -> HttpResponseBody {
     let frames = futures_util::stream::try_unfold(body, move |mut body| async move {
         let Ok(frame) = timeout(idle, body.frame()).await else {

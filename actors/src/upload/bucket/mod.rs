@@ -34,7 +34,7 @@ use tokio::time::timeout;
 
 use super::blocking::blocking;
 use super::error::UploadError;
-use super::store::{ContentHash, hex};
+use super::store::ContentHash;
 use crate::kernel::Buffers;
 
 pub use error::BucketError;
@@ -42,12 +42,8 @@ use error::{fault, found};
 use http::Connector;
 use journal::Journal;
 
-/// How long a call without the bytes of a file may take, with its repetitions. Transactions of the database wait for it.
-const CALL_WITHIN: Duration = Duration::from_secs(8);
-/// How long the objects of one folder may take to list.
-const LIST_WITHIN: Duration = Duration::from_secs(60);
-/// Removals at the same time. Each holds a connection of the database while it waits for the store.
-const REMOVALS_MAX: usize = 2;
+/// Removals at the same time.
+const REMOVALS_MAX: usize = 8;
 /// How long one may wait for its turn. Then it is left to the next sweep.
 const TURN_WITHIN: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -102,6 +98,8 @@ pub(super) struct Bucket {
     transfers: Arc<Semaphore>,
     removals: Arc<Semaphore>,
     buffers: Arc<dyn Buffers>,
+    /// How long an upload waits for others.
+    pub(super) patience: Duration,
 }
 
 impl fmt::Debug for Bucket {
@@ -111,20 +109,24 @@ impl fmt::Debug for Bucket {
 }
 
 impl Bucket {
-    /// Finds the bucket. `dir` is the upload folder.
+    /// Finds the bucket. `dir` is the upload folder, `patience` how long uploads wait for others.
     pub(super) async fn open(
         config: &BucketConfig,
         dir: &FilePath,
         buffers: Arc<dyn Buffers>,
+        patience: Duration,
     ) -> Result<Self, UploadError> {
         let dir = dir.to_owned();
+        let endpoint = config.endpoint.as_deref().unwrap_or(&config.region);
+        let place = format!("{endpoint} {} {}", config.bucket, root(config));
         Ok(Self {
-            s3: find(config).await?,
-            journal: blocking(move || Ok(Journal::open(&dir)?)).await?,
+            s3: find(config).await?.0,
+            journal: blocking(move || Ok(Journal::open(&dir, place)?)).await?,
             transfers: Arc::new(Semaphore::new(config.transfers_max as usize)),
             removals: Arc::new(Semaphore::new(REMOVALS_MAX)),
             config: config.clone(),
             buffers,
+            patience,
         })
     }
 
@@ -138,21 +140,21 @@ impl Bucket {
     pub(super) async fn set_identity(&self, identity: &str) -> Result<(), BucketError> {
         let path = root(&self.config).join(IDENTITY);
         let put = self.s3.put(&path, identity.to_owned().into());
-        call(put).await.map(drop).map_err(fault)
+        self.call(put).await.map(drop).map_err(fault)
     }
 
     /// Whether it holds no file.
     pub(super) async fn is_empty(&self) -> Result<bool, BucketError> {
         let content = root(&self.config).join(CONTENT);
         let mut objects = self.s3.list(Some(&content));
-        let first = call(async { objects.try_next().await }).await;
+        let first = self.call(async { objects.try_next().await }).await;
         Ok(first.map_err(fault)?.is_none())
     }
 
     /// The size of a stored file. `None`: it is not there.
     pub(super) async fn size(&self, hash: ContentHash) -> Result<Option<u64>, BucketError> {
         let path = self.path(hash);
-        let head = call(self.s3.head(&path)).await;
+        let head = self.call(self.s3.head(&path)).await;
         Ok(found(head)?.map(|object| object.size))
     }
 
@@ -170,40 +172,33 @@ impl Bucket {
             range: Some(GetRange::Bounded(range)),
             ..GetOptions::default()
         };
-        let answer = found(call(self.s3.get_opts(&path, options)).await)?;
-        let idle = self.config.timeout;
-        Ok(answer.map(|answer| {
-            // The time runs only while the reader waits for bytes.
-            let pieces = stream::try_unfold(answer.into_stream(), move |mut pieces| async move {
-                let next = within(idle, pieces.try_next()).await.map_err(fault)?;
-                Ok(next.map(|piece| (piece, pieces)))
-            });
-            pieces.boxed()
-        }))
+        let answer = found(self.call(self.s3.get_opts(&path, options)).await)?;
+        Ok(answer.map(|answer| answer.into_stream().map_err(fault).boxed()))
     }
 
     /// Waits for the turn to remove a file.
     pub(super) async fn removal_turn(&self) -> Result<OwnedSemaphorePermit, BucketError> {
         let turn = timeout(TURN_WITHIN, Arc::clone(&self.removals).acquire_owned()).await;
-        let busy = || BucketError::Unavailable("other removals wait for it".to_owned());
-        turn.ok().and_then(Result::ok).ok_or_else(busy)
+        turn.ok().and_then(Result::ok).ok_or(BucketError::Busy)
     }
 
     /// Removes a stored file, if it is there. The caller has its turn.
     pub(super) async fn remove(&self, hash: ContentHash) -> Result<(), BucketError> {
         let path = self.path(hash);
-        found(call(self.s3.delete(&path)).await).map(drop)
+        found(self.call(self.s3.delete(&path)).await).map(drop)
     }
 
-    /// The hashes of all stored files whose hash begins with `prefix`.
-    pub(super) async fn stored(&self, prefix: u8) -> Result<Vec<ContentHash>, BucketError> {
-        let folder = root(&self.config).join(CONTENT).join(hex(&[prefix]));
-        let hashes = self.s3.list(Some(&folder)).try_filter_map(async |object| {
-            let name = object.location.filename();
-            Ok(name.and_then(ContentHash::of_name))
-        });
-        let hashes = within(LIST_WITHIN, hashes.try_collect()).await;
-        hashes.map_err(fault)
+    /// How long a call without the bytes of a file may take, with its repetitions.
+    pub(super) fn call_within(&self) -> Duration {
+        self.config.timeout
+    }
+
+    /// Bounds a call without the bytes of a file.
+    async fn call<T>(
+        &self,
+        call: impl Future<Output = object_store::Result<T>>,
+    ) -> object_store::Result<T> {
+        within(self.call_within(), call).await
     }
 
     fn path(&self, hash: ContentHash) -> Path {
@@ -215,42 +210,40 @@ impl Bucket {
     }
 }
 
-/// Asks once whether the store is there, accepts the keys, and has the bucket. Nothing is written.
+/// Asks once whether the store is there, accepts the keys, and has the bucket. Nothing is written. Returns which database
+/// knows it, if one does.
 ///
 /// # Errors
 /// Why the bucket cannot be used.
-pub async fn try_once(config: &BucketConfig) -> Result<(), UploadError> {
-    find(config).await.map(drop)
+pub async fn try_once(config: &BucketConfig) -> Result<Option<String>, UploadError> {
+    find(config).await.map(|(_, identity)| identity)
 }
 
 /// Finds the bucket.
-async fn find(config: &BucketConfig) -> Result<AmazonS3, UploadError> {
+async fn find(config: &BucketConfig) -> Result<(AmazonS3, Option<String>), UploadError> {
     let building = config.clone();
     // The certificates of the system are read.
     let s3 = blocking(move || Ok(client(&building)?)).await?;
-    identity(&s3, config).await?;
-    Ok(s3)
+    let identity = identity(&s3, config).await?;
+    Ok((s3, identity))
 }
 
 async fn identity(s3: &AmazonS3, config: &BucketConfig) -> Result<Option<String>, BucketError> {
     let path = root(config).join(IDENTITY);
-    let range = Some(GetRange::Bounded(0..IDENTITY_MAX));
-    let options = GetOptions {
-        range,
-        ..GetOptions::default()
+    let read = async {
+        let answer = s3.get(&path).await?;
+        // What is larger is none, nor is an empty one, of which stores have no range.
+        match answer.meta.size {
+            1..=IDENTITY_MAX => answer.bytes().await,
+            _ => Ok(Bytes::new()),
+        }
     };
-    let read = async { s3.get_opts(&path, options).await?.bytes().await };
-    let bytes = found(call(read).await)?;
+    let bytes = found(within(config.timeout, read).await)?;
     Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()))
 }
 
 fn root(config: &BucketConfig) -> Path {
     Path::from(config.prefix.as_str())
-}
-
-/// Bounds a call that moves no file.
-async fn call<T>(call: impl Future<Output = object_store::Result<T>>) -> object_store::Result<T> {
-    within(CALL_WITHIN, call).await
 }
 
 /// Bounds a call of the store.

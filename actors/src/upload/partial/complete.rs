@@ -6,12 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::super::addition::Origin;
 use super::super::blocking::blocking;
 use super::super::content::FileName;
 use super::super::error::UploadError;
 use super::super::pieces::Shared;
 use super::super::receive::{Incoming, Received};
-use super::super::records::{Origin, Totals};
+use super::super::records::Totals;
 use super::super::store::Store;
 use super::fault::PartialFault;
 use super::lock::Lock;
@@ -54,9 +55,7 @@ impl Partials {
         let caller = row.caller.ok_or(UploadError::Damaged)?;
         let (files, ttl) = (vec![received], self.admission.config.ttl);
         let origin = Origin::Partial(&row.id);
-        let added = self
-            .records
-            .add(Arc::clone(&store), files, caller, ttl, origin);
+        let added = self.records.add(&store, files, caller, ttl, origin);
         if let Some(uploads) = added.await? {
             let upload = uploads.first().ok_or(UploadError::Panicked)?;
             self.admission.record_stored(&uploads, began);

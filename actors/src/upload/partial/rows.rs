@@ -16,8 +16,8 @@ const COLUMNS: &str =
     "id, name, media_type, metadata, length, kept, checked, role, parts, caller, upload_id, ended,
     (extract(epoch from expires_at) * 1000)::int8, expires_at <= clock_timestamp()";
 const ADD: &str = "insert into headroom.partial_upload
-    (id, name, media_type, metadata, length, role, parts, caller, expires_at)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() + make_interval(secs => $9))
+    (id, name, media_type, metadata, length, role, parts, caller, expires_at, folder)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() + make_interval(secs => $9), $10)
     returning (extract(epoch from expires_at) * 1000)::int8";
 const DECLARE: &str =
     "update headroom.partial_upload set length = $2 where id = $1 and length is null";
@@ -40,7 +40,7 @@ const REMOVE_EXPIRED: &str =
 const EXPIRED: &str = "select id from headroom.partial_upload where expires_at <= clock_timestamp()
     order by expires_at limit $1";
 const OPEN: &str = "select id from headroom.partial_upload
-    where id > $1 and upload_id is null and ended is null order by id limit $2";
+    where id > $1 and folder = $3 and upload_id is null and ended is null order by id limit $2";
 const OPEN_OF: &str = "select id from headroom.partial_upload
     where id = any($1) and upload_id is null and ended is null";
 
@@ -126,7 +126,11 @@ impl PartialRow {
 }
 
 impl PartialRows {
-    pub(super) async fn add(&self, row: &mut PartialRow) -> Result<(), UploadError> {
+    pub(super) async fn add(
+        &self,
+        row: &mut PartialRow,
+        folder: &UploadId,
+    ) -> Result<(), UploadError> {
         let (role, parts) = match &row.role {
             PartialRole::Whole => ("whole", &[][..]),
             PartialRole::Part => ("part", &[][..]),
@@ -148,6 +152,7 @@ impl PartialRows {
                     &parts,
                     &caller,
                     &self.ttl.as_secs_f64(),
+                    &folder.as_str(),
                 ],
                 WITHIN,
             )
@@ -222,10 +227,14 @@ impl PartialRows {
     }
 
     /// Some uploads that have a file, with ids after `after`.
-    pub(super) async fn open_after(&self, after: &str) -> Result<Vec<UploadId>, UploadError> {
+    pub(super) async fn open_after(
+        &self,
+        after: &str,
+        folder: &UploadId,
+    ) -> Result<Vec<UploadId>, UploadError> {
         let rows = self
             .database
-            .query(OPEN, &[&after, &SWEEP_ROWS], WITHIN)
+            .query(OPEN, &[&after, &SWEEP_ROWS, &folder.as_str()], WITHIN)
             .await?;
         Ok(rows.rows.iter().map(id_of).collect())
     }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use super::super::blocking::blocking;
 use super::super::error::UploadError;
 use super::super::id::UploadId;
-use super::super::records::{SWEEP_ROWS, Swept};
+use super::super::records::SWEEP_ROWS;
+use super::super::removal::Swept;
 use super::super::store::{PARTIAL, Store};
 use super::work::Partials;
 
 impl Partials {
     /// Removes what is over. Whoever works on an upload has it locked, and the sweep leaves it alone. Files without a row and
-    /// rows without a file are over if the database is that of the folder (`is_known`).
+    /// rows without a file are over if the database knows the folder (`is_known`).
     pub(in super::super) async fn sweep(
         &self,
         store: &Arc<Store>,
@@ -61,7 +62,7 @@ impl Partials {
         Ok(open.is_empty() && self.remove_file(store, id).await)
     }
 
-    /// Ends the uploads that should have a file, and have none.
+    /// Ends the uploads that should have a file in this folder, and have none.
     async fn end_lost(
         &self,
         store: &Arc<Store>,
@@ -69,7 +70,7 @@ impl Partials {
     ) -> Result<(), UploadError> {
         let mut after = String::new();
         loop {
-            let open = self.rows.open_after(&after).await?;
+            let open = self.rows.open_after(&after, &store.identity).await?;
             let Some(last) = open.last() else {
                 return Ok(());
             };

@@ -64,7 +64,11 @@ impl Partials {
             return Err(PartialFault::TooLong { max }.into());
         }
         let mut row = PartialRow::new(&create, length);
-        let used = self.admission.used(&self.records, create.caller).await?;
+        let used = self
+            .admission
+            .callers
+            .used(&self.records, create.caller)
+            .await?;
         let admission = Arc::clone(&self.admission);
         let ticket = admission
             .admit(
@@ -80,7 +84,7 @@ impl Partials {
             files: 1,
             bytes: length.unwrap_or_default(),
         };
-        self.add_row(&mut row, create.caller, new).await?;
+        self.add_row(&store, &mut row, create.caller, new).await?;
         ticket.set_counted();
         let offset = match row.role {
             PartialRole::Final(_) => length.unwrap_or_default(),
@@ -106,13 +110,15 @@ impl Partials {
     /// Adds the row of a new upload, if it is within the quotas.
     async fn add_row(
         &self,
+        store: &Store,
         row: &mut PartialRow,
         caller: Caller,
         new: Totals,
     ) -> Result<(), UploadError> {
-        let _turn = self.admission.turn(&self.records, caller, new).await?;
+        let callers = &self.admission.callers;
+        let _storing = callers.begin(&self.records, caller, new).await?;
         self.admission.count(new)?;
-        let added = self.rows.add(row).await;
+        let added = self.rows.add(row, &store.identity).await;
         if added.is_err() {
             self.admission.uncount(new);
         }
@@ -256,7 +262,7 @@ impl Partials {
             Some(_) => (0, None),
             None => (
                 append.announced.unwrap_or(max.saturating_sub(offset)),
-                self.admission.used(&self.records, caller).await?,
+                self.admission.callers.used(&self.records, caller).await?,
             ),
         };
         let admission = Arc::clone(&self.admission);
@@ -339,7 +345,8 @@ impl Partials {
             bytes: length.saturating_sub(row.kept),
         };
         let caller = row.caller.ok_or(UploadError::Damaged)?;
-        let _turn = self.admission.turn(&self.records, caller, more).await?;
+        let callers = &self.admission.callers;
+        let _storing = callers.begin(&self.records, caller, more).await?;
         self.admission.count(more)?;
         if let Err(error) = self.rows.declare(&row.id, length).await {
             self.admission.uncount(more);
