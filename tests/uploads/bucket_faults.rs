@@ -141,7 +141,8 @@ async fn notes_of_another_bucket_are_left_alone() {
     assert!(files(&journal).contains(&other));
 }
 
-async fn wait_for_sweeps(server: &Server, result: &str, more: f64) {
+/// Waits for so many more sweeps with this result.
+pub(crate) async fn wait_for_sweeps(server: &Server, result: &str, more: f64) {
     let (sweeps, result) = (
         "headroom_uploads_sweeps_total",
         format!("result=\"{result}\""),

@@ -1,14 +1,18 @@
 //! Servers that share a database and a bucket, and what one that dies leaves to the others.
 
+use std::collections::BTreeSet;
+
+use headroom_test_support::clamd::Clamd;
 use headroom_test_support::object_store::ObjectStore;
 use headroom_test_support::server::Server;
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::buckets::{begin, delete, object, very_large, wait_for_objects, wait_for_parts};
+use super::bucket_faults::wait_for_sweeps;
+use super::buckets::{begin, delete, large, object, very_large, wait_for_objects, wait_for_parts};
 use super::{Form, fetch, files, folder, letters, refused, send, session, start, store, text};
-use super::{repeats, tus};
+use super::{repeats, scans, tus};
 
 /// Holds up transactions that remember a key, before they end their claims.
 pub(crate) const HOLD_COMMITS: &str = "lock table headroom.upload_request in exclusive mode";
@@ -87,11 +91,7 @@ async fn a_file_that_another_server_sends_is_not_removed_until_its_time_is_over(
         set sending = '{other}', sending_until = clock_timestamp() + interval '1 hour'";
     change(&server, claim).await;
     assert_eq!(delete(&server, &upload).await, 204);
-    let swept = |n: f64| n > 3.0;
-    let done = ["result=\"done\""];
-    server
-        .wait_for_metric("headroom_uploads_sweeps_total", &done, swept)
-        .await;
+    wait_for_sweeps(&server, "done", 3.0).await;
     wait_for_objects(&object_store, &[object(&upload)]).await;
     let over = "update headroom.upload_content set sending_until = clock_timestamp()";
     change(&server, over).await;
@@ -164,19 +164,61 @@ async fn files_in_parts_go_on_at_the_server_where_they_began() {
     let path = tus::begin(&second, content.len()).await;
     let answer = tus::send(&second, &path, 0, &content[..50_000], &[]).await;
     assert_eq!(answer.status(), 204);
-    let done = ["result=\"done\""];
     for server in [&first, &second] {
-        let sweeps = "headroom_uploads_sweeps_total";
-        let before = server.metric(sweeps, &done).await;
-        server
-            .wait_for_metric(sweeps, &done, |n| n > before + 2.0)
-            .await;
+        wait_for_sweeps(server, "done", 2.0).await;
         assert!(!server.log().contains("does not know the upload folder"));
     }
     let answer = tus::send(&second, &path, 50_000, &content[50_000..], &[]).await;
     assert_eq!(answer.status(), 204);
     let list = first.get_json("/api/uploads").await.ok();
     assert!(fetch(&first, &list["uploads"][0]).await == content);
+}
+
+#[tokio::test]
+async fn an_infected_file_stays_at_the_server_that_has_found_it() {
+    let Some(object_store) = ObjectStore::start().await else {
+        return;
+    };
+    let Some(clamd) = Clamd::start("") else {
+        return;
+    };
+    let settings = format!(
+        "uploads.scan.policy = 'require'\nuploads.scan.infected = 'quarantine'\n\
+         uploads.scan.address = '{}'\nuploads.sweep_interval = '50ms'",
+        clamd.socket().display()
+    );
+    let (first, second) = start_two(&object_store, &settings).await;
+    refused(&second, scans::infected(), 422).await;
+    wait_for_sweeps(&first, "done", 2.0).await;
+    wait_for_sweeps(&second, "done", 2.0).await;
+    assert_eq!(files(&folder(&second).join("quarantine")).len(), 1);
+    let list = first.get_json("/api/uploads/infected").await.ok();
+    assert_eq!(list["infected"][0]["is_kept"], true, "{list}");
+}
+
+#[tokio::test]
+async fn the_same_bytes_twice_in_a_form_are_sent_once() {
+    let Some(object_store) = ObjectStore::start().await else {
+        return;
+    };
+    let server = start(&object_store.settings());
+    let content = large(4);
+    let form = Form::default().file("a.txt", "text/plain", &content);
+    let answer = send(&server, form.file("b.txt", "text/plain", &content)).await;
+    assert_eq!(answer.status(), 201);
+    let stored: Value = answer.json().await.unwrap();
+    // The store keeps what was sent in parts under the names that it gave them.
+    let parts = object_store.parts().await;
+    let sent: BTreeSet<_> = parts
+        .iter()
+        .filter_map(|part| Some(part.rsplit_once('/')?.0))
+        .collect();
+    assert_eq!(sent.len(), 1, "{parts:?}");
+    for upload in stored["uploads"].as_array().unwrap() {
+        assert!(fetch(&server, upload).await == content);
+        assert_eq!(delete(&server, upload).await, 204);
+    }
+    wait_for_objects(&object_store, &[]).await;
 }
 
 #[tokio::test]
