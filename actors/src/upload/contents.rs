@@ -80,26 +80,26 @@ impl Store {
         hash: ContentHash,
         bytes: u64,
     ) -> Result<Content, UploadError> {
-        if let Some(bucket) = &self.bucket {
-            match bucket.size(hash).await? {
-                Some(size) if size == bytes => {
-                    return Ok(Content(Place::Bucket(Arc::clone(bucket), hash)));
-                }
-                Some(_) => return Err(UploadError::Damaged),
-                None => {}
-            }
-        }
+        // The folder first: what is in it can be read while the store of the bucket is away.
         let store = Arc::clone(self);
-        blocking(move || {
-            let file = store.read(hash).map_err(|error| match error.kind() {
-                ErrorKind::NotFound => UploadError::Damaged,
-                _ => error.into(),
-            })?;
+        let file = blocking(move || {
+            let file = match store.read(hash) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                file => file?,
+            };
             let is_whole = file.metadata()?.len() == bytes;
-            let file = is_whole.then_some(file).ok_or(UploadError::Damaged)?;
-            Ok(Content(Place::Folder(Arc::new(file))))
-        })
-        .await
+            Ok(is_whole.then_some(file))
+        });
+        if let Some(file) = file.await? {
+            return Ok(Content(Place::Folder(Arc::new(file))));
+        }
+        let Some(bucket) = &self.bucket else {
+            return Err(UploadError::Damaged);
+        };
+        match bucket.size(hash).await? {
+            Some(size) if size == bytes => Ok(Content(Place::Bucket(Arc::clone(bucket), hash))),
+            _ => Err(UploadError::Damaged),
+        }
     }
 
     /// Stores a complete file. When this returns, it is durable. The caller holds the lock of the content, and has claimed
