@@ -282,7 +282,16 @@ async fn files_that_were_in_the_folder_stay_readable() {
     first.signal(Signal::SIGKILL);
     first.wait_for_exit();
     let data = first.folder().join("data");
-    let second = start_with(&object_store, &format!("data.dir = '{}'", data.display()));
+    let in_data = format!("data.dir = '{}'", data.display());
+    // Also while the store is away.
+    let mut away = start(&format!(
+        "{in_data}\nuploads.s3.bucket = 'away'\nuploads.s3.endpoint = 'http://127.0.0.1:1'\n\
+         uploads.s3.access_key_id = '{ACCESS_KEY}'\nuploads.s3.secret_access_key = '{SECRET_KEY}'"
+    ));
+    assert_eq!(fetch(&away, &upload).await, b"in the folder");
+    away.signal(Signal::SIGKILL);
+    away.wait_for_exit();
+    let second = start_with(&object_store, &in_data);
     assert_eq!(fetch(&second, &upload).await, b"in the folder");
     let again = store(&second, "a.txt", b"in the folder").await;
     assert_eq!(delete(&second, &upload).await, 204);
