@@ -299,6 +299,8 @@ impl Connection {
         let unread = self.unread.get_or_insert_with(|| Unread::new(now));
         let mut deadline = if self.exchange.state().is_file {
             self.writing.allow(self.limits.answer_timeout);
+            // The next response may begin while the last bytes of this one wait.
+            unread.restart(now);
             self.writing.blocked(now)
         } else {
             let all = unread.since() + self.limits.answer_timeout;

@@ -27,6 +27,11 @@ impl Unread {
         }
     }
 
+    /// Counts the waiting time from `now` on.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.since = now;
+    }
+
     /// The time of the first blocked write.
     pub(super) fn since(&self) -> Instant {
         self.since

@@ -110,7 +110,7 @@ async fn ask_for(server: &Server, path: &str) -> TcpStream {
 
 #[tokio::test]
 async fn a_download_takes_as_long_as_its_client_reads() {
-    let server = start("server.answer_timeout = '2s'\nserver.answer_idle_timeout = '2s'");
+    let server = start("server.answer_timeout = '3s'\nserver.answer_idle_timeout = '3s'");
     let content = text(20 << 20);
     let upload = store(&server, "a.txt", &content).await;
     let path = format!("/api/uploads/{}/content", upload["id"].as_str().unwrap());
@@ -124,17 +124,17 @@ async fn a_download_takes_as_long_as_its_client_reads() {
             break;
         }
         // As slow as needed to take longer than the settings.
-        if began.elapsed() < Duration::from_secs(5) {
+        if began.elapsed() < Duration::from_secs(6) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-    assert!(began.elapsed() > Duration::from_secs(5));
+    assert!(began.elapsed() > Duration::from_secs(6));
     assert!(answer.ends_with(&content));
 }
 
 #[tokio::test]
 async fn a_client_that_reads_nothing_of_a_download_is_cut() {
-    let server = start("server.answer_timeout = '1s'");
+    let server = start("server.answer_timeout = '1s'\nserver.answer_idle_timeout = '1s'");
     let upload = store(&server, "a.txt", &text(20 << 20)).await;
     let path = format!("/api/uploads/{}/content", upload["id"].as_str().unwrap());
     let _stream = ask_for(&server, &path).await;

@@ -7,9 +7,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use tokio::time::Instant;
 
+use super::blocking::drop_apart;
 use super::bucket::BucketError;
 use super::caller::Caller;
 use super::claims::Claim;
@@ -18,7 +19,7 @@ use super::id::UploadId;
 use super::receive::Received;
 use super::records::{Records, TRIES, Upload, WITHIN, changes, signed};
 use super::request_key::KeyedRequest;
-use super::store::{ContentLocks, Store, hex};
+use super::store::{ContentHash, ContentLocks, Store, hex};
 use crate::kernel::Timestamp;
 use crate::postgres::{self, Params, ToSql, Transaction};
 
@@ -100,12 +101,16 @@ impl Records {
         let locks = store.lock(addition.contents().map(|file| file.blake3));
         let locks = locks.await;
         let mut sends = 1;
-        loop {
+        let added = loop {
             match self.try_to_add(&addition, &locks).await {
                 Err(UploadError::Bucket(BucketError::Lost)) if sends < SENDS_MAX => sends += 1,
-                added => return added,
+                added => break added,
             }
+        };
+        if store.bucket.is_some() || added.is_err() {
+            drop_apart(addition.files);
         }
+        added
     }
 
     async fn try_to_add(
@@ -120,26 +125,40 @@ impl Records {
         let stored = contents
             .iter()
             .map(|file| addition.store.add_content(file, locks, claim.as_ref()));
-        let stored = try_join_all(stored).await?;
+        let mut new = Vec::new();
+        let mut failed = None;
+        for (file, stored) in contents.iter().zip(join_all(stored).await) {
+            match stored {
+                Ok(is_new) => new.extend(is_new.then_some(file.blake3)),
+                Err(error) => failed = Some(error),
+            }
+        }
+        if let Some(error) = failed {
+            self.remove_new(addition, new, locks).await;
+            return Err(error);
+        }
         let added = match (addition.origin, &addition.files[..], &claim) {
             // A transaction has a round trip more. A bucket keeps the row of a content locked for longer, and statements of
             // others would wait behind this one.
             (Origin::Form, [file], None) => self.add_one(file, addition).await,
             _ => {
                 let work = |transaction| add_rows(addition, claim.clone(), transaction);
-                self.database.transaction(changes(), work).await
+                let added = self.database.transaction(changes(), work).await;
+                added.map_err(|error| NotAdded {
+                    is_undone: is_undone(&error),
+                    error,
+                })
             }
         };
-        if let Err(error) = &added
-            && is_undone(error)
-        {
-            // The sweep removes what gets no row, but clients that try again could fill the disk while the database is down.
-            let new = contents.iter().zip(stored).filter(|(_, is_new)| *is_new);
-            let removals = new.map(|(file, _)| addition.store.remove_content(file.blake3, locks));
-            if let Err(error) = try_join_all(removals).await {
-                tracing::warn!(%error, "the file of an upload that was not stored is not removed yet");
+        let added = match added {
+            Ok(added) => Ok(added),
+            Err(NotAdded { error, is_undone }) => {
+                if is_undone {
+                    self.remove_new(addition, new, locks).await;
+                }
+                Err(error)
             }
-        }
+        };
         // Nothing is on its way to the store any more.
         let is_over = !matches!(added, Ok(Some(_)) | Err(UploadError::Database(_)));
         if let (Some(claim), true) = (&claim, is_over) {
@@ -148,32 +167,56 @@ impl Records {
         added
     }
 
+    /// Removes files that get no row, and that were not there before. The sweep would do it, but clients that try again could
+    /// fill the disk while the database is down.
+    async fn remove_new(
+        &self,
+        addition: &Addition<'_>,
+        new: Vec<ContentHash>,
+        locks: &ContentLocks,
+    ) {
+        for hash in new {
+            if let Err(error) = addition.store.remove_content(hash, locks).await {
+                tracing::warn!(blake3 = hash.hex(), %error, "the file of an upload that was not stored is not removed yet");
+            }
+        }
+    }
+
     /// Adds the row of a form's only file. A lost answer is asked for again: the statement does nothing the second time.
     async fn add_one(
         &self,
         file: &Received,
         addition: &Addition<'_>,
-    ) -> Result<Option<Vec<Upload>>, UploadError> {
+    ) -> Result<Option<Vec<Upload>>, NotAdded> {
         let mut uploads = addition.uploads.clone();
         for upload in &mut uploads {
             let deadline = Instant::now() + WITHIN;
-            let (mut tries, mut lost) = (1, None);
+            let (mut tries, mut may_be_stored) = (1, false);
             let added = loop {
                 let new = NewRow::of(file, upload, addition.ttl);
                 let left = deadline.saturating_duration_since(Instant::now());
-                match self.database.query(ADD, &new.params(), left).await {
-                    Err(error @ postgres::Error::Lost { .. }) if tries < TRIES => {
-                        tries += 1;
-                        lost.get_or_insert(error);
-                    }
-                    // Nobody knows whether the first one has stored it.
-                    Err(error) => return Err(lost.unwrap_or(error).into()),
+                let error = match self.database.query(ADD, &new.params(), left).await {
                     Ok(added) => break added,
+                    Err(error) => error,
+                };
+                let is_lost = matches!(error, postgres::Error::Lost { .. });
+                let error = UploadError::from(error);
+                may_be_stored |= !is_undone(&error);
+                if !is_lost || tries == TRIES {
+                    let is_undone = !may_be_stored;
+                    return Err(NotAdded { error, is_undone });
                 }
+                tries += 1;
             };
-            match added.at_most_one()? {
+            let row = added.at_most_one().map_err(NotAdded::perhaps)?;
+            match row {
                 Some(row) => upload.set_times(row.get(0), row.get(1)),
-                None => *upload = self.find(&upload.id).await?,
+                None => match self.find(&upload.id).await {
+                    Ok(found) => *upload = found,
+                    // It was removed meanwhile.
+                    Err(UploadError::NotFound(_)) => {}
+                    Err(error) => return Err(NotAdded::perhaps(error)),
+                },
             }
         }
         Ok(Some(uploads))
@@ -243,7 +286,23 @@ fn unsaved(file: &Received, caller: Caller) -> Upload {
     }
 }
 
-/// Whether nothing was committed for certain.
+/// Why rows were not added, as far as that is known.
+struct NotAdded {
+    error: UploadError,
+    /// Whether nothing was committed for certain.
+    is_undone: bool,
+}
+
+impl NotAdded {
+    fn perhaps(error: impl Into<UploadError>) -> Self {
+        Self {
+            error: error.into(),
+            is_undone: false,
+        }
+    }
+}
+
+/// Whether a statement or transaction that failed like this has committed nothing for certain.
 fn is_undone(error: &UploadError) -> bool {
     use postgres::Error as E;
     matches!(

@@ -111,6 +111,10 @@ impl Store {
         claim: Option<&Claim>,
     ) -> Result<bool, UploadError> {
         if let (Some(bucket), Some(claim)) = (&self.bucket, claim) {
+            // What the kernel could not write to the disk, it may read back as zeros.
+            let syncing = Arc::clone(file);
+            let sync = move || syncing.temp.file.sync_all().map_err(UploadError::Unsynced);
+            blocking(sync).await?;
             bucket.add(file, locks, claim).await?;
             return Ok(false);
         }

@@ -20,7 +20,7 @@ const REFUSED: Metric = Metric::counter(
     "Uploads that were refused or failed.",
 )
 .labels(&[Label::one_of("reason", &REASONS)])
-.alert("an increase of `disk`, `quota`, `storage`, `database` or `scanner` for 5 minutes: the log has the cause (`HeadroomUploadsFail`)");
+.alert("an increase of `disk` or `storage` for 5 minutes: the log has the cause (`HeadroomUploadsFail`)");
 const SAVE_SECONDS: Metric = Metric::histogram(
     "headroom_uploads_save_duration_seconds",
     "Time to store the files of an upload after the last of them has arrived.",

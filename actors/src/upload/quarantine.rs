@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::blocking::blocking;
+use super::blocking::{blocking, drop_apart};
 use super::caller::Caller;
 use super::error::UploadError;
 use super::id::UploadId;
@@ -115,6 +115,7 @@ impl Quarantine {
             )
             .await?;
         if !rows.one()?.get::<_, bool>(0) {
+            drop_apart(received);
             return Ok(());
         }
         let (store, kept) = (Arc::clone(store), id.clone());
@@ -220,6 +221,7 @@ impl Store {
         // Not unreadable: an upload in parts is read once more if the server dies now.
         temp.file.set_permissions(Permissions::from_mode(0o400))?;
         temp.link(&self.quarantine_path(id))?;
+        temp.file.sync_all()?;
         sync_folder(&self.dir.join(QUARANTINE))
     }
 

@@ -14,7 +14,7 @@ use super::store::{ContentHash, Store, TempFile};
 
 /// The kernel begins to write so many bytes to the disk when they have arrived, not when all have: the sync at the end then
 /// waits for few, and memory holds fewer that it cannot give back.
-const WRITE_OUT_BYTES: u64 = 8 * 1024 * 1024;
+const WRITE_OUT_BYTES: u64 = 16 * 1024 * 1024;
 
 /// A file that arrives. If it is dropped, nothing of it is left.
 pub struct Incoming {
@@ -173,7 +173,7 @@ impl Progress {
             && !self.is_written
             && length >= WRITE_OUT_BYTES
         {
-            // This advice begins to write what is not on the disk. It frees memory of what is.
+            // On Linux, this advice begins to write what is not on the disk.
             let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
             posix_fadvise(&temp.file, offset(self.written_out), offset(length), advice).ok();
             self.written_out = self.bytes;

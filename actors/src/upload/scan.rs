@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::blocking::blocking;
+use super::blocking::{blocking, drop_apart};
 use super::error::UploadError;
 use super::pieces::Shared;
 use super::quarantine::Quarantine;
@@ -60,7 +60,10 @@ impl Scan {
                 }
                 return Err(UploadError::Infected { signature });
             }
-            Err(error) if self.is_required => return Err(error.into()),
+            Err(error) if self.is_required => {
+                drop_apart(received);
+                return Err(error.into());
+            }
             Err(error) => tracing::warn!(%error, "an upload was not scanned"),
         }
         Ok(received)

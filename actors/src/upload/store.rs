@@ -217,22 +217,32 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
             linked => linked.map(|()| true)?,
         };
-        if let Err(error) = temp.file.sync_all() {
-            if is_new {
-                remove_if_there(&path)?;
-            }
-            return Err(UploadError::Unsynced(error));
+        let synced = self.sync_named(temp, &path, folder, is_new);
+        if synced.is_err() && is_new {
+            // The error of the sync counts. If this fails too, the sweep finds the file.
+            remove_if_there(&path).ok();
         }
+        synced.map(|()| is_new)
+    }
+
+    /// Syncs a file and its name. If another file has the name, this one takes its place.
+    fn sync_named(
+        &self,
+        temp: &TempFile,
+        path: &Path,
+        folder: &Path,
+        is_new: bool,
+    ) -> Result<(), UploadError> {
+        temp.file.sync_all().map_err(UploadError::Unsynced)?;
         if !is_new {
             let new = self.dir.join(INCOMING).join(UploadId::random().as_str());
             temp.link(&new)?;
-            fs::rename(&new, &path)?;
+            fs::rename(&new, path)?;
             // An upload in parts that is stored again after a crash has this name already, and then `rename` does nothing.
             remove_if_there(&new)?;
         }
         let synced = File::open(folder)?.sync_all();
-        synced.map_err(UploadError::Unsynced)?;
-        Ok(is_new)
+        synced.map_err(UploadError::Unsynced)
     }
 
     /// Makes the folder of a file. When this returns, the folder is on the disk.

@@ -82,11 +82,13 @@ impl Disposition {
             return Err("it is not form-data");
         }
         let name = value.parameter("name").filter(|name| !name.is_empty());
-        // RFC 7578 has no filename*, but clients send it: .NET beside a filename that is an encoded word, old urllib3 alone. It
-        // comes first, as in RFC 6266.
-        let file_name = match value.parameter("filename*") {
-            Some(extended) => Some(decode(extended)?),
-            None => value.parameter("filename").map(str::to_owned),
+        // RFC 7578 has no filename*, but clients send it: .NET beside a filename that is an encoded word, old urllib3 alone.
+        // A plain filename comes first: a filter before the server may read that alone.
+        let plain = value.parameter("filename");
+        let is_plain = |name: &&str| !(name.starts_with("=?") && name.ends_with("?="));
+        let file_name = match (plain.filter(is_plain), value.parameter("filename*")) {
+            (None, Some(extended)) => Some(decode(extended)?),
+            _ => plain.map(str::to_owned),
         };
         Ok(Self {
             name: name.ok_or("the part has no name")?.to_owned(),
@@ -174,6 +176,11 @@ mod tests {
                 "form-data; name=a; filename=\"=?utf-8?B?c8WCLnR4dA==?=\"; filename*=utf-8''s%C5%82.txt",
                 "a",
                 "sł.txt",
+            ),
+            (
+                "form-data; name=a; filename=b.txt; filename*=iso-8859-1''c.txt",
+                "a",
+                "b.txt",
             ),
             (
                 "form-data; name=a; filename*=UTF-8'pl'50%25%20.txt",

@@ -204,6 +204,7 @@ pub(in crate::routes) fn find_docs() -> Docs {
             ProblemKind::InvalidInput,
             ProblemKind::Unprocessable,
             ProblemKind::Locked,
+            ProblemKind::NeverFits,
         ])
 }
 
@@ -319,8 +320,11 @@ async fn take_part(
     while let Some(bytes) = next(&mut payload, &mut body).await {
         part.write(&bytes?).await?;
     }
-    // The deadline of the request began before its body came.
-    let settle = handles.uploads.ask(Settle(part), handles.request_deadline);
+    // The deadline of the request began before its body came, and a slow disk may need longer for a large part.
+    let left = body.deadline.saturating_duration_since(Instant::now());
+    let settle = handles
+        .uploads
+        .ask(Settle(part), left.max(handles.request_deadline));
     Ok(settle.await.map_err(Problem::from)??)
 }
 
@@ -398,7 +402,8 @@ fn of_tus(problem: Problem) -> Problem {
 fn later(mut problem: Problem) -> Problem {
     let status = problem.kind.status();
     let is_for_now = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-    if is_for_now && problem.kind != ProblemKind::Internal {
+    let is_for_ever = [ProblemKind::Internal, ProblemKind::NeverFits].contains(&problem.kind);
+    if is_for_now && !is_for_ever {
         problem.kind = ProblemKind::Locked;
         return problem.retry_after(AGAIN);
     }

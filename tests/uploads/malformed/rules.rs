@@ -172,7 +172,7 @@ pub(super) fn bodies() -> Vec<(&'static str, String, Wanted)> {
         ),
         (
             "filename* first",
-            disposition("form-data; name=\"f\"; filename*=UTF-8''..%2Fa.txt; filename=\"a.txt\""),
+            disposition("form-data; name=\"f\"; filename*=UTF-8''a.txt; filename=\"../a.txt\""),
             Refused,
         ),
         (
