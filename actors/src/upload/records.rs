@@ -55,6 +55,7 @@ pub struct Upload {
     /// Its media type, by its content.
     pub media_type: String,
     /// What the check of its content has learned, such as `width` and `height` of an image. Empty if that is nothing.
+    #[schema(value_type = Details)]
     pub details: Detail,
     /// Its size.
     pub bytes: u64,
@@ -72,6 +73,40 @@ pub struct Upload {
     pub expires_at: Option<Timestamp>,
     #[serde(skip)]
     pub(super) created_micros: i64,
+}
+
+/// What the check of the content has learned, by the kind of the file.
+#[derive(ToSchema)]
+#[schema(as = UploadDetails)]
+#[allow(dead_code, reason = "it is only a schema")]
+struct Details {
+    /// Lines of a text.
+    #[schema(nullable = false)]
+    lines: Option<u64>,
+    /// Columns of each record of a table.
+    #[schema(nullable = false)]
+    columns: Option<u64>,
+    /// Records of a table, with a first one that may be a header.
+    #[schema(nullable = false)]
+    records: Option<u64>,
+    /// Pixels in a row of an image.
+    #[schema(nullable = false)]
+    width: Option<u32>,
+    /// Rows of an image.
+    #[schema(nullable = false)]
+    height: Option<u32>,
+    /// Entries of an archive.
+    #[schema(nullable = false)]
+    entries: Option<u64>,
+    /// Bytes of all entries of an archive unpacked, as its directory declares.
+    #[schema(nullable = false)]
+    unpacked_bytes: Option<u64>,
+    /// Channels of a recording.
+    #[schema(nullable = false)]
+    channels: Option<u16>,
+    /// Samples of a channel in a second.
+    #[schema(nullable = false)]
+    sample_rate: Option<u32>,
 }
 
 /// Which uploads to list.

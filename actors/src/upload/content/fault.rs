@@ -3,7 +3,6 @@
 use std::io;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use super::kind::Kind;
 
@@ -49,9 +48,8 @@ pub struct Facts {
 }
 
 /// What is cheap to learn of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-#[schema(as = UploadDetails)]
 pub enum Detail {
     /// Of a text.
     Text {
