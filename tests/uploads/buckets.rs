@@ -423,12 +423,7 @@ async fn keys_parts_links_and_quarantine_work_likewise() {
     let Some(clamd) = Clamd::start("") else {
         return;
     };
-    let settings = format!(
-        "uploads.scan.policy = 'require'\nuploads.scan.infected = 'quarantine'\n\
-         uploads.scan.address = '{}'",
-        clamd.socket().display()
-    );
-    let server = start_with(&object_store, &settings);
+    let server = start_with(&object_store, &scans::with_quarantine(&clamd));
     // A request that comes again.
     let form = || Form::default().file("a.txt", "text/plain", b"with a key");
     let (first, is_repeat) = repeats::stored(&server, "key", form()).await;

@@ -15,6 +15,15 @@ fn start_with(clamd: &Clamd, policy: &str) -> Server {
     start(&format!("{address}\nuploads.scan.policy = '{policy}'"))
 }
 
+/// Settings with which infected files are kept.
+pub(super) fn with_quarantine(clamd: &Clamd) -> String {
+    format!(
+        "uploads.scan.policy = 'require'\nuploads.scan.infected = 'quarantine'\n\
+         uploads.scan.address = '{}'",
+        clamd.socket().display()
+    )
+}
+
 pub(super) fn infected() -> Form {
     Form::default().file("a.txt", "text/plain", &eicar())
 }

@@ -183,9 +183,8 @@ async fn an_infected_file_stays_at_the_server_that_has_found_it() {
         return;
     };
     let settings = format!(
-        "uploads.scan.policy = 'require'\nuploads.scan.infected = 'quarantine'\n\
-         uploads.scan.address = '{}'\nuploads.sweep_interval = '50ms'",
-        clamd.socket().display()
+        "{}\nuploads.sweep_interval = '50ms'",
+        scans::with_quarantine(&clamd)
     );
     let (first, second) = start_two(&object_store, &settings).await;
     refused(&second, scans::infected(), 422).await;

@@ -137,10 +137,13 @@ impl Records {
             self.remove_new(addition, new, locks).await;
             return Err(error);
         }
-        let added = match (addition.origin, &addition.files[..], &claim) {
+        let added = match (addition.origin, &addition.files[..], &addition.uploads[..]) {
             // A transaction has a round trip more. A bucket keeps the row of a content locked for longer, and statements of
             // others would wait behind this one.
-            (Origin::Form, [file], None) => self.add_one(file, addition).await,
+            (Origin::Form, [file], [upload]) if claim.is_none() => {
+                let added = self.add_one(file, upload.clone(), addition.ttl).await;
+                added.map(|upload| Some(vec![upload]))
+            }
             _ => {
                 let work = |transaction| add_rows(addition, claim.clone(), transaction);
                 let added = self.database.transaction(changes(), work).await;
@@ -186,40 +189,36 @@ impl Records {
     async fn add_one(
         &self,
         file: &Received,
-        addition: &Addition<'_>,
-    ) -> Result<Option<Vec<Upload>>, NotAdded> {
-        let mut uploads = addition.uploads.clone();
-        for upload in &mut uploads {
-            let deadline = Instant::now() + WITHIN;
-            let (mut tries, mut may_be_stored) = (1, false);
-            let added = loop {
-                let new = NewRow::of(file, upload, addition.ttl);
-                let left = deadline.saturating_duration_since(Instant::now());
-                let error = match self.database.query(ADD, &new.params(), left).await {
-                    Ok(added) => break added,
-                    Err(error) => error,
-                };
-                let is_lost = matches!(error, postgres::Error::Lost { .. });
-                let error = UploadError::from(error);
-                may_be_stored |= !is_undone(&error);
-                if !is_lost || tries == TRIES {
-                    let is_undone = !may_be_stored;
-                    return Err(NotAdded { error, is_undone });
-                }
-                tries += 1;
+        mut upload: Upload,
+        ttl: Option<f64>,
+    ) -> Result<Upload, NotAdded> {
+        let deadline = Instant::now() + WITHIN;
+        let (mut tries, mut may_be_stored) = (1, false);
+        let added = loop {
+            let new = NewRow::of(file, &upload, ttl);
+            let left = deadline.saturating_duration_since(Instant::now());
+            let error = match self.database.query(ADD, &new.params(), left).await {
+                Ok(added) => break added,
+                Err(error) => error,
             };
-            let row = added.at_most_one().map_err(NotAdded::perhaps)?;
-            match row {
-                Some(row) => upload.set_times(row.get(0), row.get(1)),
-                None => match self.find(&upload.id).await {
-                    Ok(found) => *upload = found,
-                    // It was removed meanwhile.
-                    Err(UploadError::NotFound(_)) => {}
-                    Err(error) => return Err(NotAdded::perhaps(error)),
-                },
+            let is_lost = matches!(error, postgres::Error::Lost { .. });
+            let error = UploadError::from(error);
+            may_be_stored |= !is_undone(&error);
+            if !is_lost || tries == TRIES {
+                let is_undone = !may_be_stored;
+                return Err(NotAdded { error, is_undone });
             }
+            tries += 1;
+        };
+        if let Some(row) = added.at_most_one().map_err(NotAdded::perhaps)? {
+            upload.set_times(row.get(0), row.get(1));
+            return Ok(upload);
         }
-        Ok(Some(uploads))
+        match self.find(&upload.id).await {
+            // It was removed meanwhile.
+            Err(UploadError::NotFound(_)) => Ok(upload),
+            found => found.map_err(NotAdded::perhaps),
+        }
     }
 
     /// Claims the contents, if they are sent to a bucket.

@@ -141,7 +141,7 @@ impl Store {
         bucket.map_or(Duration::ZERO, |bucket| bucket.call_within())
     }
 
-    /// Removes a stored file, whose row the caller has marked.
+    /// Removes a stored file, whose row the caller has marked, or which has none.
     pub(super) async fn remove_content(
         self: &Arc<Self>,
         hash: ContentHash,
