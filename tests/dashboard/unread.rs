@@ -70,7 +70,7 @@ async fn change_status(server: &Server) {
 /// Starts a preload of these names. Returns the path of its job.
 async fn preload(server: &Server, names: &[String]) -> String {
     let preload = server.post_json(PRELOAD, &json!({ "names": names })).await;
-    assert_eq!(preload.status, 202, "{preload:?}");
+    assert!([200, 202].contains(&preload.status), "{preload:?}");
     preload.headers["location"].to_str().unwrap().to_owned()
 }
 

@@ -30,7 +30,8 @@ pub(crate) fn start() -> (Server, Models) {
 /// Starts a preload of these names. Returns the path of its job.
 pub(crate) async fn preload(server: &Server, names: &[&str]) -> String {
     let answer = server.post_json(PRELOAD, &json!({ "names": names })).await;
-    assert_eq!(answer.status, 202, "{answer:?}");
+    // A job that has ended before the answer is 200.
+    assert!([200, 202].contains(&answer.status), "{answer:?}");
     location(&answer)
 }
 

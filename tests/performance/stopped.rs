@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 use crate::BINARY;
 use crate::jobs::{has_ended, preload, wait_for_job};
 
-/// The longest time to an answer of a route of the performance API, at the median.
-const ANSWER_WITHIN: Duration = Duration::from_millis(50);
+/// The longest time to an answer of a route of the performance API, at the median. It waits 40 ms for what is stopped; the
+/// rest is for a machine with other work.
+const ANSWER_WITHIN: Duration = Duration::from_millis(150);
 
 /// The longest time to an answer of every other route that reads state. The tree of actors waits 200 ms for an actor.
 const STATUS_WITHIN: Duration = Duration::from_millis(500);
@@ -74,14 +75,22 @@ fn pool<'health>(health: &'health Value, name: &str) -> &'health Value {
     pools.find(|pool| pool["name"] == name).unwrap()
 }
 
+async fn wait_for_healthy(server: &Server) {
+    wait_for_async(DEADLINE, || async {
+        let health = server.get_json(HEALTH).await.ok();
+        (health["status"] == "healthy").then_some(()).ok_or(health)
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn every_route_answers_in_time_and_says_what_is_not_well() {
     let (server, _models) = start().await;
     // A job that has ended, whose events end as well.
     let job = preload(&server, &["loaded"]).await;
     wait_for_job(&server, &job, has_ended).await;
-    let well = server.get_json(HEALTH).await.ok();
-    assert_eq!(well["status"], "healthy", "{well}");
+    // The first report of a server may take longer than the route waits.
+    wait_for_healthy(&server).await;
     let stopped = Stopped::below(server.pid());
     let names: Vec<_> = stopped.processes().iter().map(|it| &*it.name).collect();
     for name in ["postgres", "redis-server", "hr-zygote", "hr:loaded"] {
@@ -184,10 +193,6 @@ async fn every_route_answers_in_time_and_says_what_is_not_well() {
     })
     .await;
     server.infer("loaded", &milliseconds(0)).await.ok();
-    wait_for_async(DEADLINE, || async {
-        let health = server.get_json(HEALTH).await.ok();
-        (health["status"] == "healthy").then_some(()).ok_or(health)
-    })
-    .await;
+    wait_for_healthy(&server).await;
     assert!(descendants(server.pid()).len() > 3);
 }
