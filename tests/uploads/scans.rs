@@ -1,5 +1,7 @@
 //! Files are scanned by a real clamd before they are stored.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
 use headroom_test_support::clamd::{Clamd, EICAR_SIGNATURE, eicar};
@@ -7,6 +9,7 @@ use headroom_test_support::server::Server;
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use serde_json::Value;
 
+use super::limits::{answer, head};
 use super::{Form, files, folder, refused, send, start, store, text, tus};
 
 fn start_with(clamd: &Clamd, policy: &str) -> Server {
@@ -45,6 +48,64 @@ async fn infected_files_are_never_stored() {
         let clean = store(&server, "a.txt", &text(1_000_000)).await;
         assert_eq!(clean["scanned"], true, "{clean}");
     }
+}
+
+async fn wait_for_scans(server: &Server, running: f64) {
+    wait_for_async(DEADLINE, async || {
+        let scans = server.metric("headroom_scan_connections", &[]).await;
+        (scans == running).then_some(()).ok_or(scans)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_file_is_scanned_while_it_arrives_and_from_its_start_after_a_pause() {
+    let Some(clamd) = Clamd::start("") else {
+        return;
+    };
+    let server = start_with(&clamd, "require");
+    store(&server, "a.txt", b"opens the folder").await;
+    let clean = text(3_000_000);
+    let infected = [&clean, &*eicar()].concat();
+    for pauses in [false, true] {
+        for (content, status) in [(&clean, "201"), (&infected, "422")] {
+            let form = Form::default().file("a.txt", "text/plain", content);
+            let body = form.body();
+            let mut stream = TcpStream::connect(server.address()).unwrap();
+            let (first, rest) = body.split_at(2_000_000);
+            stream
+                .write_all(head(body.len() as u64).as_bytes())
+                .unwrap();
+            stream.write_all(first).unwrap();
+            wait_for_scans(&server, 1.0).await;
+            if pauses {
+                // Its place is free again.
+                wait_for_scans(&server, 0.0).await;
+            }
+            stream.write_all(rest).unwrap();
+            let answer = tokio::task::spawn_blocking(|| answer(stream));
+            let answer = answer.await.unwrap();
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}")),
+                "{answer}"
+            );
+            wait_for_scans(&server, 0.0).await;
+        }
+    }
+    // A client that leaves takes its scan along.
+    let body = Form::default().file("a.txt", "text/plain", &clean).open();
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.write_all(head(10_000_000).as_bytes()).unwrap();
+    stream.write_all(&body).unwrap();
+    wait_for_scans(&server, 1.0).await;
+    drop(stream);
+    wait_for_scans(&server, 0.0).await;
+    assert_eq!(
+        server
+            .metric("headroom_scans_total", &["verdict=\"failed\""])
+            .await,
+        0.0
+    );
 }
 
 #[tokio::test]

@@ -10,11 +10,16 @@ use ring::digest::{Context, SHA256};
 use super::content::{Check, Facts, FileName, Kind};
 use super::error::UploadError;
 use super::pieces::{Pieces, Shared, Sink};
+use super::scan::Following;
+use super::scanner::Scanner;
 use super::store::{ContentHash, Store, TempFile};
+use crate::kernel::Handle;
 
 /// The kernel begins to write so many bytes to the disk when they have arrived, not when all have: the sync at the end then
 /// waits for few, and memory holds fewer that it cannot give back.
 const WRITE_OUT_BYTES: u64 = 16 * 1024 * 1024;
+/// A file of which so much has arrived is scanned while the rest arrives.
+const FOLLOW_BYTES: u64 = 512 * 1024;
 
 /// A file that arrives. If it is dropped, nothing of it is left.
 pub struct Incoming {
@@ -38,6 +43,8 @@ struct Progress {
     bytes: u64,
     /// Of those, how many the kernel has begun to write to the disk.
     written_out: u64,
+    scanner: Option<Handle<Scanner>>,
+    following: Option<Following>,
 }
 
 /// A file that has arrived, but is not stored yet.
@@ -50,6 +57,8 @@ pub struct Received {
     pub(super) bytes: u64,
     pub(super) facts: Facts,
     pub(super) scanned: bool,
+    /// The scan, if it has begun already.
+    pub(super) following: Option<Following>,
 }
 
 impl Incoming {
@@ -91,6 +100,8 @@ impl Incoming {
             check: Check::new(kind, shared.limits.clone()),
             bytes: 0,
             written_out: 0,
+            scanner: shared.scan.as_ref().map(|scan| scan.scanner.clone()),
+            following: None,
         });
         Self {
             name,
@@ -161,6 +172,7 @@ impl Sink for Progress {
         }
         self.bytes += piece.len() as u64;
         self.write_out();
+        self.follow();
         Ok(())
     }
 }
@@ -177,6 +189,19 @@ impl Progress {
             let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
             posix_fadvise(&temp.file, offset(self.written_out), offset(length), advice).ok();
             self.written_out = self.bytes;
+        }
+    }
+
+    /// Has what has arrived scanned, if that is much. If it cannot begin, the file is scanned at its end.
+    fn follow(&mut self) {
+        let (Some(scanner), Some(temp)) = (&self.scanner, &self.temp) else {
+            return;
+        };
+        if self.following.is_none() && self.bytes >= FOLLOW_BYTES {
+            self.following = Following::begin(scanner, &temp.file).ok();
+        }
+        if let Some(following) = &self.following {
+            following.arrived(self.bytes);
         }
     }
 
@@ -197,6 +222,7 @@ impl Progress {
             bytes: self.bytes,
             facts,
             scanned: false,
+            following: self.following,
             temp,
         })
     }

@@ -27,22 +27,43 @@ const OTHER_CALLS_MAX: u32 = 64;
 const MARGIN_PART: u32 = 20;
 const MARGIN_MAX: Duration = Duration::from_millis(20);
 
-/// Begins the scan of a file, as soon as there is a place, within `within`. The scan runs in the runtime of the caller.
+/// Begins the scan of a file that has arrived, as soon as there is a place, within `within`. The scan runs in the runtime
+/// of the caller.
 ///
 /// # Errors
 /// See [`ScanError`].
 pub async fn begin(scanner: &Handle<Scanner>, within: Duration) -> Result<ScanStream, ScanError> {
     let began = Instant::now();
-    let opened = scanner.ask(Begin, within).await;
-    let opened = opened.map_err(ScanError::Owner)??;
-    let stream = ScanStream::begin(opened).await?;
+    let stream = open(scanner, Begin::Arrived, within).await?;
     metrics::record_wait(began.elapsed());
     Ok(stream)
 }
 
+/// Begins the scan of a file that still arrives, if there is a place now. Such files have at most half of the places.
+///
+/// # Errors
+/// See [`ScanError`].
+pub async fn follow(scanner: &Handle<Scanner>, within: Duration) -> Result<ScanStream, ScanError> {
+    open(scanner, Begin::Arriving, within).await
+}
+
+async fn open(
+    scanner: &Handle<Scanner>,
+    begin: Begin,
+    within: Duration,
+) -> Result<ScanStream, ScanError> {
+    let opened = scanner.ask(begin, within).await;
+    ScanStream::begin(opened.map_err(ScanError::Owner)??).await
+}
+
 /// Asks for a place and a connection.
 #[derive(Debug)]
-pub(super) struct Begin;
+pub(super) enum Begin {
+    /// For a file that has arrived: it waits for a place.
+    Arrived,
+    /// For a file that still arrives: it does not wait.
+    Arriving,
+}
 
 impl Message for Begin {
     type Reply = Result<Opened, ScanError>;
@@ -81,6 +102,8 @@ pub(super) struct Shared {
     pub(super) config: ScannerConfig,
     /// The places. They outlive an incarnation, as the scans do.
     places: Arc<Semaphore>,
+    /// How many of them more files that still arrive may take.
+    arriving: Arc<Semaphore>,
     pub(super) facts: Facts,
 }
 
@@ -105,6 +128,7 @@ impl Scanner {
     pub fn child(handle: &Handle<Self>, config: ScannerConfig) -> ChildSpec {
         let shared = Arc::new(Shared {
             places: Arc::new(Semaphore::new(config.connections_max as usize)),
+            arriving: Arc::new(Semaphore::new(config.connections_max as usize / 2)),
             facts: Facts::default(),
             config,
         });
@@ -148,7 +172,7 @@ impl Scanner {
     }
 
     /// Waits for a place, then connects.
-    fn begin(&mut self, mut reply: Reply<Begin>, context: &mut Context<Self>) {
+    fn begin_arrived(&mut self, mut reply: Reply<Begin>, context: &mut Context<Self>) {
         if let Err(error) = self.admit() {
             reply.send(Err(error));
             return;
@@ -162,7 +186,7 @@ impl Scanner {
                 () = reply.cancelled() => None,
                 place = place => place.ok().and_then(Result::ok),
             };
-            (place.map(Place::new), reply)
+            (place.map(Place::of_arrived), reply)
         };
         let begin = wrap_future::<_, Self>(wait).map(|(place, reply), scanner, context| {
             let busy = scanner.busy();
@@ -175,6 +199,18 @@ impl Scanner {
             }
         });
         context.spawn(begin);
+    }
+
+    /// Connects, if there is a place.
+    fn begin_arriving(&mut self, reply: Reply<Begin>, context: &mut Context<Self>) {
+        let arriving = Arc::clone(&self.shared.arriving).try_acquire_owned();
+        let place = Arc::clone(&self.shared.places).try_acquire_owned();
+        match (place, arriving) {
+            (Ok(place), Ok(arriving)) => {
+                self.open(Place::of_arriving(place, arriving), reply, context);
+            }
+            _ => reply.send(Err(self.busy())),
+        }
     }
 
     fn open(&mut self, place: Place, reply: Reply<Begin>, context: &mut Context<Self>) {
@@ -272,8 +308,10 @@ impl Handler<Call<Begin>> for Scanner {
     type Result = ();
 
     fn handle(&mut self, call: Call<Begin>, context: &mut Context<Self>) {
-        if let Some((Begin, reply)) = call.accept() {
-            self.begin(reply, context);
+        match call.accept() {
+            Some((Begin::Arrived, reply)) => self.begin_arrived(reply, context),
+            Some((Begin::Arriving, reply)) => self.begin_arriving(reply, context),
+            None => {}
         }
     }
 }

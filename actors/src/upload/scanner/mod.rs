@@ -8,13 +8,15 @@
 //! as that the file is too large. The protocol is small: `zINSTREAM`, chunks with their lengths, an empty chunk, one
 //! line as the answer.
 //!
-//! Layout: [`Scanner`] is the actor. [`begin`] gives a [`ScanStream`], which the caller's own task writes to. `circuit`
+//! Layout: [`Scanner`] is the actor. [`begin`] gives a [`ScanStream`], which the caller's own task writes to; [`follow`]
+//! gives one for a file that still arrives. `circuit`
 //! decides when to connect, `connection` connects and asks single questions, `reply` reads answers, `facts` is what is
 //! known of clamd, and `resource` is what the loader loads.
 //!
 //! Guarantees:
 //! - **Bounds**: at most [`ScannerConfig::connections_max`] files are scanned at once and at most
-//!   [`ScannerConfig::waiting_max`] callers wait, who are served in order. Every wait has a limit.
+//!   [`ScannerConfig::waiting_max`] callers wait, who are served in order. Every wait has a limit. Files that still arrive
+//!   have at most half of the places, and never wait.
 //! - **Clean means that clamd took every byte in order, and the end.** A scan that failed, was torn or was refused for
 //!   its size is an error.
 //! - **A dropped scan leaves nothing behind**: its connection closes, and its place goes to the next caller.
@@ -29,7 +31,7 @@
 //! Not guaranteed: clamd says "clean" of what it skips by its own limits (`MaxFileSize`, `MaxScanSize`, `MaxScanTime`),
 //! unless it has `AlertExceedsMax yes`, which reports such a file as infected with `Heuristics.Limits.Exceeded`. Only
 //! `StreamMaxLength` is an error. And a file that arrives slowly keeps its place for as long: whoever has slow senders
-//! begins the scan late.
+//! gives the scan up, and begins it again when the file is there.
 
 mod actor;
 mod circuit;
@@ -44,7 +46,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use actor::{Check, Scanner, Status, begin};
+pub use actor::{Check, Scanner, Status, begin, follow};
 pub use config::{Address, ScannerConfig};
 pub use connection::try_once;
 pub use error::{ScanError, TimeoutCause};

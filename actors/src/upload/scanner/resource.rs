@@ -9,8 +9,8 @@ use super::actor::{Check, Scanner};
 use super::config::ScannerConfig;
 use crate::kernel::{Handle, Load, LoadContext, LoadError, LoadErrorKind, Loaded, Resource};
 
-/// What a connection costs: the kernel's buffers of its socket.
-const CONNECTION_BYTES: u64 = 256 * 1024;
+/// What a connection costs: the kernel's buffers of its socket, and the piece of the file that is sent.
+const CONNECTION_BYTES: u64 = 512 * 1024;
 
 /// Describes the scanner to the loader. To load it is to see that clamd answers. clamd's own memory does not count: it
 /// is no process of this server.

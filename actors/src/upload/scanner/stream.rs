@@ -1,4 +1,4 @@
-//! The scan of one file, while it arrives.
+//! The scan of one file.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -38,12 +38,27 @@ pub enum Verdict {
 
 /// A place among the scans that may run at once.
 #[derive(Debug)]
-pub(super) struct Place(#[expect(dead_code, reason = "its drop is its use")] OwnedSemaphorePermit);
+pub(super) struct Place {
+    _place: OwnedSemaphorePermit,
+    _arriving: Option<OwnedSemaphorePermit>,
+}
 
 impl Place {
-    pub(super) fn new(permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn of_arrived(place: OwnedSemaphorePermit) -> Self {
+        Self::new(place, None)
+    }
+
+    /// `arriving` is one of the places that files that still arrive may have.
+    pub(super) fn of_arriving(place: OwnedSemaphorePermit, arriving: OwnedSemaphorePermit) -> Self {
+        Self::new(place, Some(arriving))
+    }
+
+    fn new(place: OwnedSemaphorePermit, arriving: Option<OwnedSemaphorePermit>) -> Self {
         metrics::connection_opened();
-        Self(permit)
+        Self {
+            _place: place,
+            _arriving: arriving,
+        }
     }
 }
 

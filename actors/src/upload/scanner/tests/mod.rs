@@ -12,7 +12,7 @@ use headroom_test_support::clamd::{Clamd, EICAR_SIGNATURE};
 
 use super::{
     Address, ScanError, ScanStream, Scanner, ScannerConfig, ScannerState, ScannerStatus, Status,
-    Verdict, begin,
+    Verdict, begin, follow,
 };
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::proxy::Proxy;

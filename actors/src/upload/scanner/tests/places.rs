@@ -100,6 +100,40 @@ fn a_caller_that_gets_no_place_in_time_is_told_so() {
 }
 
 #[test]
+fn files_that_still_arrive_have_half_of_the_places_and_do_not_wait() {
+    let Some(clamd) = Clamd::start("") else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let scanner = TestScanner::start(&system, config(&clamd, 4, 3)).await;
+        let arriving = async || follow(&scanner.handle, LONG).await;
+        let following = [arriving().await.unwrap(), arriving().await.unwrap()];
+        let refused = |in_use| ScanError::Busy { in_use, waiting: 0 };
+        assert_eq!(arriving().await.unwrap_err(), refused(2));
+        // The other half is for those that have arrived.
+        let arrived = [
+            scanner.begin().await.unwrap(),
+            scanner.begin().await.unwrap(),
+        ];
+        assert_eq!(arriving().await.unwrap_err(), refused(4));
+        drop(following);
+        wait_for_counts(&scanner, 2, 0).await;
+        // Those may have all places.
+        let more = [
+            scanner.begin().await.unwrap(),
+            scanner.begin().await.unwrap(),
+        ];
+        assert_eq!(arriving().await.unwrap_err(), refused(4));
+        drop((arrived, more));
+        wait_for_counts(&scanner, 0, 0).await;
+        let mut stream = arriving().await.unwrap();
+        stream.write(Bytes::from_static(b"hello")).await.unwrap();
+        assert_eq!(stream.finish().await, Ok(Verdict::Clean));
+        scanner.stop().await;
+    });
+}
+
+#[test]
 fn a_dropped_scan_frees_its_place_at_clamd_too() {
     let Some(clamd) = Clamd::start("") else {
         return;
