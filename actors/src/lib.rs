@@ -7,6 +7,7 @@
 #[cfg(test)]
 extern crate self as headroom_actors;
 
+pub mod chain;
 pub mod jobs;
 pub mod kernel;
 pub mod lazy;

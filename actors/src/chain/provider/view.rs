@@ -1,0 +1,52 @@
+//! What others may know of a provider without a call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::fault::Unused;
+use crate::chain::methods::Weight;
+
+/// The newest block of a provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Its number.
+    pub number: u64,
+    /// Its hash, in hexadecimal digits with `0x`.
+    pub hash: Arc<str>,
+    /// The hash of the block before it.
+    pub parent: Arc<str>,
+    /// When the provider told it.
+    pub seen_at: Instant,
+}
+
+/// How a provider does, for calls of one weight. What is not known yet is `None`.
+#[derive(Debug, Clone, Default)]
+pub struct Standing {
+    /// The average time of an answer, of which newer ones count more.
+    pub latency: Option<Duration>,
+    /// The time in which 95 of 100 calls were answered.
+    pub p95: Option<Duration>,
+    /// The share of calls that failed lately, 0 to 1.
+    pub error_rate: f64,
+    /// The share of calls that were throttled lately, 0 to 1.
+    pub throttle_rate: f64,
+    /// Calls that it has now.
+    pub in_flight: u32,
+    /// Its newest block.
+    pub head: Option<Head>,
+    /// The number of its newest final block, if it tells it.
+    pub finalized: Option<u64>,
+    /// The oldest block whose state it is known to have. `None` while it was never found lacking.
+    pub oldest_state: Option<u64>,
+}
+
+/// What others may know of a provider without a call. Clones share it.
+pub trait View: Send + Sync {
+    /// Whether a call of `method` may be sent to it now, and how it does with such calls.
+    ///
+    /// # Errors
+    /// Why it may not.
+    fn standing(&self, method: &str, weight: Weight, now: Instant) -> Result<Standing, Unused>;
+}
