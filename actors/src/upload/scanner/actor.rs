@@ -204,12 +204,13 @@ impl Scanner {
     /// Connects, if there is a place.
     fn begin_arriving(&mut self, reply: Reply<Begin>, context: &mut Context<Self>) {
         let arriving = Arc::clone(&self.shared.arriving).try_acquire_owned();
-        let place = Arc::clone(&self.shared.places).try_acquire_owned();
-        match (place, arriving) {
-            (Ok(place), Ok(arriving)) => {
+        let places = Arc::clone(&self.shared.places);
+        let permits = arriving.and_then(|arriving| Ok((places.try_acquire_owned()?, arriving)));
+        match permits {
+            Ok((place, arriving)) => {
                 self.open(Place::of_arriving(place, arriving), reply, context);
             }
-            _ => reply.send(Err(self.busy())),
+            Err(_) => reply.send(Err(self.busy())),
         }
     }
 
