@@ -22,6 +22,29 @@ pub struct ChainConfig {
     pub providers: Vec<ProviderConfig>,
     /// How providers are chosen.
     pub selection: SelectionConfig,
+    /// How long it stays open after its last call. `None`: for ever.
+    pub ttl: Option<Duration>,
+    /// The most bytes of kept answers.
+    pub cache_max: u64,
+    /// The most blocks of the `eth_getLogs` of a client.
+    pub logs_range_max: u64,
+    /// Methods that are served. Empty: all that are not refused for what they do.
+    pub methods_allowed: Vec<String>,
+    /// Methods that are not.
+    pub methods_denied: Vec<String>,
+    /// Methods whose answer must be the same from several providers.
+    pub quorum: Vec<QuorumConfig>,
+}
+
+/// The quorum of one method.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuorumConfig {
+    /// The method.
+    pub method: String,
+    /// How many providers are asked.
+    pub asked: u32,
+    /// How many must give the same answer.
+    pub needed: u32,
 }
 
 /// The settings of one provider of a chain.

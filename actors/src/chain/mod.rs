@@ -3,10 +3,23 @@
 //! Why it exists: providers are slow, throttled, behind, wrong or down, each at other times. A client that points its URL
 //! here sees none of it, as long as one provider of its chain works.
 //!
-//! Layout: [`config`] has the settings, [`rpc`] the calls, [`methods`] what is known of methods; `provider` has the actor that owns all connections to one
-//! provider.
+//! Layout: [`config`] has the settings, [`rpc`] the calls, [`methods`] what is known of methods; [`Chains`] are the chains of
+//! a server, each a resource of the loader (`resource`); [`Chain`] is the owner of one; `provider` has the actor that owns
+//! all connections to one provider.
 
+mod actor;
+mod chains;
 pub mod config;
+mod error;
+mod messages;
 pub mod methods;
 pub mod provider;
+mod resource;
 pub mod rpc;
+mod status;
+
+pub use actor::Chain;
+pub use chains::{ChainDeps, ChainEntry, Chains};
+pub use error::{ChainError, Unusable};
+pub use messages::{ReadStatus, Serve, SetDrained};
+pub use status::{ChainStatus, ProviderPlace};

@@ -1,0 +1,85 @@
+//! Why a call to a chain has no answer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::provider::{Fault, Unused};
+
+/// Why a call has no answer. The answers of providers, errors among them, are no errors here.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ChainError {
+    /// The method is refused, for what it does or by the settings.
+    #[error("the method {method} is not allowed here")]
+    Forbidden {
+        /// The method.
+        method: Arc<str>,
+    },
+    /// The call cannot be served as it is.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// No provider can be used for the call now.
+    #[error("no provider of the chain can be used: {0}")]
+    NoProvider(Unusable),
+    /// All providers that were asked have failed.
+    #[error("{asked} providers were asked, and none has answered; the last: {last}")]
+    Failed {
+        /// How many were asked.
+        asked: u32,
+        /// The fault of the last one.
+        last: Fault,
+    },
+    /// Providers gave different answers, and none of them often enough.
+    #[error(
+        "the providers do not agree: {answers} different answers of {asked}, {needed} equal ones are needed"
+    )]
+    NoQuorum {
+        /// How many were asked.
+        asked: u32,
+        /// How many must agree.
+        needed: u32,
+        /// How many different answers there were.
+        answers: u32,
+    },
+    /// The time of the request is over.
+    #[error("no provider has answered in time")]
+    Deadline,
+    /// There is no memory for the answer.
+    #[error("there is no memory for the answer now")]
+    Memory,
+    /// A bug: the work on the call panicked.
+    #[error("the work on this call panicked")]
+    Panicked,
+}
+
+/// Why each provider cannot be used.
+#[derive(Debug, Clone)]
+pub struct Unusable {
+    /// The providers by name.
+    pub reasons: Vec<(Arc<str>, Unused)>,
+    /// When one of them may be usable again, if that is known.
+    pub retry_after: Option<Duration>,
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, reason)) in self.reasons.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{name}: {reason}")?;
+        }
+        Ok(())
+    }
+}
+
+impl ChainError {
+    /// The code of JSON-RPC 2.0 or EIP-1474 for it.
+    pub fn rpc_code(&self) -> i32 {
+        match self {
+            Self::Forbidden { .. } => -32601,
+            Self::Invalid(_) => -32602,
+            Self::NoProvider(_) | Self::Failed { .. } | Self::Deadline => -32002,
+            Self::NoQuorum { .. } | Self::Panicked => -32603,
+            Self::Memory => -32005,
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What the owner of a chain is asked.
+
+use std::sync::Arc;
+
+use super::error::ChainError;
+use super::rpc::{Call, Outcome};
+use super::status::ChainStatus;
+use crate::kernel::Message;
+
+/// Serves the calls of one request. Answers in their order. A caller that leaves cancels them.
+#[derive(Debug, Clone)]
+pub struct Serve {
+    /// The calls.
+    pub calls: Vec<Arc<Call>>,
+    /// Names the client, which is not served from blocks before those that it has seen.
+    pub client: Option<Arc<str>>,
+}
+
+impl Message for Serve {
+    type Reply = Vec<Result<Outcome, ChainError>>;
+    const CANCELLABLE: bool = true;
+
+    fn is_failure(reply: &Self::Reply) -> bool {
+        reply.iter().any(Result::is_err)
+    }
+}
+
+/// Reads the state of the chain.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadStatus;
+
+impl Message for ReadStatus {
+    type Reply = ChainStatus;
+    const CANCELLABLE: bool = true;
+}
+
+/// Takes a provider out of use, or back into use.
+#[derive(Debug, Clone)]
+pub struct SetDrained {
+    /// The name of the provider.
+    pub provider: String,
+    /// Whether it is out of use.
+    pub is_drained: bool,
+}
+
+impl Message for SetDrained {
+    /// Whether there is such a provider.
+    type Reply = bool;
+}
