@@ -1,20 +1,56 @@
-//! The owner of a chain: it decides which provider serves which call.
+//! The owner of a chain: it serves the calls of requests, each in a task of its own.
 
-use actix::{Actor, Context, Handler};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix::fut::{ActorFutureExt, wrap_future};
+use actix::{Actor, AsyncContext, Context, Handler};
+use serde_json::Value;
+use tokio::task::JoinSet;
 
 use super::chains::{ChainDeps, ChainEntry};
-use super::error::{ChainError, Unusable};
+use super::error::ChainError;
 use super::messages::{ReadStatus, Serve, SetDrained};
-use super::status::ChainStatus;
-use crate::kernel::{Call, Child, ChildSpec};
+use super::serving::{Serving, Upstream};
+use crate::kernel::{Call, Child, ChildSpec, Reply};
 
 /// The owner of an open chain.
-pub struct Chain;
+pub struct Chain {
+    serving: Rc<Serving>,
+}
 
 impl Chain {
     /// The providers and the owner of a chain.
-    pub(super) fn children(entry: &ChainEntry, _: &ChainDeps) -> Vec<ChildSpec> {
-        vec![ChildSpec::actor(&entry.handle, |_| Self)]
+    pub(super) fn children(entry: &ChainEntry, deps: &ChainDeps) -> Vec<ChildSpec> {
+        let _ = Upstream::new;
+        let (config, buffers) = (Arc::clone(&entry.config), Arc::clone(&deps.buffers));
+        let owner = ChildSpec::actor(&entry.handle, move |_| Self {
+            serving: Rc::new(Serving::new(
+                Arc::clone(&config),
+                Vec::new(),
+                Arc::clone(&buffers),
+            )),
+        });
+        vec![owner]
+    }
+
+    fn serve(&self, serve: Serve, mut reply: Reply<Serve>, context: &mut Context<Self>) {
+        let serving = Rc::clone(&self.serving);
+        let work = async move {
+            let deadline = reply.deadline();
+            let calls = serve.calls.len();
+            // A panic ends this request alone. The set aborts its task when it is dropped.
+            let mut task = JoinSet::new();
+            task.spawn_local(async move { serving.serve(&serve.calls, deadline).await });
+            let served = tokio::select! {
+                biased;
+                () = reply.cancelled() => return,
+                served = task.join_next() => served,
+            };
+            let failed = || (0..calls).map(|_| Err(ChainError::Panicked)).collect();
+            reply.send(served.and_then(Result::ok).unwrap_or_else(failed));
+        };
+        context.spawn(wrap_future(work).map(|(), _, _| ()));
     }
 }
 
@@ -22,20 +58,18 @@ impl Actor for Chain {
     type Context = Context<Self>;
 }
 
-impl Child for Chain {}
+impl Child for Chain {
+    fn observe(&self) -> Value {
+        serde_json::to_value(self.serving.status()).unwrap_or(Value::Null)
+    }
+}
 
 impl Handler<Call<Serve>> for Chain {
     type Result = ();
 
-    fn handle(&mut self, call: Call<Serve>, _: &mut Context<Self>) {
+    fn handle(&mut self, call: Call<Serve>, context: &mut Context<Self>) {
         if let Some((serve, reply)) = call.accept() {
-            let none = |_| {
-                Err(ChainError::NoProvider(Unusable {
-                    reasons: Vec::new(),
-                    retry_after: None,
-                }))
-            };
-            reply.send(serve.calls.iter().map(none).collect());
+            self.serve(serve, reply, context);
         }
     }
 }
@@ -45,13 +79,7 @@ impl Handler<Call<ReadStatus>> for Chain {
 
     fn handle(&mut self, call: Call<ReadStatus>, _: &mut Context<Self>) {
         if let Some((ReadStatus, reply)) = call.accept() {
-            reply.send(ChainStatus {
-                head: None,
-                head_hash: None,
-                finalized: None,
-                head_age_seconds: None,
-                providers: Vec::new(),
-            });
+            reply.send(self.serving.status());
         }
     }
 }

@@ -16,10 +16,12 @@ pub mod methods;
 pub mod provider;
 mod resource;
 pub mod rpc;
+mod serving;
 mod status;
 
 pub use actor::Chain;
 pub use chains::{ChainDeps, ChainEntry, Chains};
 pub use error::{ChainError, Unusable};
 pub use messages::{ReadStatus, Serve, SetDrained};
+pub use serving::METRICS;
 pub use status::{ChainStatus, ProviderPlace};

@@ -105,4 +105,13 @@ pub enum Unused {
     /// It does not offer the method.
     #[error("it does not offer the method")]
     Unsupported,
+    /// It does not have the newest blocks.
+    #[error("it is {blocks} blocks behind")]
+    Behind {
+        /// How many blocks it lacks.
+        blocks: u64,
+    },
+    /// It does not have the state of the block.
+    #[error("it does not have the state of so old a block")]
+    Pruned,
 }

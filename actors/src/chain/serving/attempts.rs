@@ -1,0 +1,360 @@
+//! One call, sent to one provider after another until one of them answers it.
+//!
+//! What counts as an answer is decided here: a result, or an error that is the caller's own. Everything else is a fault of
+//! the provider, and the call goes to the next one. A call that changes nothing is sent a second time while the first still
+//! runs, if that takes unusually long (`hedging`), or if its provider has stopped answering.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep_until};
+
+use super::hedging::delay;
+use super::metrics;
+use super::selection::{Candidate, Ranked, rank};
+use super::{Needs, Serving};
+use crate::chain::error::{ChainError, Unusable};
+use crate::chain::methods::Method;
+use crate::chain::provider::{ErrorKind, Fault, Unused};
+use crate::chain::rpc::{Call, Outcome};
+
+/// How often a call that runs looks whether its provider has stopped answering.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The pause before providers that have failed are asked again, doubled each time.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long a call waits for a provider that it may be sent to.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it looks for one.
+const PATIENCE_STEP: Duration = Duration::from_millis(10);
+
+/// An answer, and whose it is.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    /// The answer.
+    pub(super) outcome: Outcome,
+    /// The provider. `None` if it is an error that none did better than.
+    pub(super) provider: Option<usize>,
+    /// The kind of that error.
+    pub(super) fault: Option<ErrorKind>,
+}
+
+/// What has become of a call so far.
+struct Attempts {
+    /// The providers that have it or had it, in this round.
+    tried: Vec<usize>,
+    /// The time in which the last of them answers most calls.
+    usual: Option<Duration>,
+    /// How often it was sent.
+    asked: u32,
+    /// The answer if no provider does better: an error of its own, or that there is no such thing.
+    second_best: Option<Outcome>,
+    last: Option<Fault>,
+    pause: Duration,
+}
+
+impl Serving {
+    /// Sends a call until it is answered.
+    pub(super) async fn attempt(
+        &self,
+        call: &Arc<Call>,
+        method: Method,
+        needs: &Needs,
+        deadline: Instant,
+    ) -> Result<Answer, ChainError> {
+        self.hedges.earn();
+        let mut attempts = Attempts::new();
+        let mut running = FuturesUnordered::new();
+        let mut hedge_at = None;
+        loop {
+            if running.is_empty() {
+                let Some(next) = self
+                    .next(call, method, needs, deadline, &mut attempts)
+                    .await?
+                else {
+                    return attempts.end();
+                };
+                hedge_at = self.hedge_at(method, &next);
+                running.push(self.send_to(call, method, next.candidate.index, deadline));
+                attempts.sent_to(&next);
+            }
+            let look_at = Instant::now() + LOOK_EVERY;
+            let wake_at = hedge_at.map_or(look_at, |at: Instant| at.min(look_at));
+            tokio::select! {
+                Some((index, result)) = running.next() => {
+                    if let Some(outcome) = attempts.judge(result, needs) {
+                        return Ok(Answer {
+                            outcome,
+                            provider: Some(index),
+                            fault: None,
+                        });
+                    }
+                    metrics::failed_over(&self.config.name);
+                }
+                () = sleep_until(wake_at.min(deadline)) => {
+                    let now = Instant::now();
+                    if now >= deadline {
+                        return Err(ChainError::Deadline);
+                    }
+                    let is_due = hedge_at.is_some_and(|at| at <= now);
+                    if is_due {
+                        hedge_at = None;
+                    }
+                    if !method.may_be_repeated() || attempts.asked >= self.config.selection.attempts_max {
+                        continue;
+                    }
+                    let has_stalled = attempts.tried.iter().all(|index| {
+                        self.upstreams[*index].is_stalled(attempts.usual, now)
+                    });
+                    if !has_stalled && !(is_due && self.hedges.spend()) {
+                        continue;
+                    }
+                    let Ok(next) = self.best(call, method, needs, &attempts.tried) else {
+                        continue;
+                    };
+                    match has_stalled {
+                        true => metrics::failed_over(&self.config.name),
+                        false => metrics::hedged(&self.config.name),
+                    }
+                    running.push(self.send_to(call, method, next.candidate.index, deadline));
+                    attempts.sent_to(&next);
+                }
+            }
+        }
+    }
+
+    /// Waits for a provider that a call may be sent to.
+    pub(super) async fn wait_for_provider(
+        &self,
+        call: &Arc<Call>,
+        method: Method,
+        needs: &Needs,
+        deadline: Instant,
+    ) -> Result<Ranked, ChainError> {
+        let mut attempts = Attempts::new();
+        let next = self.next(call, method, needs, deadline, &mut attempts);
+        next.await?.ok_or(ChainError::Deadline)
+    }
+
+    /// Sends a call to one provider. Returns its index and its answer.
+    pub(super) async fn send_to(
+        &self,
+        call: &Arc<Call>,
+        method: Method,
+        index: usize,
+        deadline: Instant,
+    ) -> (usize, Result<Outcome, Fault>) {
+        let within = deadline.saturating_duration_since(Instant::now());
+        let upstream = &self.upstreams[index];
+        let sent = upstream.send(Arc::clone(call), method.weight, within);
+        (index, sent.await)
+    }
+
+    /// When a call is sent a second time.
+    fn hedge_at(&self, method: Method, to: &Ranked) -> Option<Instant> {
+        let min = self.config.selection.hedge_delay_min;
+        let after = delay(&to.candidate.standing, min);
+        method.may_be_repeated().then(|| Instant::now() + after)
+    }
+
+    /// The provider for the next attempt. Waits for one, if none can be used now. `None` if there will be no further attempt.
+    async fn next(
+        &self,
+        call: &Arc<Call>,
+        method: Method,
+        needs: &Needs,
+        deadline: Instant,
+        attempts: &mut Attempts,
+    ) -> Result<Option<Ranked>, ChainError> {
+        let patience = (Instant::now() + PATIENCE).min(deadline);
+        loop {
+            let may_repeat = attempts.asked == 0 || method.may_be_repeated();
+            if !may_repeat || attempts.asked >= self.config.selection.attempts_max {
+                return Ok(None);
+            }
+            let unusable = match self.best(call, method, needs, &attempts.tried) {
+                Ok(next) => return Ok(Some(next)),
+                Err(unusable) => unusable,
+            };
+            let now = Instant::now();
+            if attempts.asked > 0 {
+                // All have had it. Those that may do better are asked again.
+                if attempts
+                    .last
+                    .as_ref()
+                    .is_none_or(|fault| !is_passing(fault))
+                {
+                    return Ok(None);
+                }
+                if now + attempts.pause >= patience {
+                    return Ok(None);
+                }
+                sleep_until(now + attempts.pause).await;
+                attempts.pause = (attempts.pause * 2).min(PAUSE_MAX);
+                attempts.tried.clear();
+            } else if now + PATIENCE_STEP >= patience || !unusable.is_passing() {
+                return Err(ChainError::NoProvider(unusable));
+            } else {
+                sleep_until(now + PATIENCE_STEP).await;
+            }
+        }
+    }
+
+    /// The best provider that can serve a call and has not had it.
+    pub(super) fn best(
+        &self,
+        call: &Arc<Call>,
+        method: Method,
+        needs: &Needs,
+        tried: &[usize],
+    ) -> Result<Ranked, Unusable> {
+        let mut ranked = self.ranked(call, method, needs, tried)?;
+        let best = ranked.swap_remove(0);
+        if tried.is_empty() {
+            self.first.set(Some(best.candidate.index));
+        }
+        Ok(best)
+    }
+
+    /// The providers that can serve a call and have not had it, best first. At least one.
+    pub(super) fn ranked(
+        &self,
+        call: &Arc<Call>,
+        method: Method,
+        needs: &Needs,
+        tried: &[usize],
+    ) -> Result<Vec<Ranked>, Unusable> {
+        let now = Instant::now();
+        let mut candidates = Vec::with_capacity(self.upstreams.len());
+        let mut reasons = Vec::new();
+        for (index, upstream) in self.upstreams.iter().enumerate() {
+            if tried.contains(&index) {
+                continue;
+            }
+            let standing = upstream.view.standing(&call.method, method.weight, now);
+            let standing = standing.and_then(|standing| {
+                let lag = self.lag(standing.head.as_ref().map(|head| head.number));
+                needs.check(&standing, lag, &self.config.selection)?;
+                Ok((standing, lag))
+            });
+            match standing {
+                Ok((standing, lag)) => candidates.push(Candidate {
+                    index,
+                    lag,
+                    cost: upstream.cost,
+                    is_stalled: upstream.is_stalled(standing.p95, now),
+                    standing,
+                }),
+                Err(reason) => reasons.push((Arc::clone(&upstream.name), reason)),
+            }
+        }
+        if candidates.is_empty() {
+            return Err(Unusable::new(reasons, now));
+        }
+        Ok(rank(candidates, &self.config.selection, self.first.get()))
+    }
+}
+
+impl Attempts {
+    fn new() -> Self {
+        Self {
+            tried: Vec::new(),
+            usual: None,
+            asked: 0,
+            second_best: None,
+            last: None,
+            pause: PAUSE_MIN,
+        }
+    }
+
+    fn sent_to(&mut self, to: &Ranked) {
+        self.tried.push(to.candidate.index);
+        self.usual = to.candidate.standing.p95;
+        self.asked += 1;
+    }
+
+    /// The answer, if it is one.
+    fn judge(&mut self, result: Result<Outcome, Fault>, needs: &Needs) -> Option<Outcome> {
+        let fault = match result {
+            Ok(Outcome::Result(text)) if needs.must_exist && &*text == b"null" => {
+                self.second_best = Some(Outcome::Result(text));
+                return None;
+            }
+            Ok(outcome) => return Some(outcome),
+            Err(fault) => fault,
+        };
+        if let Fault::Error { error, .. } = &fault
+            && self.second_best.is_none()
+        {
+            self.second_best = Some(Outcome::Error(error.clone()));
+        }
+        self.last = Some(fault);
+        None
+    }
+
+    /// What the call ends with if nobody has answered it.
+    fn end(self) -> Result<Answer, ChainError> {
+        match (self.second_best, self.last) {
+            (Some(outcome), last) => Ok(Answer {
+                outcome,
+                provider: None,
+                fault: match last {
+                    Some(Fault::Error { kind, .. }) => Some(kind),
+                    _ => None,
+                },
+            }),
+            (None, Some(last)) => Err(ChainError::Failed {
+                asked: self.asked,
+                last,
+            }),
+            (None, None) => Err(ChainError::Deadline),
+        }
+    }
+}
+
+/// Whether the provider may do better a little later.
+fn is_passing(fault: &Fault) -> bool {
+    match fault {
+        Fault::Unused(unused) => unused.is_passing(),
+        Fault::Connect(_) | Fault::Timeout(_) | Fault::Torn | Fault::Throttled { .. } => true,
+        Fault::Status(status) => *status >= 500,
+        Fault::NotRpc(_) | Fault::Owner(_) => true,
+        Fault::TooLarge { .. } | Fault::Error { .. } => false,
+    }
+}
+
+impl Unusable {
+    fn new(reasons: Vec<(Arc<str>, Unused)>, now: Instant) -> Self {
+        let again = reasons.iter().filter_map(|(_, reason)| match reason {
+            Unused::CircuitOpen { until } | Unused::Throttled { until } => Some(*until),
+            _ => None,
+        });
+        let retry_after = again.min().map(|at| at.saturating_duration_since(now));
+        Self {
+            reasons,
+            retry_after,
+        }
+    }
+
+    /// Whether one of the providers may be usable soon.
+    fn is_passing(&self) -> bool {
+        self.reasons.iter().any(|(_, reason)| reason.is_passing())
+    }
+}
+
+impl Unused {
+    /// Whether it may be usable soon.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Unchecked
+            | Self::CircuitOpen { .. }
+            | Self::Throttled { .. }
+            | Self::Full
+            | Self::Behind { .. } => true,
+            Self::Drained | Self::WrongChain { .. } | Self::Syncing => false,
+            Self::Unsupported | Self::Pruned => false,
+        }
+    }
+}

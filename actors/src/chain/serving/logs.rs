@@ -1,0 +1,289 @@
+//! `eth_getLogs`: ranges of blocks that providers refuse are split, and the parts are put together in order.
+//!
+//! Providers differ in how many blocks and how many logs they search at once, and few say so in the same words. So a range
+//! that all of them refuse is halved until they take it. What they took is remembered, and later ranges are split before
+//! they are sent.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::{Needs, Serving, metrics};
+use crate::chain::config::ChainConfig;
+use crate::chain::error::ChainError;
+use crate::chain::methods::Method;
+use crate::chain::provider::ErrorKind;
+use crate::chain::rpc::{Call, Outcome};
+use crate::kernel::reserved_bytes;
+
+/// Parts that are searched at once.
+const AT_ONCE: usize = 4;
+/// The blocks of a part before any provider has refused one.
+const BLOCKS_AT_FIRST: u64 = 10_000;
+
+/// Blocks from the first to the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Blocks {
+    first: u64,
+    last: u64,
+}
+
+impl Blocks {
+    fn count(self) -> u64 {
+        (self.last - self.first).saturating_add(1)
+    }
+
+    /// Parts of at most so many blocks, in order.
+    fn split(self, blocks_max: u64) -> impl Iterator<Item = Self> {
+        let step = blocks_max.max(1);
+        let parts = self.count().div_ceil(step);
+        (0..parts).map(move |part| {
+            let first = self.first + part * step;
+            let last = first.saturating_add(step - 1).min(self.last);
+            Self { first, last }
+        })
+    }
+}
+
+/// The filter of a search, and the blocks in it.
+struct Search<'params> {
+    filter: BTreeMap<Cow<'params, str>, &'params RawValue>,
+    blocks: Blocks,
+}
+
+/// The most blocks of a part at first.
+pub(super) fn blocks_at_first(config: &ChainConfig) -> u64 {
+    let known = config.providers.iter().filter_map(|it| it.logs_range_max);
+    // The most generous one: the others say what they do not take.
+    known.max().unwrap_or(BLOCKS_AT_FIRST)
+}
+
+impl Serving {
+    /// Searches logs.
+    pub(super) async fn logs(
+        &self,
+        call: &Arc<Call>,
+        method: Method,
+        deadline: Instant,
+    ) -> Result<Outcome, ChainError> {
+        let Some(search) = Search::read(&call.params, self.head()) else {
+            // One block, or what a provider understands better.
+            let needs = Needs::default();
+            let answer = self.attempt(call, method, &needs, deadline).await?;
+            return Ok(answer.outcome);
+        };
+        if search.blocks.count() > self.config.logs_range_max {
+            return Err(ChainError::Invalid(
+                "the range has too many blocks: ask for fewer at once",
+            ));
+        }
+        let mut found = BTreeMap::new();
+        let mut bytes = 0;
+        let mut left: VecDeque<_> = search.blocks.split(self.logs_blocks.get()).collect();
+        while !left.is_empty() {
+            let wave: Vec<_> = left.drain(..left.len().min(AT_ONCE)).collect();
+            let searched = wave.iter().map(|blocks| {
+                let call = search.call(&call.method, *blocks);
+                let needs = Needs {
+                    head_min: Some(blocks.last),
+                    ..Needs::default()
+                };
+                async move { self.attempt(&call, method, &needs, deadline).await }
+            });
+            for (blocks, answer) in wave.iter().zip(join_all(searched).await) {
+                let answer = answer?;
+                match answer.outcome {
+                    Outcome::Result(logs) => {
+                        bytes += logs.len() as u64;
+                        if bytes > self.logs_bytes_max() {
+                            return Err(ChainError::Invalid(
+                                "the logs of the range are too many: ask for fewer blocks at once",
+                            ));
+                        }
+                        found.insert(*blocks, logs);
+                    }
+                    Outcome::Error(_)
+                        if answer.fault == Some(ErrorKind::Range) && blocks.count() > 1 =>
+                    {
+                        metrics::split(&self.config.name);
+                        let half = blocks.count().div_ceil(2);
+                        self.logs_blocks.set(self.logs_blocks.get().min(half));
+                        for part in blocks.split(half) {
+                            left.push_back(part);
+                        }
+                    }
+                    error => return Ok(error),
+                }
+            }
+        }
+        self.join(found.into_values())
+    }
+
+    /// The most bytes of the logs of one call.
+    fn logs_bytes_max(&self) -> u64 {
+        let providers = self.config.providers.iter();
+        providers.map(|it| it.answer_max).max().unwrap_or_default()
+    }
+
+    /// One array of the members of several.
+    fn join(&self, parts: impl Iterator<Item = Bytes>) -> Result<Outcome, ChainError> {
+        let mut parts: Vec<_> = parts.filter(|part| !members(part).is_empty()).collect();
+        if parts.len() == 1 {
+            return Ok(Outcome::Result(parts.remove(0)));
+        }
+        let length = parts.iter().map(|part| part.len() + 1).sum::<usize>() + 2;
+        let mut memory = self
+            .buffers
+            .reserve(length as u64)
+            .map_err(|_| ChainError::Memory)?;
+        let mut joined = Vec::with_capacity(length);
+        joined.push(b'[');
+        for (index, part) in parts.iter().enumerate() {
+            if index > 0 {
+                joined.push(b',');
+            }
+            joined.extend_from_slice(members(part));
+        }
+        joined.push(b']');
+        memory.fill(length as u64);
+        let joined = reserved_bytes(joined, Some(&Arc::new(memory)));
+        Ok(Outcome::Result(joined))
+    }
+}
+
+impl<'params> Search<'params> {
+    /// The search that `params` describe, if it is one of a range of blocks that are there.
+    fn read(params: &'params [u8], head: Option<u64>) -> Option<Self> {
+        let (filter,): (BTreeMap<Cow<'params, str>, &RawValue>,) =
+            serde_json::from_slice(params).ok()?;
+        let head = head?;
+        let block = |key: &str| match filter.get(key) {
+            None => Some(head),
+            Some(text) => number(text.get(), head),
+        };
+        let (first, last) = (block("fromBlock")?, block("toBlock")?);
+        let is_range = !filter.contains_key("blockHash") && first < last && last <= head;
+        is_range.then_some(Self {
+            blocks: Blocks { first, last },
+            filter,
+        })
+    }
+
+    /// The call that searches a part of the blocks.
+    fn call(&self, method: &Arc<str>, blocks: Blocks) -> Arc<Call> {
+        let mut params = String::from("[{");
+        for (key, value) in &self.filter {
+            if !matches!(&**key, "fromBlock" | "toBlock") {
+                let key = serde_json::Value::from(&**key);
+                params.push_str(&format!("{key}:{},", value.get()));
+            }
+        }
+        let Blocks { first, last } = blocks;
+        params.push_str(&format!(
+            "\"fromBlock\":\"{first:#x}\",\"toBlock\":\"{last:#x}\"}}]"
+        ));
+        Arc::new(Call {
+            method: Arc::clone(method),
+            params: params.into(),
+        })
+    }
+}
+
+/// The number of a block. `None` for one that only a provider knows.
+fn number(text: &str, head: u64) -> Option<u64> {
+    match text {
+        "null" | "\"latest\"" | "\"\"" => Some(head),
+        "\"earliest\"" => Some(0),
+        text => {
+            let digits = text.strip_prefix("\"0x")?.strip_suffix('"')?;
+            u64::from_str_radix(digits, 16).ok()
+        }
+    }
+}
+
+/// What is in an array.
+fn members(array: &[u8]) -> &[u8] {
+    let array = array.trim_ascii();
+    let inner = array
+        .strip_prefix(b"[")
+        .and_then(|it| it.strip_suffix(b"]"));
+    inner.unwrap_or_default().trim_ascii()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn blocks_of(params: &str, head: u64) -> Option<(u64, u64)> {
+        let search = Search::read(params.as_bytes(), Some(head))?;
+        Some((search.blocks.first, search.blocks.last))
+    }
+
+    #[test]
+    fn ranges_are_read_as_clients_write_them() {
+        for (params, expected) in [
+            (r#"[{"fromBlock":"0x1","toBlock":"0xa"}]"#, Some((1, 10))),
+            (r#"[{"fromBlock":"0x1"}]"#, Some((1, 100))),
+            (
+                r#"[{"fromBlock":"earliest","toBlock":"latest"}]"#,
+                Some((0, 100)),
+            ),
+            // Not ranges, or not known here.
+            (r#"[{}]"#, None),
+            (r#"[{"fromBlock":"0x5","toBlock":"0x5"}]"#, None),
+            (r#"[{"fromBlock":"0x9","toBlock":"0x5"}]"#, None),
+            (r#"[{"fromBlock":"0x1","toBlock":"0xffff"}]"#, None),
+            (r#"[{"fromBlock":"0x1","toBlock":"finalized"}]"#, None),
+            (r#"[{"fromBlock":1,"toBlock":2}]"#, None),
+            (r#"[{"fromBlock":"0x1","blockHash":"0x12"}]"#, None),
+            (r#"[]"#, None),
+            ("", None),
+        ] {
+            assert_eq!(blocks_of(params, 100), expected, "{params}");
+        }
+    }
+
+    #[test]
+    fn the_rest_of_the_filter_stays_as_it_is() {
+        let params =
+            r#"[{"topics":[null,["0xAB"]],"fromBlock":"0x1","a\"b":{"x": 1.50},"toBlock":"0x9"}]"#;
+        let search = Search::read(params.as_bytes(), Some(9)).unwrap();
+        let part = Blocks { first: 3, last: 4 };
+        let call = search.call(&"eth_getLogs".into(), part);
+        assert_eq!(
+            call.params,
+            r#"[{"a\"b":{"x": 1.50},"topics":[null,["0xAB"]],"fromBlock":"0x3","toBlock":"0x4"}]"#
+        );
+    }
+
+    #[test]
+    fn members_are_those_between_the_brackets() {
+        for (array, expected) in [("[]", ""), (" [ ] ", ""), ("[1, 2]", "1, 2"), ("null", "")] {
+            assert_eq!(members(array.as_bytes()), expected.as_bytes());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parts_cover_every_block_once(first in any::<u64>(), count in 1..100_000u64, step in 0..5000u64) {
+            let last = first.saturating_add(count - 1);
+            let whole = Blocks { first, last };
+            let mut next = Some(first);
+            for part in whole.split(step) {
+                prop_assert_eq!(Some(part.first), next);
+                prop_assert!(part.count() <= step.max(1));
+                next = part.last.checked_add(1);
+            }
+            prop_assert_eq!(next, last.checked_add(1));
+        }
+    }
+}
