@@ -25,6 +25,8 @@ SETUP=scripts/setup
 . "$SETUP/browser.sh"
 # shellcheck source=scripts/setup/upload_clients.sh
 . "$SETUP/upload_clients.sh"
+# shellcheck source=scripts/setup/chain_clients.sh
+. "$SETUP/chain_clients.sh"
 # shellcheck source=scripts/setup/shell_checks.sh
 . "$SETUP/shell_checks.sh"
 # shellcheck source=scripts/setup/schemathesis.sh
