@@ -7,16 +7,19 @@ use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler};
 use serde_json::Value;
 use tokio::task::JoinSet;
+use tokio::time::timeout_at;
 
 use super::chains::{ChainDeps, ChainEntry};
 use super::error::ChainError;
-use super::messages::{ReadStatus, Serve, SetDrained};
+use super::messages::{ReadStatus, Serve, SetDrained, Subscribe, Unsubscribe};
 use super::serving::{Serving, Upstream};
+use super::subscriptions::Hub;
 use crate::kernel::{Call, Child, ChildSpec, Reply};
 
 /// The owner of an open chain.
 pub struct Chain {
     serving: Rc<Serving>,
+    subscriptions: Rc<Hub>,
 }
 
 impl Chain {
@@ -24,12 +27,13 @@ impl Chain {
     pub(super) fn children(entry: &ChainEntry, deps: &ChainDeps) -> Vec<ChildSpec> {
         let _ = Upstream::new;
         let (config, buffers) = (Arc::clone(&entry.config), Arc::clone(&deps.buffers));
-        let owner = ChildSpec::actor(&entry.handle, move |_| Self {
-            serving: Rc::new(Serving::new(
-                Arc::clone(&config),
-                Vec::new(),
-                Arc::clone(&buffers),
-            )),
+        let owner = ChildSpec::actor(&entry.handle, move |_| {
+            let serving = Serving::new(Arc::clone(&config), Vec::new(), Arc::clone(&buffers));
+            let serving = Rc::new(serving);
+            Self {
+                subscriptions: Rc::new(Hub::new(Rc::clone(&serving))),
+                serving,
+            }
         });
         vec![owner]
     }
@@ -70,6 +74,45 @@ impl Handler<Call<Serve>> for Chain {
     fn handle(&mut self, call: Call<Serve>, context: &mut Context<Self>) {
         if let Some((serve, reply)) = call.accept() {
             self.serve(serve, reply, context);
+        }
+    }
+}
+
+impl Handler<Call<Subscribe>> for Chain {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<Subscribe>, context: &mut Context<Self>) {
+        let Some((Subscribe { topic, sender }, reply)) = call.accept() else {
+            return;
+        };
+        let ready = self.subscriptions.ready(&topic);
+        let id = match self.subscriptions.subscribe(topic, sender) {
+            Ok(id) => id,
+            Err(error) => {
+                reply.send(Err(error));
+                return;
+            }
+        };
+        // A caller that is answered misses nothing from then on.
+        let ready = async move { (timeout_at(reply.deadline(), ready).await.is_ok(), reply) };
+        let answer = wrap_future::<_, Self>(ready).map(move |(is_ready, reply), chain, _| {
+            if is_ready {
+                reply.send(Ok(id));
+            } else {
+                // The caller has not learned of it.
+                chain.subscriptions.unsubscribe(id);
+            }
+        });
+        context.spawn(answer);
+    }
+}
+
+impl Handler<Call<Unsubscribe>> for Chain {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<Unsubscribe>, _: &mut Context<Self>) {
+        if let Some((Unsubscribe { id }, reply)) = call.accept() {
+            reply.send(self.subscriptions.unsubscribe(id));
         }
     }
 }

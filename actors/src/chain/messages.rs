@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::error::ChainError;
 use super::rpc::{Call, Outcome};
 use super::status::ChainStatus;
-use crate::kernel::Message;
+use super::subscriptions::{Notification, SubscriptionId, TooManySubscriptions, Topic};
+use crate::kernel::{EventSender, Message};
 
 /// Serves the calls of one request. Answers in their order. A caller that leaves cancels them.
 #[derive(Debug, Clone)]
@@ -23,6 +24,34 @@ impl Message for Serve {
     fn is_failure(reply: &Self::Reply) -> bool {
         reply.iter().any(Result::is_err)
     }
+}
+
+/// Subscribes. Notifications go to the sender, and the subscription ends with it.
+pub struct Subscribe {
+    /// What is subscribed to.
+    pub topic: Topic,
+    /// The queue of the connection.
+    pub sender: Arc<EventSender<Notification>>,
+}
+
+impl Message for Subscribe {
+    type Reply = Result<SubscriptionId, TooManySubscriptions>;
+
+    fn is_failure(reply: &Self::Reply) -> bool {
+        reply.is_err()
+    }
+}
+
+/// Ends a subscription.
+#[derive(Debug, Clone, Copy)]
+pub struct Unsubscribe {
+    /// Its name.
+    pub id: SubscriptionId,
+}
+
+impl Message for Unsubscribe {
+    /// Whether there was one.
+    type Reply = bool;
 }
 
 /// Reads the state of the chain.

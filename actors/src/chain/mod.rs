@@ -18,10 +18,14 @@ mod resource;
 pub mod rpc;
 mod serving;
 mod status;
+mod subscriptions;
 
 pub use actor::Chain;
 pub use chains::{ChainDeps, ChainEntry, Chains};
 pub use error::{ChainError, Unusable};
-pub use messages::{ReadStatus, Serve, SetDrained};
+pub use messages::{ReadStatus, Serve, SetDrained, Subscribe, Unsubscribe};
 pub use serving::METRICS;
 pub use status::{ChainStatus, ProviderPlace};
+pub use subscriptions::{
+    FilterFault, LogsFilter, Notification, SubscriptionId, TooManySubscriptions, Topic,
+};

@@ -19,7 +19,7 @@ pub struct ChainStatus {
 }
 
 /// A provider as the chain sees it.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub struct ProviderPlace {
     /// Its name.
     pub name: String,
@@ -29,8 +29,8 @@ pub struct ProviderPlace {
     pub is_used: bool,
     /// Why it is not used.
     pub reason: Option<String>,
-    /// Its score: 0 is best.
-    pub score: f64,
+    /// Its score, if it is used: 0 is best.
+    pub score: Option<f64>,
     /// How many blocks it is behind the chain's head.
     pub lag_blocks: Option<u64>,
     /// Its newest block.

@@ -9,12 +9,15 @@ mod metrics;
 mod publish;
 mod quorum;
 mod selection;
+mod standings;
 mod upstream;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -27,7 +30,6 @@ use super::error::ChainError;
 use super::methods::{Depends, Effect, Method};
 use super::provider::{Standing, Unused};
 use super::rpc::{Call, Outcome};
-use super::status::ChainStatus;
 use crate::kernel::Buffers;
 
 /// Calls of one request that run at once.
@@ -105,6 +107,67 @@ impl Serving {
         served.buffered(BATCH_AT_ONCE).collect().await
     }
 
+    /// The chain's name.
+    pub(super) fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// The time between two blocks.
+    pub(super) fn block_time(&self) -> Duration {
+        self.config.block_time
+    }
+
+    /// Whether a block with this number is not the newest.
+    pub(super) fn is_behind(&self, number: u64) -> bool {
+        self.head().is_some_and(|head| number < head)
+    }
+
+    /// Asks on behalf of the gateway itself: any provider.
+    pub(super) async fn ask(
+        &self,
+        call: &Arc<Call>,
+        deadline: Instant,
+    ) -> Result<Outcome, ChainError> {
+        let method = Method::of(&call.method);
+        let needs = Needs::default();
+        let answer = self.attempt(call, method, &needs, deadline).await?;
+        Ok(answer.outcome)
+    }
+
+    /// Asks the best provider on behalf of the gateway itself. Returns which one it is.
+    pub(super) async fn ask_best(
+        &self,
+        method: &str,
+        params: &'static str,
+        deadline: Instant,
+    ) -> Option<(usize, Outcome)> {
+        let call = Arc::new(Call {
+            method: method.into(),
+            params: Bytes::from_static(params.as_bytes()),
+        });
+        let needs = Needs::default();
+        let answer = self.attempt(&call, Method::of(method), &needs, deadline);
+        let answer = answer.await.ok()?;
+        Some((answer.provider?, answer.outcome))
+    }
+
+    /// Asks this provider on behalf of the gateway itself.
+    pub(super) async fn ask_one(
+        &self,
+        provider: usize,
+        method: &str,
+        params: String,
+        deadline: Instant,
+    ) -> Option<Outcome> {
+        let call = Arc::new(Call {
+            method: method.into(),
+            params: params.into(),
+        });
+        let method = Method::of(method);
+        let (_, answer) = self.send_to(&call, method, provider, deadline).await;
+        answer.ok()
+    }
+
     async fn serve_one(
         self: &Rc<Self>,
         call: &Arc<Call>,
@@ -120,6 +183,9 @@ impl Serving {
             match method.effect {
                 Effect::Publishes => self.publish(call, deadline).await,
                 Effect::Reads(Depends::Range) => self.logs(call, method, deadline).await,
+                Effect::Subscribes => Err(ChainError::Invalid(
+                    "subscriptions need a WebSocket, and a message of their own",
+                )),
                 _ => {
                     let answer = self.attempt(call, method, &needs, deadline).await;
                     answer.map(|answer| answer.outcome)
@@ -162,16 +228,5 @@ impl Serving {
             standing.ok()?.head.map(|head| head.number)
         });
         heads.max()
-    }
-
-    /// What the API and the page show.
-    pub(super) fn status(&self) -> ChainStatus {
-        ChainStatus {
-            head: self.head(),
-            head_hash: None,
-            finalized: None,
-            head_age_seconds: None,
-            providers: Vec::new(),
-        }
     }
 }

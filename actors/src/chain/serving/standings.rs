@@ -1,0 +1,74 @@
+//! What the API and the page show of the providers of a chain.
+
+use tokio::time::Instant;
+
+use super::selection::{Candidate, rank};
+use super::{Needs, Serving};
+use crate::chain::methods::Weight;
+use crate::chain::status::{ChainStatus, ProviderPlace};
+
+/// The method whose providers are shown.
+const METHOD: &str = "eth_blockNumber";
+
+impl Serving {
+    /// The state of the chain.
+    pub(in crate::chain) fn status(&self) -> ChainStatus {
+        let now = Instant::now();
+        let needs = Needs::default();
+        let (mut candidates, mut unused) = (Vec::new(), Vec::new());
+        for (index, upstream) in self.upstreams.iter().enumerate() {
+            let standing = upstream.view.standing(METHOD, Weight::Light, now);
+            let standing = standing.and_then(|standing| {
+                let lag = self.lag(standing.head.as_ref().map(|head| head.number));
+                needs.check(&standing, lag, &self.config.selection)?;
+                Ok((standing, lag))
+            });
+            match standing {
+                Ok((standing, lag)) => candidates.push(Candidate {
+                    index,
+                    lag,
+                    cost: upstream.cost,
+                    is_stalled: upstream.is_stalled(standing.p95, now),
+                    standing,
+                }),
+                Err(reason) => unused.push(ProviderPlace {
+                    name: upstream.name.to_string(),
+                    url: self.config.providers[index].url.shown().to_owned(),
+                    reason: Some(reason.to_string()),
+                    ..ProviderPlace::default()
+                }),
+            }
+        }
+        let ranked = rank(candidates, &self.config.selection, self.first.get());
+        let used = ranked.into_iter().map(|ranked| {
+            let Candidate {
+                index,
+                standing,
+                lag,
+                is_stalled,
+                ..
+            } = ranked.candidate;
+            ProviderPlace {
+                name: self.upstreams[index].name.to_string(),
+                url: self.config.providers[index].url.shown().to_owned(),
+                is_used: true,
+                reason: is_stalled.then(|| "it has calls and does not answer".to_owned()),
+                score: Some(ranked.score),
+                lag_blocks: standing.head.is_some().then_some(lag),
+                head: standing.head.map(|head| head.number),
+                latency_seconds: standing.latency.map(|it| it.as_secs_f64()),
+                latency_p95_seconds: standing.p95.map(|it| it.as_secs_f64()),
+                error_rate: standing.error_rate,
+                throttle_rate: standing.throttle_rate,
+                in_flight: standing.in_flight,
+            }
+        });
+        ChainStatus {
+            head: self.head(),
+            head_hash: None,
+            finalized: None,
+            head_age_seconds: None,
+            providers: used.chain(unused).collect(),
+        }
+    }
+}

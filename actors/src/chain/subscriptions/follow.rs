@@ -1,0 +1,247 @@
+//! The task that follows the blocks of a chain.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, sleep};
+
+use super::filter::LogHead;
+use super::trail::{BLOCKS_MAX, Joint, Told, Trail};
+use super::{Hub, Topic};
+use crate::chain::rpc::{Call, Outcome};
+
+/// How long one question may take.
+const WITHIN: Duration = Duration::from_secs(10);
+/// The bounds of the time between two looks at the newest block: a quarter of the time between blocks.
+const LOOK_MIN: Duration = Duration::from_millis(50);
+const LOOK_MAX: Duration = Duration::from_secs(1);
+
+/// What of a block its header does not have.
+const NOT_IN_HEADER: &[&str] = &[
+    "transactions",
+    "uncles",
+    "withdrawals",
+    "size",
+    "totalDifficulty",
+];
+
+/// A block that is to be told.
+struct Block {
+    number: u64,
+    hash: Rc<str>,
+    parent: Rc<str>,
+    /// The text of its header.
+    header: Bytes,
+}
+
+/// Follows the blocks as long as somebody subscribes to them.
+pub(super) async fn follow(hub: Weak<Hub>) {
+    let mut trail = Trail::default();
+    loop {
+        let Some(hub) = hub.upgrade() else {
+            return;
+        };
+        if !hub.has(wants_blocks) {
+            hub.blocks.end();
+            return;
+        }
+        hub.look(&mut trail).await;
+        let block_time = hub.serving.block_time();
+        drop(hub);
+        sleep((block_time / 4).clamp(LOOK_MIN, LOOK_MAX)).await;
+    }
+}
+
+fn wants_blocks(topic: &Topic) -> bool {
+    matches!(topic, Topic::NewHeads | Topic::Logs(_))
+}
+
+impl Hub {
+    /// Tells the blocks that are new.
+    async fn look(&self, trail: &mut Trail) {
+        let Some(newest) = self.block("eth_getBlockByNumber", "\"latest\"").await else {
+            return;
+        };
+        // A provider that is behind says nothing about the blocks after.
+        let is_behind = trail.newest().is_some_and(|told| newest.number < told);
+        if trail.has(&newest.hash) || (is_behind && self.serving.is_behind(newest.number)) {
+            return;
+        }
+        let mut fresh = vec![newest];
+        let joint = loop {
+            let Some(first) = fresh.last() else {
+                return;
+            };
+            match trail.joint(&first.parent) {
+                Joint::Unknown if fresh.len() < BLOCKS_MAX && first.number > 0 => {}
+                joint => break joint,
+            }
+            let parent = format!("\"{}\"", first.parent);
+            // If no provider has the parent now, the next look tries again.
+            let Some(block) = self.block("eth_getBlockByHash", &parent).await else {
+                return;
+            };
+            fresh.push(block);
+        };
+        match joint {
+            Joint::After(count) => {
+                for told in trail.cut(count) {
+                    told.logs.iter().for_each(|log| self.tell_log(log, true));
+                }
+            }
+            // Blocks are told from the next one on.
+            Joint::Start => {
+                for block in fresh.drain(..) {
+                    trail.push(block.told(Rc::new([])));
+                }
+                self.blocks.is_ready.send_replace(true);
+            }
+            Joint::Unknown => {
+                tracing::warn!(
+                    chain = self.serving.name(),
+                    "subscribers have missed blocks: more than {BLOCKS_MAX} are new at once"
+                );
+                self.tell_gap(wants_blocks);
+                trail.cut(0).for_each(drop);
+            }
+        }
+        while let Some(block) = fresh.pop() {
+            let logs = match self.has(|topic| matches!(topic, Topic::Logs(_))) {
+                true => match self.logs(&block).await {
+                    Some(logs) => logs,
+                    // The next look tells this block.
+                    None => return,
+                },
+                false => Rc::new([]),
+            };
+            self.tell(&block.header, |topic| matches!(topic, Topic::NewHeads));
+            logs.iter().for_each(|log| self.tell_log(log, false));
+            trail.push(block.told(logs));
+        }
+    }
+
+    fn tell_log(&self, log: &Bytes, is_removed: bool) {
+        let Ok(head) = serde_json::from_slice::<LogHead<'_>>(log) else {
+            return;
+        };
+        let told = if is_removed {
+            removed(log)
+        } else {
+            log.clone()
+        };
+        self.tell(
+            &told,
+            |topic| matches!(topic, Topic::Logs(filter) if filter.wants(&head)),
+        );
+    }
+
+    async fn ask(&self, method: &str, params: String) -> Option<Bytes> {
+        let call = Arc::new(Call {
+            method: method.into(),
+            params: params.into(),
+        });
+        let answer = self.serving.ask(&call, Instant::now() + WITHIN).await;
+        match answer {
+            Ok(Outcome::Result(text)) => Some(text),
+            Ok(Outcome::Error(_)) | Err(_) => None,
+        }
+    }
+
+    async fn block(&self, method: &str, which: &str) -> Option<Block> {
+        let text = self.ask(method, format!("[{which},false]")).await?;
+        Block::read(&text)
+    }
+
+    /// The logs of a block, each as its own text.
+    async fn logs(&self, block: &Block) -> Option<Rc<[Bytes]>> {
+        let params = format!("[{{\"blockHash\":\"{}\"}}]", block.hash);
+        let text = self.ask("eth_getLogs", params).await?;
+        let logs: Vec<&RawValue> = serde_json::from_slice(&text).ok()?;
+        // Copies: a log that waits in a queue must not hold the logs of its whole block.
+        let copies = logs
+            .iter()
+            .map(|log| Bytes::copy_from_slice(log.get().as_bytes()));
+        Some(copies.collect())
+    }
+}
+
+impl Block {
+    fn read(text: &[u8]) -> Option<Self> {
+        let mut members: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(text).ok()?;
+        let word =
+            |name: &str| -> Option<String> { serde_json::from_str(members.get(name)?.get()).ok() };
+        let number = word("number")?;
+        let number = u64::from_str_radix(number.strip_prefix("0x")?, 16).ok()?;
+        let (hash, parent) = (word("hash")?.into(), word("parentHash")?.into());
+        members.retain(|name, _| !NOT_IN_HEADER.contains(&&**name));
+        let header = serde_json::to_vec(&members).ok()?.into();
+        Some(Self {
+            number,
+            hash,
+            parent,
+            header,
+        })
+    }
+
+    fn told(self, logs: Rc<[Bytes]>) -> Told {
+        Told {
+            number: self.number,
+            hash: self.hash,
+            logs,
+        }
+    }
+}
+
+/// A log that no longer holds.
+fn removed(log: &Bytes) -> Bytes {
+    let Ok(mut members) = serde_json::from_slice::<BTreeMap<Cow<'_, str>, &RawValue>>(log) else {
+        return log.clone();
+    };
+    let Ok(is_removed) = serde_json::from_str::<&RawValue>("true") else {
+        return log.clone();
+    };
+    members.insert("removed".into(), is_removed);
+    serde_json::to_vec(&members).map_or_else(|_| log.clone(), Bytes::from)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_header_is_a_block_without_what_is_in_it() {
+        let block = br#"{"number":"0x1f","hash":"0xab","parentHash":"0xaa","size":"0x1","transactions":["0x1"],
+            "uncles":[],"timestamp":"0x5", "withdrawals": [{"a": 1}]}"#;
+        let read = Block::read(block).unwrap();
+        assert_eq!(
+            (read.number, &*read.hash, &*read.parent),
+            (31, "0xab", "0xaa")
+        );
+        let expected = r#"{"hash":"0xab","number":"0x1f","parentHash":"0xaa","timestamp":"0x5"}"#;
+        assert_eq!(read.header, expected);
+        for wrong in [
+            "null",
+            "{}",
+            "[]",
+            r#"{"number":1,"hash":"","parentHash":""}"#,
+        ] {
+            assert!(Block::read(wrong.as_bytes()).is_none());
+        }
+    }
+
+    #[test]
+    fn a_log_that_no_longer_holds_says_so() {
+        let log = Bytes::from_static(br#"{"address":"0x1","removed":false,"data":"0x"}"#);
+        assert_eq!(
+            removed(&log),
+            r#"{"address":"0x1","data":"0x","removed":true}"#
+        );
+    }
+}

@@ -1,0 +1,111 @@
+//! The blocks that subscribers were told, newest last, so that the next one is told once, in order, and on the right
+//! branch.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+/// Blocks that are remembered. A reorganisation of more is told as a gap.
+pub(super) const BLOCKS_MAX: usize = 128;
+
+/// A block that was told.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    pub(super) number: u64,
+    pub(super) hash: Rc<str>,
+    /// The texts of its logs, if somebody wanted to know them.
+    pub(super) logs: Rc<[Bytes]>,
+}
+
+/// Where a block continues what was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Joint {
+    /// After this many of the told blocks. The others are on another branch.
+    After(usize),
+    /// Nothing was told yet.
+    Start,
+    /// Not known: its parent must be looked at.
+    Unknown,
+}
+
+/// The blocks that were told.
+#[derive(Debug, Default)]
+pub(super) struct Trail(VecDeque<Told>);
+
+impl Trail {
+    /// Whether this block was told.
+    pub(super) fn has(&self, hash: &str) -> bool {
+        self.0.iter().any(|told| &*told.hash == hash)
+    }
+
+    /// The number of the newest block.
+    pub(super) fn newest(&self) -> Option<u64> {
+        self.0.back().map(|told| told.number)
+    }
+
+    /// Where a block with this parent continues.
+    pub(super) fn joint(&self, parent: &str) -> Joint {
+        if self.0.is_empty() {
+            return Joint::Start;
+        }
+        let found = self.0.iter().rposition(|told| &*told.hash == parent);
+        found.map_or(Joint::Unknown, |index| Joint::After(index + 1))
+    }
+
+    /// Forgets the blocks after the first `count`. Returns them, newest first.
+    pub(super) fn cut(&mut self, count: usize) -> impl Iterator<Item = Told> {
+        self.0.split_off(count.min(self.0.len())).into_iter().rev()
+    }
+
+    /// Adds a block that was told.
+    pub(super) fn push(&mut self, told: Told) {
+        if self.0.len() == BLOCKS_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(told);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trail(hashes: &[&str]) -> Trail {
+        let mut trail = Trail::default();
+        for (number, hash) in hashes.iter().enumerate() {
+            trail.push(Told {
+                number: number as u64,
+                hash: (*hash).into(),
+                logs: Rc::new([]),
+            });
+        }
+        trail
+    }
+
+    #[test]
+    fn a_block_continues_after_its_parent() {
+        let mut trail = trail(&["a", "b", "c"]);
+        assert_eq!(Trail::default().joint("x"), Joint::Start);
+        assert_eq!(trail.joint("c"), Joint::After(3));
+        assert_eq!(trail.joint("a"), Joint::After(1));
+        assert_eq!(trail.joint("x"), Joint::Unknown);
+        let cut: Vec<_> = trail.cut(1).map(|told| told.number).collect();
+        assert_eq!(cut, [2, 1]);
+        assert!(trail.has("a") && !trail.has("b"));
+        assert_eq!(trail.newest(), Some(0));
+    }
+
+    #[test]
+    fn old_blocks_are_forgotten() {
+        let mut trail = Trail::default();
+        for number in 0..BLOCKS_MAX as u64 + 10 {
+            trail.push(Told {
+                number,
+                hash: number.to_string().into(),
+                logs: Rc::new([]),
+            });
+        }
+        assert!(!trail.has("9") && trail.has("10"));
+    }
+}
