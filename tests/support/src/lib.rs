@@ -1,6 +1,7 @@
-//! What the tests share: starting processes that end with the test (among them the real binary), clamd, control groups,
-//! generated TorchScript files, WAV samples, waiting.
+//! What the tests share: starting processes that end with the test (among them the real binary), clamd, nodes of chains
+//! behind a proxy that makes faults, control groups, generated TorchScript files, WAV samples, waiting.
 
+pub mod anvil;
 pub mod browser;
 pub mod capability;
 pub mod cgroup;
@@ -11,6 +12,7 @@ pub mod object_store;
 pub mod process_tree;
 pub mod protocol;
 pub mod python;
+pub mod rpc_proxy;
 pub mod server;
 pub mod torchscript;
 pub mod unreserved_process;

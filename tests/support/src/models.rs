@@ -118,19 +118,23 @@ pub fn speech_60s() -> PathBuf {
 /// # Panics
 /// When it does not exist.
 pub fn cached(path: &str) -> PathBuf {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let cache = match (set("HEADROOM_CACHE"), set("XDG_CACHE_HOME"), set("HOME")) {
-        (Some(cache), _, _) => PathBuf::from(cache),
-        (None, Some(caches), _) => PathBuf::from(caches).join("headroom"),
-        (None, None, home) => PathBuf::from(home.expect("HOME is set")).join(".cache/headroom"),
-    };
-    let path = cache.join(path);
+    let path = cache().join(path);
     assert!(
         path.exists(),
         "{} is missing: run `make setup` and `make test-programs` first",
         path.display()
     );
     path
+}
+
+/// The folder of the cache, which may not be there.
+pub(crate) fn cache() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    match (set("HEADROOM_CACHE"), set("XDG_CACHE_HOME"), set("HOME")) {
+        (Some(cache), _, _) => PathBuf::from(cache),
+        (None, Some(caches), _) => PathBuf::from(caches).join("headroom"),
+        (None, None, home) => PathBuf::from(home.expect("HOME is set")).join(".cache/headroom"),
+    }
 }
 
 /// A program in the same folder as `binary`.
