@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::fault::Fault;
+use super::status::ProviderStatus;
 use crate::chain::rpc::{Call, Outcome};
 use crate::kernel::Message;
 
@@ -31,4 +32,13 @@ pub struct SetDrained(
 
 impl Message for SetDrained {
     type Reply = ();
+}
+
+/// Asks for the status.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadStatus;
+
+impl Message for ReadStatus {
+    type Reply = ProviderStatus;
+    const CANCELLABLE: bool = true;
 }

@@ -1,11 +1,54 @@
 //! One provider of a chain: an actor that owns all connections to it.
+//!
+//! Why an actor: a provider has a rate, faults and a state that all calls share, so somebody must know them before each
+//! call is sent, and learn from each answer.
+//!
+//! Layout: [`Provider`] is the actor. `shared` has what it shares with its [`View`], which outlives its restarts.
+//! `exchange` makes one request and records what it says of the provider, `transport` is the HTTP client, `wire` writes
+//! requests and reads answers, `classify` tells errors of callers from errors of the provider, `health` looks after the
+//! provider, `rate` and `circuit` decide whether it gets calls, `learned` has what it lacks, `figures` what is measured.
+//!
+//! Guarantees:
+//! - **No call waits here**, but for others that go with it: what may not be sent now is refused at once, with the reason
+//!   ([`Unused`]).
+//! - **A wrong chain is never used.** After each new connection, no answer is passed on before the provider has told its
+//!   chain again.
+//! - **Errors of callers pass through unchanged**, and count against no provider.
+//! - **Bounds**: requests and calls at once, bytes of an answer, its time, its pauses, and all that is learned. The bytes
+//!   of an answer are reserved in the memory budget while they come.
+//! - **An answer counts only if it is whole**: JSON-RPC, with the ids of its calls, each once.
+//! - **No secret leaves it**: of a URL only the scheme, host and port are shown, and an error that contains a part of the
+//!   rest, or of a header, is replaced.
+//! - **A provider that nobody uses is left alone.**
+//!
+//! Not guaranteed: that a call which was cancelled or failed had no effect at the provider.
 
 mod actor;
+mod circuit;
+mod classify;
+mod exchange;
 mod fault;
+mod figures;
+mod health;
+mod learned;
 mod messages;
+mod metrics;
+mod rate;
+mod shared;
+mod status;
+#[cfg(test)]
+mod tests;
+mod transport;
 mod view;
+mod wire;
 
-pub use actor::Provider;
+pub use actor::{Provider, Surroundings};
 pub use fault::{ErrorKind, Fault, Unused};
-pub use messages::{Send, SetDrained};
+pub use figures::{CallCounts, Latencies};
+pub use messages::{ReadStatus, Send, SetDrained};
+pub use metrics::METRICS;
+pub use status::{
+    HeadStatus, LatenciesByWeight, Limits, ProviderState, ProviderStatus, RateStatus,
+};
+pub use transport::{Tls, check_url};
 pub use view::{Head, Standing, View};

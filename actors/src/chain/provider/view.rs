@@ -40,6 +40,8 @@ pub struct Standing {
     pub finalized: Option<u64>,
     /// The oldest block whose state it is known to have. `None` while it was never found lacking.
     pub oldest_state: Option<u64>,
+    /// The most blocks of one `eth_getLogs`, as the settings say or as the provider has said.
+    pub logs_range_max: Option<u64>,
 }
 
 /// What others may know of a provider without a call. Clones share it.

@@ -1,0 +1,457 @@
+//! What an error of JSON-RPC means: whether it concerns the caller, or only this provider.
+//!
+//! Providers agree neither on codes nor on words, and most errors have the code -32000. So the words decide, then the
+//! code. An error that nothing is known of counts as the provider's: then another one is asked, and if that fails too, the
+//! caller gets the error.
+
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::fault::ErrorKind;
+
+/// How much of a message and of its data is read.
+const TEXT_MAX: usize = 1024;
+
+/// The longest wait that an error may ask for.
+const WAIT_MAX: u64 = 3600;
+
+/// Whom an error concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// The caller: every provider would say the same.
+    Caller,
+    /// Only this provider.
+    Provider(ErrorKind),
+    /// The provider has had too many calls.
+    Throttled {
+        /// When it takes calls again, if the error says so.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// What an error says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Classified {
+    pub(super) meaning: Meaning,
+    /// The most blocks of one search, if it names them.
+    pub(super) logs_range_max: Option<u64>,
+}
+
+impl Classified {
+    fn new(meaning: Meaning) -> Self {
+        Self {
+            meaning,
+            logs_range_max: None,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct ErrorObject<'a> {
+    #[serde(default, borrow)]
+    code: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    message: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    data: Option<&'a RawValue>,
+}
+
+impl ErrorObject<'_> {
+    /// Some providers write it as a text.
+    fn code(&self) -> i64 {
+        let digits = self.code.map_or("", |code| code.get().trim_matches('"'));
+        digits.parse().unwrap_or_default()
+    }
+
+    /// The message and the beginning of its data, in lower case.
+    fn text(&self) -> String {
+        let message = self.message.map_or("", RawValue::get);
+        let message = serde_json::from_str::<Cow<'_, str>>(message)
+            .unwrap_or(Cow::Borrowed(message))
+            .to_ascii_lowercase();
+        let mut text = begin(&message).to_owned();
+        if let Some(data) = self.data {
+            text.push(' ');
+            text.push_str(&begin(data.get()).to_ascii_lowercase());
+        }
+        text
+    }
+}
+
+fn begin(text: &str) -> &str {
+    let mut end = text.len().min(TEXT_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// What was executed failed, or a transaction cannot be accepted. The reason of a revert may have any words, so these are
+/// looked for first.
+const EXECUTION: &[&str] = &[
+    "execution reverted",
+    "vm exception while processing",
+    "vm execution error",
+    "transaction: revert",
+    "reverted",
+    "invalid opcode",
+    "invalid jump",
+    "bad jump destination",
+    "bad instruction",
+    "out of gas",
+    "outofgas",
+    "stack underflow",
+    "stack overflow",
+    "stack limit reached",
+    "write protection",
+    "contract creation code storage out of gas",
+    "max code size exceeded",
+    "gas required exceeds",
+    "always failing transaction",
+    "cannot estimate gas",
+];
+
+/// A transaction cannot be accepted.
+const TRANSACTION: &[&str] = &[
+    "insufficient funds",
+    "insufficient balance",
+    "insufficientfunds",
+    "nonce too low",
+    "nonce too high",
+    "nonce is too low",
+    "nonce is too high",
+    "oldnonce",
+    "noncegap",
+    "already known",
+    "alreadyknown",
+    "already imported",
+    "known transaction",
+    "already exists",
+    "underpriced",
+    "feetoolow",
+    "could not replace",
+    "intrinsic gas",
+    "gas too low",
+    "gas limit too low",
+    "exceeds block gas limit",
+    "gas limit exceeded",
+    "max fee per gas",
+    "fee cap",
+    "exceeds the configured cap",
+    "invalid sender",
+    "invalid signature",
+    "invalid chain id",
+    "replay-protected",
+    "transaction type not supported",
+    "tx type not supported",
+    "oversized data",
+    "max initcode size exceeded",
+    "in-flight transaction limit",
+];
+
+/// A search is too large.
+const RANGE: &[&str] = &[
+    "block range",
+    "range too large",
+    "range is too large",
+    "range is too wide",
+    "range limit",
+    "max range",
+    "exceeds the range",
+    "exceeds limit",
+    "exceed limit",
+    "exceeds max",
+    "exceed max",
+    "returned more than",
+    "more than 10000 results",
+    "too many results",
+    "too many logs",
+    "too many blocks",
+    "response size",
+    "response too large",
+    "response is too big",
+    "result too large",
+    "results exceed",
+    "size exceeded",
+    "limited to",
+    "limit the query to",
+    "logs matched by query exceeds limit",
+    "query timeout",
+    "query timed out",
+    "timeout exceeded",
+    "specify less number of address",
+    "max is",
+    "maximum allowed",
+];
+
+/// A range that is wrong, not large.
+const WRONG_RANGE: &[&str] = &[
+    "invalid block range params",
+    "invalid block range",
+    "begin block is greater",
+    "fromblock is greater",
+    "fromblock must not exceed",
+];
+
+const THROTTLED: &[&str] = &[
+    "rate limit",
+    "ratelimit",
+    "rate-limit",
+    "rate exceeded",
+    "too many requests",
+    "too many concurrent",
+    "request count exceeded",
+    "requests limited to",
+    "request limit",
+    "compute units",
+    "quota",
+    "capacity exceeded",
+    "capacity limit",
+    "over capacity",
+    "throughput",
+    "out of credits",
+    "credits",
+    "usage limit",
+    "daily limit",
+    "monthly limit",
+    "reached the free tier",
+    "limit reached",
+    "has exceeded",
+    "exceeded your",
+    "under too much load",
+    "slow down",
+    "throttl",
+];
+
+/// The key is wrong, or is not for this.
+const ACCESS: &[&str] = &[
+    "api key",
+    "apikey",
+    "project id",
+    "unauthorized",
+    "unauthorised",
+    "forbidden",
+    "access denied",
+    "not allowed to access",
+    "authenticat",
+    "invalid token",
+];
+
+const PRUNED: &[&str] = &[
+    "missing trie node",
+    "historical state",
+    "state histories",
+    "state not available",
+    "state is not available",
+    "state unavailable",
+    "state already discarded",
+    "state at block",
+    "no state available",
+    "prun",
+    "archive",
+    "proof window",
+    "no historical rpc",
+    "pre-bedrock",
+    "historical backend",
+    "layer stale",
+    "history unavailable",
+    "history is not available",
+    "old data not available",
+    "before the earliest",
+    "missing block body",
+];
+
+const BEHIND: &[&str] = &[
+    "header not found",
+    "header for hash not found",
+    "block not found",
+    "blocknotfound",
+    "unknown block",
+    "could not find block",
+    "cannot find block",
+    "block does not exist",
+    "block is not available",
+    "block not available",
+    "block is not yet available",
+    "unfinalized data",
+    "after last accepted block",
+    "beyond current head",
+    "beyond the head",
+    "greater than latest",
+    "greater than the latest",
+    "higher than the latest",
+    "in the future",
+    "cannot be found",
+    "transaction not found",
+    "requested block number",
+    "header does not exist",
+    "resource not found",
+];
+
+/// Words that say that something is not offered. They count beside a word of [`OFFERS`].
+const NOT: &[&str] = &[
+    "not found",
+    "not exist",
+    "not available",
+    "unavailable",
+    "not supported",
+    "unsupported",
+    "not allowed",
+    "not enabled",
+    "not whitelisted",
+    "disabled",
+    "blocked",
+    "restricted",
+    "not implemented",
+    "unknown",
+];
+const OFFERS: &[&str] = &["method", "namespace", "module", "endpoint", "api "];
+
+/// It is offered for more money.
+const PLANS: &[&str] = &[
+    "upgrade",
+    "current plan",
+    "your plan",
+    "paid plan",
+    "paid tier",
+    "free tier",
+    "freetier",
+];
+
+/// Words of errors of callers, where nothing else is known.
+const CALLER: &[&str] = &[
+    "invalid",
+    "missing value",
+    "cannot unmarshal",
+    "is required",
+    "filter not found",
+    "rlp",
+    "gas",
+    "nonce",
+    "funds",
+];
+
+fn has(text: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| text.contains(word))
+}
+
+/// Whether calls of this method search a range of blocks.
+fn searches(method: &str) -> bool {
+    matches!(
+        method,
+        "eth_getLogs" | "eth_getFilterLogs" | "eth_newFilter" | "trace_filter"
+    )
+}
+
+/// What `error`, the text of an error object, means for a call of `method`.
+pub(super) fn classify(method: &str, error: &str) -> Classified {
+    use ErrorKind::{Behind, Internal, Pruned, Range, Unsupported};
+    let Ok(object) = serde_json::from_str::<ErrorObject<'_>>(error) else {
+        return Classified::new(Meaning::Provider(Internal));
+    };
+    let (code, text) = (object.code(), object.text());
+    let text = text.as_str();
+    if searches(method)
+        && has(text, RANGE)
+        && !has(text, WRONG_RANGE)
+        && !has(text, BEHIND)
+        && code != 3
+    {
+        return Classified {
+            meaning: Meaning::Provider(Range),
+            logs_range_max: range_max(text),
+        };
+    }
+    let throttled = || Meaning::Throttled {
+        retry_after: retry_after(text),
+    };
+    let is_not_offered = has(text, OFFERS) && has(text, NOT);
+    let meaning = match code {
+        3 | -32003 | -32010 | -32015 if !has(text, PRUNED) => Meaning::Caller,
+        _ if has(text, EXECUTION) || has(text, TRANSACTION) => Meaning::Caller,
+        429 | -32005 | -32016 | -32029 => throttled(),
+        _ if has(text, THROTTLED) => throttled(),
+        4444 => Meaning::Provider(Pruned),
+        _ if has(text, PRUNED) => Meaning::Provider(Pruned),
+        -32601 | -32004 | 4200 => Meaning::Provider(Unsupported),
+        _ if has(text, ACCESS) => Meaning::Provider(Internal),
+        _ if is_not_offered || has(text, PLANS) => Meaning::Provider(Unsupported),
+        -32001 => Meaning::Provider(Behind),
+        _ if has(text, BEHIND) => Meaning::Provider(Behind),
+        -32602 | -32600 => Meaning::Caller,
+        // The request was written here, and is valid JSON.
+        -32603 | -32700 | -32002 => Meaning::Provider(Internal),
+        _ if has(text, CALLER) => Meaning::Caller,
+        _ => Meaning::Provider(Internal),
+    };
+    Classified::new(meaning)
+}
+
+/// Whether the provider says that it takes no batches, or none as long as this one.
+pub(super) fn refuses_batches(error: &str) -> bool {
+    let Ok(object) = serde_json::from_str::<ErrorObject<'_>>(error) else {
+        return false;
+    };
+    object.text().contains("batch") || matches!(object.code(), -32600 | -32700)
+}
+
+/// How long to wait, as Infura writes it.
+fn retry_after(text: &str) -> Option<Duration> {
+    let (_, after) = text.split_once("backoff_seconds")?;
+    let digits = after.trim_start_matches(['"', ':', ' ']);
+    let end = digits
+        .find(|it: char| !it.is_ascii_digit())
+        .unwrap_or(digits.len());
+    let seconds = digits[..end].parse::<u64>().ok()?;
+    (seconds > 0).then(|| Duration::from_secs(seconds.min(WAIT_MAX)))
+}
+
+/// The smallest number of blocks that the text names, such as in "limited to a 10,000 range" and "up to a 2K block range".
+fn range_max(text: &str) -> Option<u64> {
+    if !text.contains("range") && !text.contains("blocks") {
+        return None;
+    }
+    let mut smallest = None;
+    let mut rest = text;
+    while let Some(begin) = rest.find(|it: char| it.is_ascii_digit()) {
+        let before = &rest[..begin];
+        let number = &rest[begin..];
+        let end = number
+            .find(|it: char| !it.is_ascii_digit() && it != ',')
+            .unwrap_or(number.len());
+        let (digits, after) = number.split_at(end);
+        // A hexadecimal number is a block, and what is in a word is a part of it.
+        let is_word = before.ends_with(|it: char| it.is_ascii_alphanumeric() || it == '_');
+        if is_word || after.starts_with('x') {
+            let end = after
+                .find(|it: char| !it.is_ascii_alphanumeric())
+                .unwrap_or(after.len());
+            rest = &after[end..];
+            continue;
+        }
+        let (factor, after) = match after.strip_prefix('k') {
+            Some(after) => (1_000, after),
+            None => (1, after),
+        };
+        let unit = after.trim_start_matches([' ', '-']);
+        let counts_logs = ["result", "log", "s", "mb", "second", "address", "topic"]
+            .iter()
+            .any(|word| unit.starts_with(word) && !unit.starts_with("size"));
+        let number = digits.trim_end_matches(',').replace(',', "").parse::<u64>();
+        if let Ok(number) = number
+            && number > 0
+            && !counts_logs
+        {
+            let number = number.saturating_mul(factor);
+            smallest = Some(smallest.map_or(number, |it: u64| it.min(number)));
+        }
+        rest = after;
+    }
+    smallest
+}
