@@ -6,12 +6,14 @@ use std::sync::Arc;
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler};
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
 use super::chains::{ChainDeps, ChainEntry};
 use super::error::ChainError;
 use super::messages::{ReadStatus, Serve, SetDrained, Subscribe, Unsubscribe};
+use super::provider::{Provider, Surroundings, Tls};
 use super::serving::{Serving, Upstream};
 use super::subscriptions::Hub;
 use crate::kernel::{Call, Child, ChildSpec, Reply};
@@ -23,19 +25,46 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// The providers and the owner of a chain.
+    /// The providers of a chain, and its owner.
     pub(super) fn children(entry: &ChainEntry, deps: &ChainDeps) -> Vec<ChildSpec> {
-        let _ = Upstream::new;
-        let (config, buffers) = (Arc::clone(&entry.config), Arc::clone(&deps.buffers));
+        let config = Arc::clone(&entry.config);
+        let mut children = Vec::new();
+        let mut providers = Vec::new();
+        let tls = Tls::default();
+        for provider in &config.providers {
+            let (heads, told) = watch::channel(None);
+            let handle = Provider::handle(provider);
+            let surroundings = Surroundings {
+                chain: config.name.as_str().into(),
+                chain_id: config.id,
+                block_time: config.block_time,
+                heads,
+                buffers: Arc::clone(&deps.buffers),
+                pressure: deps.pressure.clone(),
+                tls: tls.clone(),
+            };
+            let (child, view) = Provider::child(&handle, provider.clone(), surroundings);
+            children.push(child);
+            providers.push((provider.clone(), handle, view, told));
+        }
+        let buffers = Arc::clone(&deps.buffers);
         let owner = ChildSpec::actor(&entry.handle, move |_| {
-            let serving = Serving::new(Arc::clone(&config), Vec::new(), Arc::clone(&buffers));
+            let upstreams = providers.iter().map(|(provider, handle, view, told)| {
+                Upstream::new(provider, handle.clone(), Arc::clone(view), told.clone())
+            });
+            let serving = Serving::new(
+                Arc::clone(&config),
+                upstreams.collect(),
+                Arc::clone(&buffers),
+            );
             let serving = Rc::new(serving);
             Self {
                 subscriptions: Rc::new(Hub::new(Rc::clone(&serving))),
                 serving,
             }
         });
-        vec![owner]
+        children.push(owner);
+        children
     }
 
     fn serve(&self, serve: Serve, mut reply: Reply<Serve>, context: &mut Context<Self>) {
@@ -130,9 +159,16 @@ impl Handler<Call<ReadStatus>> for Chain {
 impl Handler<Call<SetDrained>> for Chain {
     type Result = ();
 
-    fn handle(&mut self, call: Call<SetDrained>, _: &mut Context<Self>) {
-        if let Some((_, reply)) = call.accept() {
-            reply.send(false);
-        }
+    fn handle(&mut self, call: Call<SetDrained>, context: &mut Context<Self>) {
+        let Some((wanted, reply)) = call.accept() else {
+            return;
+        };
+        let serving = Rc::clone(&self.serving);
+        let within = reply.remaining();
+        let set = async move {
+            let set = serving.set_drained(&wanted.provider, wanted.is_drained, within);
+            reply.send(set.await);
+        };
+        context.spawn(wrap_future(set).map(|(), _, _| ()));
     }
 }

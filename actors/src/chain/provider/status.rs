@@ -43,8 +43,8 @@ impl From<&Unused> for ProviderState {
             Unused::Syncing => Self::Syncing,
             Unused::Throttled { .. } => Self::Throttled,
             Unused::Full => Self::Full,
-            // A method, not the provider.
-            Unused::Unsupported => Self::Ready,
+            // What a call needs, not the provider.
+            Unused::Unsupported | Unused::Behind { .. } | Unused::Pruned => Self::Ready,
         }
     }
 }

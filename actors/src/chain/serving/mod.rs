@@ -28,7 +28,7 @@ pub(super) use self::upstream::Upstream;
 use super::config::{ChainConfig, SelectionConfig};
 use super::error::ChainError;
 use super::methods::{Depends, Effect, Method};
-use super::provider::{Standing, Unused};
+use super::provider::{self, Standing, Unused};
 use super::rpc::{Call, Outcome};
 use crate::kernel::Buffers;
 
@@ -219,14 +219,27 @@ impl Serving {
 
     /// The number of the newest block.
     fn head(&self) -> Option<u64> {
-        let now = Instant::now();
         let heads = self.upstreams.iter().filter_map(|upstream| {
-            let standing =
-                upstream
-                    .view
-                    .standing("eth_blockNumber", super::methods::Weight::Light, now);
-            standing.ok()?.head.map(|head| head.number)
+            let told = upstream.told.borrow();
+            told.as_ref().map(|head| head.number)
         });
         heads.max()
+    }
+
+    /// Takes a provider out of use, or back into use. Returns whether there is one of that name.
+    pub(super) async fn set_drained(
+        &self,
+        provider: &str,
+        is_drained: bool,
+        within: Duration,
+    ) -> bool {
+        let mut upstreams = self.upstreams.iter();
+        let Some(upstream) = upstreams.find(|it| *it.name == *provider) else {
+            return false;
+        };
+        let set = upstream
+            .handle
+            .ask(provider::SetDrained(is_drained), within);
+        set.await.is_ok()
     }
 }

@@ -33,7 +33,7 @@ impl Serving {
                 }),
                 Err(reason) => unused.push(ProviderPlace {
                     name: upstream.name.to_string(),
-                    url: self.config.providers[index].url.shown().to_owned(),
+                    url: upstream.url.clone(),
                     reason: Some(reason.to_string()),
                     ..ProviderPlace::default()
                 }),
@@ -50,7 +50,7 @@ impl Serving {
             } = ranked.candidate;
             ProviderPlace {
                 name: self.upstreams[index].name.to_string(),
-                url: self.config.providers[index].url.shown().to_owned(),
+                url: self.upstreams[index].url.clone(),
                 is_used: true,
                 reason: is_stalled.then(|| "it has calls and does not answer".to_owned()),
                 score: Some(ranked.score),

@@ -4,10 +4,12 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::chain::config::ProviderConfig;
 use crate::chain::methods::Weight;
-use crate::chain::provider::{Fault, Provider, Send, View};
+use crate::chain::provider::{Fault, Head, Provider, Send, View};
 use crate::chain::rpc::{Call, Outcome};
 use crate::kernel::Handle;
 
@@ -21,12 +23,16 @@ const STALLED_AFTER_UNKNOWN: Duration = Duration::from_secs(2);
 pub(in crate::chain) struct Upstream {
     /// Its name.
     pub(in crate::chain) name: Arc<str>,
+    /// The scheme, host and port of its URL.
+    pub(in crate::chain) url: String,
     /// What a call costs.
     pub(in crate::chain) cost: f64,
     /// Its actor.
     pub(in crate::chain) handle: Handle<Provider>,
     /// How it does.
     pub(in crate::chain) view: Arc<dyn View>,
+    /// Its newest block.
+    pub(in crate::chain) told: watch::Receiver<Option<Head>>,
     /// How many light calls it has now, and since when it has answered none of them.
     waiting: Cell<u32>,
     silent_since: Cell<Option<Instant>>,
@@ -34,16 +40,18 @@ pub(in crate::chain) struct Upstream {
 
 impl Upstream {
     pub(in crate::chain) fn new(
-        name: Arc<str>,
-        cost: f64,
+        config: &ProviderConfig,
         handle: Handle<Provider>,
         view: Arc<dyn View>,
+        told: watch::Receiver<Option<Head>>,
     ) -> Self {
         Self {
-            name,
-            cost,
+            name: config.name.as_str().into(),
+            url: config.url.shown().to_owned(),
+            cost: config.cost,
             handle,
             view,
+            told,
             waiting: Cell::new(0),
             silent_since: Cell::new(None),
         }
