@@ -19,6 +19,8 @@ pub mod rpc;
 mod serving;
 mod status;
 mod subscriptions;
+#[cfg(test)]
+mod tests;
 
 pub use actor::Chain;
 pub use chains::{ChainDeps, ChainEntry, Chains};

@@ -27,6 +27,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long a call waits for a provider that it may be sent to.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same, for one that may do better than those that had the call.
+const PATIENCE_FOR_BETTER: Duration = Duration::from_secs(1);
 /// How often it looks for one.
 const PATIENCE_STEP: Duration = Duration::from_millis(10);
 
@@ -52,6 +54,8 @@ struct Attempts {
     /// The answer if no provider does better: an error of its own, or that there is no such thing.
     second_best: Option<Outcome>,
     last: Option<Fault>,
+    /// Whether one of those that had it may do better a little later.
+    may_pass: bool,
     pause: Duration,
 }
 
@@ -168,7 +172,7 @@ impl Serving {
         deadline: Instant,
         attempts: &mut Attempts,
     ) -> Result<Option<Ranked>, ChainError> {
-        let patience = (Instant::now() + PATIENCE).min(deadline);
+        let began = Instant::now();
         loop {
             let may_repeat = attempts.asked == 0 || method.may_be_repeated();
             if !may_repeat || attempts.asked >= self.config.selection.attempts_max {
@@ -179,26 +183,28 @@ impl Serving {
                 Err(unusable) => unusable,
             };
             let now = Instant::now();
-            if attempts.asked > 0 {
-                // All have had it. Those that may do better are asked again.
-                if attempts
-                    .last
-                    .as_ref()
-                    .is_none_or(|fault| !is_passing(fault))
-                {
-                    return Ok(None);
+            let is_late = |patience, pause| now + pause >= (began + patience).min(deadline);
+            if unusable.is_passing() {
+                let patience = match attempts.asked {
+                    0 => PATIENCE,
+                    _ => PATIENCE_FOR_BETTER,
+                };
+                if !is_late(patience, PATIENCE_STEP) {
+                    sleep_until(now + PATIENCE_STEP).await;
+                    continue;
                 }
-                if now + attempts.pause >= patience {
-                    return Ok(None);
-                }
-                sleep_until(now + attempts.pause).await;
-                attempts.pause = (attempts.pause * 2).min(PAUSE_MAX);
-                attempts.tried.clear();
-            } else if now + PATIENCE_STEP >= patience || !unusable.is_passing() {
-                return Err(ChainError::NoProvider(unusable));
-            } else {
-                sleep_until(now + PATIENCE_STEP).await;
             }
+            if attempts.asked == 0 {
+                return Err(ChainError::NoProvider(unusable));
+            }
+            // All have had it. Those that may do better are asked again.
+            if !attempts.may_pass || is_late(PATIENCE, attempts.pause) {
+                return Ok(None);
+            }
+            sleep_until(now + attempts.pause).await;
+            attempts.pause = (attempts.pause * 2).min(PAUSE_MAX);
+            attempts.may_pass = false;
+            attempts.tried.clear();
         }
     }
 
@@ -265,6 +271,7 @@ impl Attempts {
             asked: 0,
             second_best: None,
             last: None,
+            may_pass: false,
             pause: PAUSE_MIN,
         }
     }
@@ -290,6 +297,7 @@ impl Attempts {
         {
             self.second_best = Some(Outcome::Error(error.clone()));
         }
+        self.may_pass |= is_passing(&fault);
         self.last = Some(fault);
         None
     }

@@ -68,6 +68,10 @@ impl LogsFilter {
     /// # Errors
     /// See [`FilterFault`].
     pub fn read(text: &str) -> Result<Self, FilterFault> {
+        // A struct could be read from an array as well.
+        if !text.trim_start().starts_with('{') {
+            return Err(FilterFault::Form);
+        }
         let written: Written<'_> = serde_json::from_str(text).map_err(|_| FilterFault::Form)?;
         let topics = written.topics.unwrap_or_default();
         if topics.len() > TOPICS_MAX {

@@ -157,11 +157,6 @@ impl Hub {
         self.subscribers.borrow_mut().remove(&id).is_some()
     }
 
-    /// How many subscriptions there are.
-    pub(super) fn count(&self) -> usize {
-        self.subscribers.borrow().len()
-    }
-
     fn forget_closed(&self) {
         let mut subscribers = self.subscribers.borrow_mut();
         subscribers.retain(|_, subscriber| !subscriber.sender.is_closed());

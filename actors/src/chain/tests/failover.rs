@@ -1,0 +1,226 @@
+//! A call is answered as long as one provider can answer it.
+
+use headroom_test_support::anvil::ACCOUNT;
+use headroom_test_support::rpc_proxy::RpcFault;
+
+use super::*;
+
+const HUNDRED_ETHER: &str = "0x21e19e0c9bab2400000";
+
+/// What providers do wrong.
+fn faults() -> Vec<RpcFault> {
+    vec![
+        RpcFault::Throttle(Some(1)),
+        RpcFault::Throttle(None),
+        RpcFault::Status(500),
+        RpcFault::Status(502),
+        RpcFault::Status(401),
+        RpcFault::Redirect("http://127.0.0.1:9/".into()),
+        RpcFault::Reset,
+        RpcFault::Cut(20),
+        RpcFault::Html,
+        RpcFault::Huge(64 * MIB),
+        RpcFault::Error(-32603, "internal error".into()),
+        RpcFault::Error(
+            -32005,
+            "daily request count exceeded, request rate limited".into(),
+        ),
+        RpcFault::Error(
+            -32601,
+            "the method eth_getBalance does not exist/is not available".into(),
+        ),
+        RpcFault::Error(-32000, "missing trie node 0xab (path )".into()),
+        RpcFault::WrongId,
+        RpcFault::Answer(200, "[]".into()),
+        RpcFault::Answer(200, "{\"jsonrpc\":\"2.0\",\"id\":".into()),
+        RpcFault::Answer(200, "null".into()),
+    ]
+}
+
+#[test]
+fn another_provider_answers_whatever_one_does_wrong() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        for fault in faults() {
+            // Whichever is asked first.
+            for index in [0, 1] {
+                let chain = TestChain::start(&system, &node, 2).await;
+                chain.proxies[index].set_for(&["eth_getBalance"], fault.clone());
+                for _ in 0..3 {
+                    let balance = chain.result("eth_getBalance", json!([ACCOUNT, "latest"]));
+                    assert_eq!(balance.await, HUNDRED_ETHER, "{fault:?}");
+                }
+                chain.stop().await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_provider_that_stops_answering_is_left_within_its_time_limit() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start(&system, &node, 2).await;
+        // Neither is hedged.
+        for _ in 0..50 {
+            chain
+                .result("eth_getBalance", json!([ACCOUNT, "latest"]))
+                .await;
+        }
+        let first = chain.status().await.providers[0].name.clone();
+        let index = usize::from(first == "two");
+        chain.proxies[index].set_for(&["eth_getBalance"], RpcFault::Stall);
+        let calls = vec![("eth_getBalance", json!([ACCOUNT, "latest"])); 40];
+        let began = std::time::Instant::now();
+        for answer in chain.serve(calls).await {
+            assert_eq!(
+                answer.unwrap(),
+                Outcome::Result(format!("\"{HUNDRED_ETHER}\"").into())
+            );
+        }
+        // The provider's own limit is 5 s.
+        assert!(
+            began.elapsed() < Duration::from_secs(4),
+            "{:?}",
+            began.elapsed()
+        );
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn errors_of_the_caller_pass_through_unchanged() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start(&system, &node, 2).await;
+        let reverts = json!([{ "data": "0x63deadbeef60e01b60005260246000fd" }, "latest"]);
+        for (method, params) in [
+            ("eth_call", reverts),
+            ("eth_getBalance", json!(["0x12", "latest"])),
+            ("eth_sendRawTransaction", json!(["0x02"])),
+        ] {
+            let direct = node.answer(method, params.clone()).await;
+            let asked: u64 = chain.proxies.iter().map(|it| it.calls(method)).sum();
+            assert_eq!(
+                chain.error(method, params).await,
+                direct["error"],
+                "{method}"
+            );
+            let now: u64 = chain.proxies.iter().map(|it| it.calls(method)).sum();
+            assert_eq!(now, asked + 1, "{method}");
+        }
+        let status = chain.status().await;
+        assert!(
+            status.providers.iter().all(|it| it.error_rate == 0.0),
+            "{status:?}"
+        );
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn if_all_fail_the_caller_learns_why() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start(&system, &node, 2).await;
+        for proxy in &chain.proxies {
+            proxy.set_for(&["eth_gasPrice"], RpcFault::Html);
+        }
+        let failed = chain.ask("eth_gasPrice", json!([])).await.unwrap_err();
+        assert!(
+            matches!(
+                failed,
+                ChainError::Failed { asked: 2.., .. } | ChainError::NoProvider(_)
+            ),
+            "{failed:?}"
+        );
+        // What nobody offers is an error of JSON-RPC.
+        for proxy in &chain.proxies {
+            proxy.clear();
+        }
+        chain
+            .until(|status| status.providers.iter().all(|it| it.is_used))
+            .await;
+        let error = chain.error("eth_noSuchThing", json!([])).await;
+        assert_eq!(error["code"], -32601, "{error}");
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn providers_that_cannot_be_used_say_why() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start(&system, &node, 3).await;
+        let drain = async |is_drained| {
+            let provider = "two".to_owned();
+            let drain = SetDrained {
+                provider,
+                is_drained,
+            };
+            chain.entry.handle.ask(drain, LONG).await.unwrap()
+        };
+        assert!(drain(true).await);
+        let place = chain.place("two").await;
+        assert!(
+            !place.is_used && place.reason.as_deref() == Some("it is drained"),
+            "{place:?}"
+        );
+        assert!(drain(false).await);
+        chain
+            .until(|status| status.providers.iter().all(|it| it.is_used))
+            .await;
+        let unknown = SetDrained {
+            provider: "five".into(),
+            is_drained: true,
+        };
+        assert!(!chain.entry.handle.ask(unknown, LONG).await.unwrap());
+        // A provider that changes its chain is not used, and lags are seen.
+        node.mine(30).await;
+        let old = node
+            .call("eth_getBlockByNumber", json!(["0x1", false]))
+            .await;
+        chain.proxies[0].set_for(&["eth_getBlockByNumber"], RpcFault::Result(old));
+        chain
+            .until(|status| {
+                let mut places = status.providers.iter();
+                let behind = Some("it is 29 blocks behind");
+                places.any(|it| it.name == "one" && it.reason.as_deref() == behind)
+            })
+            .await;
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn methods_are_refused_for_what_they_do_or_by_the_settings() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start_with(&system, &node, 1, |config| {
+            config.methods_denied = vec!["eth_gasPrice".into()];
+        })
+        .await;
+        for method in [
+            "anvil_mine",
+            "eth_sendTransaction",
+            "personal_unlockAccount",
+            "eth_gasPrice",
+        ] {
+            let refused = chain.ask(method, json!([])).await.unwrap_err();
+            assert_eq!(refused.rpc_code(), -32601, "{method}");
+        }
+        chain.stop().await;
+    });
+}

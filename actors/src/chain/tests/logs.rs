@@ -1,0 +1,97 @@
+//! Searches for logs in more blocks than a provider takes.
+
+use headroom_test_support::anvil::ACCOUNT;
+use headroom_test_support::rpc_proxy::RpcFault;
+
+use super::*;
+
+/// A contract that logs the first word of its data as a topic, and counts.
+const CODE: &str = "0x6030600c60003960306000f33615601f576000546001018060005560005260003560206000a160206000f35b\
+    63deadbeef60e01b60005260246000fd";
+
+/// Deploys the contract, and has it log in so many blocks. Returns its address.
+pub(super) async fn make_logs(node: &Anvil, count: usize) -> Value {
+    let deploy = json!([{ "from": ACCOUNT, "data": CODE, "gas": "0x100000" }]);
+    let sent = node.call("eth_sendTransaction", deploy).await;
+    let receipt = node.call("eth_getTransactionReceipt", json!([sent])).await;
+    let contract = receipt["contractAddress"].clone();
+    for _ in 0..count {
+        log_once(node, &contract).await;
+    }
+    contract
+}
+
+pub(super) async fn log_once(node: &Anvil, contract: &Value) {
+    let topic = format!("0x{}", "c1".repeat(32));
+    let call = json!([{ "from": ACCOUNT, "to": contract, "data": topic, "gas": "0x100000" }]);
+    node.call("eth_sendTransaction", call).await;
+}
+
+#[test]
+fn ranges_that_providers_refuse_are_split_and_joined_in_order() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        make_logs(&node, 20).await;
+        let chain = TestChain::start_with(&system, &node, 2, |config| {
+            for provider in &mut config.providers {
+                provider.logs_range_max = Some(3);
+            }
+        })
+        .await;
+        chain.until(|status| status.head >= Some(21)).await;
+        for filter in [
+            json!([{ "fromBlock": "0x0", "toBlock": "latest" }]),
+            json!([{ "fromBlock": "earliest" }]),
+            json!([{ "fromBlock": "0x3", "toBlock": "0x10", "topics": [null] }]),
+            json!([{ "fromBlock": "0x0", "toBlock": "0x1", "topics": [format!("0x{}", "aa".repeat(32))] }]),
+        ] {
+            let direct = node.call("eth_getLogs", filter.clone()).await;
+            assert_eq!(
+                chain.result("eth_getLogs", filter.clone()).await,
+                direct,
+                "{filter}"
+            );
+        }
+        let asked: u64 = chain.proxies.iter().map(|it| it.calls("eth_getLogs")).sum();
+        assert!(asked >= 8 + 8 + 5 + 1, "{asked}");
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn what_providers_refuse_is_learned() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        make_logs(&node, 10).await;
+        let chain = TestChain::start(&system, &node, 1).await;
+        chain.until(|status| status.head >= Some(11)).await;
+        let refusal = RpcFault::Error(-32005, "query returned more than 10000 results".into());
+        chain.proxies[0].set_times(2, &["eth_getLogs"], refusal);
+        let filter = json!([{ "fromBlock": "0x0", "toBlock": "latest" }]);
+        let direct = node.call("eth_getLogs", filter.clone()).await;
+        assert_eq!(direct.as_array().unwrap().len(), 10);
+        assert_eq!(chain.result("eth_getLogs", filter).await, direct);
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn more_blocks_than_allowed_are_refused() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        node.mine(50).await;
+        let chain =
+            TestChain::start_with(&system, &node, 1, |config| config.logs_range_max = 20).await;
+        chain.until(|status| status.head >= Some(50)).await;
+        let all = json!([{ "fromBlock": "0x0", "toBlock": "latest" }]);
+        let refused = chain.ask("eth_getLogs", all).await.unwrap_err();
+        assert_eq!(refused.rpc_code(), -32602, "{refused:?}");
+        chain.stop().await;
+    });
+}

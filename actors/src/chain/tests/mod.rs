@@ -1,0 +1,184 @@
+//! The owner of a chain with several providers: a real anvil behind proxies that make faults.
+
+mod failover;
+mod logs;
+mod publishing;
+mod quorum;
+mod subscribing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use headroom_test_support::anvil::{Anvil, CHAIN_ID};
+use headroom_test_support::rpc_proxy::RpcProxy;
+use headroom_test_support::wait::wait_for_async;
+use serde_json::{Value, json};
+
+use super::config::{ChainConfig, ProviderConfig, ProviderUrl, SelectionConfig};
+use super::rpc::{Call, Outcome};
+use super::{
+    Chain, ChainDeps, ChainEntry, ChainError, ChainStatus, Chains, ProviderPlace, ReadStatus,
+    Serve, SetDrained,
+};
+use crate::kernel::pressure::{PressureWriter, channel};
+use crate::kernel::testing::TestSystem;
+use crate::kernel::testing::buffers::FixedBuffers;
+use crate::kernel::{Root, SupervisorSpec};
+
+/// Longer than any step takes.
+const LONG: Duration = Duration::from_secs(30);
+
+const MIB: u64 = 1024 * 1024;
+
+fn provider(name: &str, url: String) -> ProviderConfig {
+    ProviderConfig {
+        name: name.into(),
+        url: ProviderUrl::new(url),
+        ws_url: None,
+        headers: Vec::new(),
+        cost: 1.0,
+        rate_max: None,
+        in_flight_max: 64,
+        batch_max: 1,
+        batch_wait: Duration::from_millis(2),
+        timeout: Duration::from_secs(5),
+        answer_max: 16 * MIB,
+        logs_range_max: None,
+    }
+}
+
+fn config(providers: Vec<ProviderConfig>) -> ChainConfig {
+    ChainConfig {
+        name: "test".into(),
+        aliases: Vec::new(),
+        id: CHAIN_ID,
+        block_time: Duration::from_millis(200),
+        finality_depth: 64,
+        explorer: None,
+        providers,
+        selection: SelectionConfig::default(),
+        ttl: None,
+        cache_max: MIB,
+        logs_range_max: 100_000,
+        methods_allowed: Vec::new(),
+        methods_denied: Vec::new(),
+        quorum: Vec::new(),
+    }
+}
+
+/// A chain whose providers are proxies in front of one node.
+struct TestChain {
+    entry: ChainEntry,
+    proxies: Vec<RpcProxy>,
+    root: Root,
+    _pressure: PressureWriter,
+}
+
+impl TestChain {
+    /// Starts one with so many providers, and waits until all are used.
+    async fn start(system: &TestSystem, node: &Anvil, providers: usize) -> Self {
+        Self::start_with(system, node, providers, |_| {}).await
+    }
+
+    async fn start_with(
+        system: &TestSystem,
+        node: &Anvil,
+        providers: usize,
+        change: impl FnOnce(&mut ChainConfig),
+    ) -> Self {
+        let proxies: Vec<_> = (0..providers)
+            .map(|_| RpcProxy::start(node.url()))
+            .collect();
+        let named = proxies.iter().zip(["one", "two", "three", "four"]);
+        let mut config = config(
+            named
+                .map(|(proxy, name)| provider(name, proxy.url()))
+                .collect(),
+        );
+        change(&mut config);
+        let (pressure, reader) = channel();
+        // No provider has a supervisor besides the test's.
+        let supervisor = SupervisorSpec::new("chains").handle();
+        let deps = ChainDeps {
+            supervisor,
+            buffers: Arc::new(FixedBuffers::new(256 * MIB)),
+            pressure: reader,
+        };
+        let chains = Chains::new([config]);
+        let entry = chains.find("test").unwrap().clone();
+        let spec = Chain::children(&entry, &deps)
+            .into_iter()
+            .fold(SupervisorSpec::new("root"), SupervisorSpec::child);
+        let chain = Self {
+            root: system.start(spec).await,
+            entry,
+            proxies,
+            _pressure: pressure,
+        };
+        chain
+            .until(|status| {
+                let used = status.providers.iter();
+                used.filter(|it| it.is_used && it.head.is_some()).count() == providers
+            })
+            .await;
+        chain
+    }
+
+    async fn serve(&self, calls: Vec<(&str, Value)>) -> Vec<Result<Outcome, ChainError>> {
+        let calls = calls.into_iter().map(|(method, params)| {
+            Arc::new(Call {
+                method: method.into(),
+                params: Bytes::from(params.to_string()),
+            })
+        });
+        let serve = Serve {
+            calls: calls.collect(),
+            client: None,
+        };
+        self.entry.handle.ask(serve, LONG).await.unwrap()
+    }
+
+    async fn ask(&self, method: &str, params: Value) -> Result<Outcome, ChainError> {
+        self.serve(vec![(method, params)]).await.remove(0)
+    }
+
+    /// The result of a call that has one.
+    async fn result(&self, method: &str, params: Value) -> Value {
+        match self.ask(method, params).await {
+            Ok(Outcome::Result(text)) => serde_json::from_slice(&text).unwrap(),
+            other => panic!("{method}: {other:?}"),
+        }
+    }
+
+    /// The error of a call that has one.
+    async fn error(&self, method: &str, params: Value) -> Value {
+        match self.ask(method, params).await {
+            Ok(Outcome::Error(text)) => serde_json::from_slice(&text).unwrap(),
+            other => panic!("{method}: {other:?}"),
+        }
+    }
+
+    async fn status(&self) -> ChainStatus {
+        self.entry.handle.ask(ReadStatus, LONG).await.unwrap()
+    }
+
+    /// Waits until the status is such. The providers are used meanwhile, so that they are looked after.
+    async fn until(&self, is_so: impl Fn(&ChainStatus) -> bool) {
+        wait_for_async(LONG, async || {
+            self.ask("eth_chainId", json!([])).await.ok();
+            let status = self.status().await;
+            is_so(&status).then_some(()).ok_or(status)
+        })
+        .await;
+    }
+
+    async fn place(&self, name: &str) -> ProviderPlace {
+        let mut providers = self.status().await.providers.into_iter();
+        providers.find(|it| it.name == name).unwrap()
+    }
+
+    async fn stop(self) {
+        self.root.stop().await;
+    }
+}

@@ -1,0 +1,49 @@
+//! Answers that several providers must agree on.
+
+use headroom_test_support::anvil::ACCOUNT;
+use headroom_test_support::rpc_proxy::RpcFault;
+
+use super::super::config::QuorumConfig;
+use super::*;
+
+#[test]
+fn the_answer_is_the_one_that_enough_providers_give() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start_with(&system, &node, 3, |config| {
+            config.quorum = vec![QuorumConfig {
+                method: "eth_getBalance".into(),
+                asked: 3,
+                needed: 2,
+            }];
+        })
+        .await;
+        let balance = json!([ACCOUNT, "latest"]);
+        let right = node.call("eth_getBalance", balance.clone()).await;
+        let lie = |value: &str| RpcFault::Result(json!(value));
+        // One lies.
+        chain.proxies[0].set_for(&["eth_getBalance"], lie("0x1"));
+        assert_eq!(chain.result("eth_getBalance", balance.clone()).await, right);
+        // One lies and one fails.
+        chain.proxies[1].set_for(&["eth_getBalance"], lie("0x2"));
+        let no_quorum = chain
+            .ask("eth_getBalance", balance.clone())
+            .await
+            .unwrap_err();
+        let ChainError::NoQuorum {
+            needed: 2,
+            answers: 3,
+            ..
+        } = no_quorum
+        else {
+            panic!("{no_quorum:?}");
+        };
+        chain.proxies[1].clear();
+        chain.proxies[0].clear();
+        chain.proxies[0].set_for(&["eth_getBalance"], RpcFault::Html);
+        assert_eq!(chain.result("eth_getBalance", balance).await, right);
+        chain.stop().await;
+    });
+}

@@ -1,0 +1,187 @@
+//! Subscribers are told each block and log once, in order, whatever providers do.
+
+use headroom_test_support::rpc_proxy::RpcFault;
+
+use super::super::{LogsFilter, Notification, Subscribe, SubscriptionId, Topic, Unsubscribe};
+use super::logs::{log_once, make_logs};
+use super::*;
+use crate::kernel::{EventBounds, EventReader, EventSender, Queued, event_queue};
+
+struct Subscription {
+    id: SubscriptionId,
+    events: EventReader<Notification>,
+    _sender: Arc<EventSender<Notification>>,
+}
+
+impl Subscription {
+    async fn to(chain: &TestChain, topic: Topic) -> Self {
+        let bounds = EventBounds {
+            events: 1000,
+            bytes: 1 << 20,
+        };
+        let (sender, events) = event_queue(bounds);
+        let sender = Arc::new(sender);
+        let subscribe = Subscribe {
+            topic,
+            sender: Arc::clone(&sender),
+        };
+        let id = chain
+            .entry
+            .handle
+            .ask(subscribe, LONG)
+            .await
+            .unwrap()
+            .unwrap();
+        Self {
+            id,
+            events,
+            _sender: sender,
+        }
+    }
+
+    async fn next(&mut self) -> Value {
+        let next = tokio::time::timeout(LONG, self.events.next()).await;
+        let Some(Queued::Event(notification)) = next.unwrap() else {
+            panic!("a gap");
+        };
+        assert_eq!(notification.subscription, self.id);
+        serde_json::from_slice(&notification.result).unwrap()
+    }
+
+    async fn next_number(&mut self) -> u64 {
+        number(&self.next().await["number"])
+    }
+}
+
+fn number(text: &Value) -> u64 {
+    let digits = text.as_str().unwrap().trim_start_matches("0x");
+    u64::from_str_radix(digits, 16).unwrap()
+}
+
+#[test]
+fn each_block_is_told_once_and_in_order_while_providers_fail() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        node.mine(5).await;
+        let chain = TestChain::start(&system, &node, 2).await;
+        chain.until(|status| status.head >= Some(5)).await;
+        let mut heads = Subscription::to(&chain, Topic::NewHeads).await;
+        for round in 0..4_u64 {
+            chain.proxies[(round % 2) as usize].set(RpcFault::Reset);
+            node.mine(5).await;
+            for block in 0..5 {
+                assert_eq!(heads.next_number().await, 6 + round * 5 + block);
+            }
+            chain.proxies[(round % 2) as usize].clear();
+            chain
+                .until(|status| status.providers.iter().all(|it| it.is_used))
+                .await;
+        }
+        let unsubscribe = Unsubscribe { id: heads.id };
+        assert!(chain.entry.handle.ask(unsubscribe, LONG).await.unwrap());
+        assert!(!chain.entry.handle.ask(unsubscribe, LONG).await.unwrap());
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn a_header_is_as_the_node_tells_it() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start(&system, &node, 1).await;
+        let mut heads = Subscription::to(&chain, Topic::NewHeads).await;
+        node.mine(1).await;
+        let head = heads.next().await;
+        let block = node
+            .call("eth_getBlockByNumber", json!(["latest", false]))
+            .await;
+        for (name, value) in head.as_object().unwrap() {
+            assert_eq!(*value, block[name], "{name}");
+        }
+        for name in [
+            "hash",
+            "parentHash",
+            "timestamp",
+            "baseFeePerGas",
+            "logsBloom",
+            "stateRoot",
+        ] {
+            assert!(head[name].is_string(), "{name} {head}");
+        }
+        assert!(head.get("transactions").is_none());
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn logs_are_told_once_and_taken_back_after_a_reorganisation() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let contract = make_logs(&node, 0).await;
+        let other = make_logs(&node, 0).await;
+        let chain = TestChain::start(&system, &node, 2).await;
+        chain.until(|status| status.head >= Some(2)).await;
+        let filter = LogsFilter::read(&json!({ "address": contract }).to_string()).unwrap();
+        let mut logs = Subscription::to(&chain, Topic::Logs(filter)).await;
+        let mut heads = Subscription::to(&chain, Topic::NewHeads).await;
+        for count in 1..=3 {
+            log_once(&node, &contract).await;
+            log_once(&node, &other).await;
+            let log = logs.next().await;
+            assert_eq!(
+                (number(&log["data"]), &log["removed"]),
+                (count, &json!(false)),
+                "{log}"
+            );
+        }
+        for expected in 3..=8 {
+            assert_eq!(heads.next_number().await, expected);
+        }
+        // The last two blocks of this contract's logs are 5 and 7.
+        node.reorg(4).await;
+        let mut removed = vec![number(&logs.next().await["blockNumber"])];
+        let log = logs.next().await;
+        assert_eq!(log["removed"], json!(true), "{log}");
+        removed.push(number(&log["blockNumber"]));
+        assert_eq!(removed, [7, 5]);
+        for expected in 5..=8 {
+            assert_eq!(heads.next_number().await, expected);
+        }
+        log_once(&node, &contract).await;
+        assert_eq!(logs.next().await["removed"], json!(false));
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn pending_transactions_are_told_from_another_provider_when_one_fails() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let contract = make_logs(&node, 0).await;
+        let chain = TestChain::start(&system, &node, 2).await;
+        let mut pending = Subscription::to(&chain, Topic::NewPendingTransactions).await;
+        log_once(&node, &contract).await;
+        let first = pending.next().await;
+        assert_eq!(first.as_str().unwrap().len(), 66);
+        for proxy in &chain.proxies {
+            proxy.set_times(1, &["eth_getFilterChanges"], RpcFault::Html);
+        }
+        // Until another filter is there, transactions may be missed.
+        wait_for_async(LONG, async || {
+            log_once(&node, &contract).await;
+            let next = tokio::time::timeout(Duration::from_millis(300), pending.next()).await;
+            next.map(|next| assert_ne!(next, first))
+                .map_err(|_| "nothing")
+        })
+        .await;
+        chain.stop().await;
+    });
+}
