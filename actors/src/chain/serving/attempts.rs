@@ -184,15 +184,14 @@ impl Serving {
             };
             let now = Instant::now();
             let is_late = |patience, pause| now + pause >= (began + patience).min(deadline);
-            if unusable.is_passing() {
-                let patience = match attempts.asked {
-                    0 => PATIENCE,
-                    _ => PATIENCE_FOR_BETTER,
-                };
-                if !is_late(patience, PATIENCE_STEP) {
-                    sleep_until(now + PATIENCE_STEP).await;
-                    continue;
-                }
+            let patience = match attempts.asked {
+                0 => PATIENCE,
+                _ => PATIENCE_FOR_BETTER,
+            };
+            let is_awaited = !attempts.may_pass && unusable.passes_until(began + patience);
+            if is_awaited && !is_late(patience, PATIENCE_STEP) {
+                sleep_until(now + PATIENCE_STEP).await;
+                continue;
             }
             if attempts.asked == 0 {
                 return Err(ChainError::NoProvider(unusable));
@@ -325,7 +324,7 @@ impl Attempts {
 /// Whether the provider may do better a little later.
 fn is_passing(fault: &Fault) -> bool {
     match fault {
-        Fault::Unused(unused) => unused.is_passing(),
+        Fault::Unused(unused) => unused.passes_until(Instant::now() + PATIENCE),
         Fault::Connect(_) | Fault::Timeout(_) | Fault::Torn | Fault::Throttled { .. } => true,
         Fault::Status(status) => *status >= 500,
         Fault::NotRpc(_) | Fault::Owner(_) => true,
@@ -346,21 +345,19 @@ impl Unusable {
         }
     }
 
-    /// Whether one of the providers may be usable soon.
-    fn is_passing(&self) -> bool {
-        self.reasons.iter().any(|(_, reason)| reason.is_passing())
+    /// Whether one of the providers may be usable by then.
+    fn passes_until(&self, limit: Instant) -> bool {
+        let mut reasons = self.reasons.iter();
+        reasons.any(|(_, reason)| reason.passes_until(limit))
     }
 }
 
 impl Unused {
-    /// Whether it may be usable soon.
-    fn is_passing(&self) -> bool {
+    /// Whether it may be usable by then.
+    fn passes_until(&self, limit: Instant) -> bool {
         match self {
-            Self::Unchecked
-            | Self::CircuitOpen { .. }
-            | Self::Throttled { .. }
-            | Self::Full
-            | Self::Behind { .. } => true,
+            Self::Unchecked | Self::Full | Self::Behind { .. } => true,
+            Self::CircuitOpen { until } | Self::Throttled { until } => *until <= limit,
             Self::Drained | Self::WrongChain { .. } | Self::Syncing => false,
             Self::Unsupported | Self::Pruned => false,
         }

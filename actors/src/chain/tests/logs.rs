@@ -12,9 +12,7 @@ const CODE: &str = "0x6030600c60003960306000f33615601f57600054600101806000556000
 /// Deploys the contract, and has it log in so many blocks. Returns its address.
 pub(super) async fn make_logs(node: &Anvil, count: usize) -> Value {
     let deploy = json!([{ "from": ACCOUNT, "data": CODE, "gas": "0x100000" }]);
-    let sent = node.call("eth_sendTransaction", deploy).await;
-    let receipt = node.call("eth_getTransactionReceipt", json!([sent])).await;
-    let contract = receipt["contractAddress"].clone();
+    let contract = mined(node, deploy).await["contractAddress"].clone();
     for _ in 0..count {
         log_once(node, &contract).await;
     }
@@ -24,7 +22,22 @@ pub(super) async fn make_logs(node: &Anvil, count: usize) -> Value {
 pub(super) async fn log_once(node: &Anvil, contract: &Value) {
     let topic = format!("0x{}", "c1".repeat(32));
     let call = json!([{ "from": ACCOUNT, "to": contract, "data": topic, "gas": "0x100000" }]);
-    node.call("eth_sendTransaction", call).await;
+    let receipt = mined(node, call).await;
+    assert_eq!(receipt["logs"].as_array().unwrap().len(), 1, "{receipt}");
+}
+
+/// Sends a transaction. Returns its receipt.
+async fn mined(node: &Anvil, transaction: Value) -> Value {
+    let sent = node.call("eth_sendTransaction", transaction).await;
+    wait_for_async(LONG, async || {
+        let receipt = node.call("eth_getTransactionReceipt", json!([sent])).await;
+        if receipt.is_null() {
+            Err("no receipt")
+        } else {
+            Ok(receipt)
+        }
+    })
+    .await
 }
 
 #[test]
