@@ -195,7 +195,10 @@ impl Child for Provider {
         let opened = wrap_future::<_, Self>(open).map(|transport, provider, context| {
             let transport = transport.map_err(Exit::error)?;
             provider.transport = Some(transport.clone());
-            provider.shared.state().used_at = Instant::now();
+            let mut state = provider.shared.state();
+            state.used_at = Instant::now();
+            state.gathers = false;
+            drop(state);
             provider.watch_pressure(context);
             let shared = Arc::clone(&provider.shared);
             context.spawn(wrap_future(look_after(shared, transport)));

@@ -190,13 +190,15 @@ const RANGE: &[&str] = &[
     "maximum allowed",
 ];
 
-/// A range that is wrong, not large.
-const WRONG_RANGE: &[&str] = &[
+/// A search that is wrong, not large.
+const WRONG_SEARCH: &[&str] = &[
     "invalid block range params",
     "invalid block range",
     "begin block is greater",
     "fromblock is greater",
     "fromblock must not exceed",
+    "max topics",
+    "max addresses",
 ];
 
 const THROTTLED: &[&str] = &[
@@ -359,7 +361,7 @@ pub(super) fn classify(method: &str, error: &str) -> Classified {
     let text = text.as_str();
     if searches(method)
         && has(text, RANGE)
-        && !has(text, WRONG_RANGE)
+        && !has(text, WRONG_SEARCH)
         && !has(text, BEHIND)
         && code != 3
     {

@@ -1,6 +1,11 @@
 //! The actor of a provider against a real anvil, behind a proxy that makes faults.
 
 mod calls;
+mod faults;
+mod health;
+mod limits;
+mod secrets;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +63,10 @@ struct TestProvider {
 impl TestProvider {
     /// Starts one without waiting until it is used.
     async fn begin(system: &TestSystem, config: ProviderConfig) -> Self {
+        Self::begin_with(system, config, Tls::default()).await
+    }
+
+    async fn begin_with(system: &TestSystem, config: ProviderConfig, tls: Tls) -> Self {
         let (buffers, (pressure, reader)) = (FixedBuffers::new(256 * MIB), channel());
         let (heads, received) = watch::channel(None);
         let handle = Provider::handle(&config);
@@ -68,7 +77,7 @@ impl TestProvider {
             heads,
             buffers: Arc::new(buffers.clone()),
             pressure: reader,
-            tls: Tls::default(),
+            tls,
         };
         let (child, view) = Provider::child(&handle, config, surroundings);
         let root = system.start(SupervisorSpec::new("root").child(child)).await;

@@ -1,0 +1,121 @@
+//! Rates, and how much a provider has at once.
+
+use headroom_test_support::rpc_proxy::RpcFault;
+
+use super::*;
+
+#[test]
+fn more_calls_than_the_rate_allows_are_refused_at_once() {
+    with_node(async |system, _anvil, proxy| {
+        let limited = ProviderConfig {
+            rate_max: Some(20.0),
+            ..config(&proxy.url())
+        };
+        let provider = TestProvider::start(&system, limited).await;
+        let until = loop {
+            match provider.number().await {
+                Ok(_) => {}
+                Err(Fault::Unused(Unused::Throttled { until })) => break until,
+                Err(fault) => panic!("{fault}"),
+            }
+        };
+        assert!(until > Instant::now() && until < Instant::now() + Duration::from_secs(2));
+        let unused = provider.standing("eth_blockNumber").unwrap_err();
+        assert!(matches!(unused, Unused::Throttled { .. }), "{unused}");
+        tokio::time::sleep_until(until + Duration::from_millis(1)).await;
+        provider.number().await.unwrap();
+        let status = provider.status().await;
+        assert_eq!(
+            (status.rate.configured, status.rate.learned),
+            (Some(20.0), None)
+        );
+        provider.stop().await;
+    });
+}
+
+#[test]
+fn a_provider_that_throttles_gets_no_calls_until_it_said_and_fewer_after_that() {
+    with_node(async |system, _anvil, proxy| {
+        let provider = TestProvider::start(&system, config(&proxy.url())).await;
+        proxy.set_times(1, &["eth_blockNumber"], RpcFault::Throttle(Some(2)));
+        let sent = Instant::now();
+        let fault = provider.number().await.unwrap_err();
+        let two = Duration::from_secs(2);
+        assert!(
+            matches!(fault, Fault::Throttled { retry_after: Some(wait) } if wait == two),
+            "{fault}"
+        );
+        let before = proxy.requests();
+        let fault = provider.number().await.unwrap_err();
+        let Fault::Unused(Unused::Throttled { until }) = fault else {
+            panic!("{fault}");
+        };
+        assert!(until >= sent + two);
+        let status = provider.status().await;
+        assert_eq!(status.state, ProviderState::Throttled);
+        assert!(status.rate.learned.is_some(), "{status:?}");
+        assert!(status.throttle_rate > 0.0 && status.error_rate == 0.0);
+        provider
+            .until(|status| status.state == ProviderState::Ready)
+            .await;
+        assert!(Instant::now() >= sent + two);
+        assert_eq!(proxy.calls("eth_blockNumber"), 1);
+        assert!(
+            proxy.requests() <= before + 2,
+            "nor is its health checked meanwhile"
+        );
+        provider.number().await.unwrap();
+        provider.stop().await;
+    });
+}
+
+#[test]
+fn an_error_of_json_rpc_throttles_as_well() {
+    with_node(async |system, _anvil, proxy| {
+        let provider = TestProvider::start(&system, config(&proxy.url())).await;
+        let message = "daily request count exceeded, request rate limited";
+        proxy.set_for(
+            &["eth_blockNumber"],
+            RpcFault::Error(-32005, message.into()),
+        );
+        let fault = provider.number().await.unwrap_err();
+        assert!(
+            matches!(fault, Fault::Throttled { retry_after: None }),
+            "{fault}"
+        );
+        assert_eq!(provider.status().await.state, ProviderState::Throttled);
+        provider.stop().await;
+    });
+}
+
+#[test]
+fn a_provider_has_no_more_requests_at_once_than_it_may() {
+    with_node(async |system, _anvil, proxy| {
+        let few = ProviderConfig {
+            in_flight_max: 2,
+            ..config(&proxy.url())
+        };
+        let provider = TestProvider::start(&system, few).await;
+        proxy.set_for(
+            &["eth_gasPrice"],
+            RpcFault::Delay(Duration::from_millis(300)),
+        );
+        let none = json!([]);
+        let slow = || provider.send("eth_gasPrice", &none);
+        let (one, two, three) = tokio::join!(slow(), slow(), async {
+            provider
+                .until(|status| status.requests_in_flight == 2)
+                .await;
+            assert_eq!(provider.standing("eth_gasPrice").unwrap_err(), Unused::Full);
+            provider.number().await
+        });
+        one.unwrap();
+        two.unwrap();
+        assert!(
+            matches!(three, Err(Fault::Unused(Unused::Full))),
+            "{three:?}"
+        );
+        provider.number().await.unwrap();
+        provider.stop().await;
+    });
+}
