@@ -145,7 +145,11 @@ where
             exchange.mark_file();
         }
         // The HTTP library would respond with `Connection: upgrade` and then close the connection.
-        let ignores_offer = offers_upgrade && status != StatusCode::SWITCHING_PROTOCOLS;
+        let is_switched = status == StatusCode::SWITCHING_PROTOCOLS;
+        let ignores_offer = offers_upgrade && !is_switched;
+        if is_switched && let Some(exchange) = &exchange {
+            exchange.mark_endless();
+        }
         // Nobody knows whether a client that was not told to send its body sends it now.
         let is_unknown = |exchange: &Exchange| !exchange.state().framing.is_complete();
         let leaves_body = match body {
@@ -154,7 +158,7 @@ where
             // The HTTP library would read the rest of a refused body, and then parse it as a head.
             BodyLength::Chunked => status.is_client_error() || status.is_server_error(),
             // It takes all that follows for the body, so there can be no other request.
-            BodyLength::Endless => true,
+            BodyLength::Endless => !is_switched,
         };
         if ignores_offer || leaves_body {
             head.set_connection_type(ConnectionType::Close);

@@ -112,7 +112,9 @@ impl Serving {
                     let has_stalled = attempts.tried.iter().all(|index| {
                         self.upstreams[*index].is_stalled(attempts.usual, now)
                     });
-                    if !has_stalled && !(is_due && self.hedges.spend()) {
+                    // A call at a provider that has stalled fails over, and costs no hedge.
+                    let is_sent_again = has_stalled || (is_due && self.hedges.spend());
+                    if !is_sent_again {
                         continue;
                     }
                     let Ok(next) = self.best(call, method, needs, &attempts.tried) else {
