@@ -359,7 +359,7 @@ impl Drop for Sent<'_> {
 }
 
 fn is_answer(result: &CallResult) -> bool {
-    matches!(result, Ok(_))
+    result.is_ok()
 }
 
 /// Whether a fault of a whole request counts as a failure for the circuit. `None`: it says nothing.
