@@ -93,6 +93,19 @@ impl BodyReservation {
     }
 }
 
+impl Body {
+    /// The bytes. All parts of them keep the reservation.
+    pub fn into_bytes(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for Body {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl Deref for Body {
     type Target = Bytes;
 
@@ -188,12 +201,26 @@ pub async fn read_body(
     payload: web::Payload,
     budget: &BodyBudget,
 ) -> Result<Body, Problem> {
+    read_body_up_to(budget.body_max, request, payload, budget).await
+}
+
+/// As [`read_body`], with a bound of the route's own.
+///
+/// # Errors
+/// As [`read_body`].
+pub async fn read_body_up_to(
+    body_max: u64,
+    request: &HttpRequest,
+    payload: web::Payload,
+    budget: &BodyBudget,
+) -> Result<Body, Problem> {
     refuse_compressed(request)?;
+    let body_max = body_max.min(budget.body_max);
     let announced = announced_length(request);
-    if announced.is_some_and(|length| length > budget.body_max) {
-        return Err(too_large(budget.body_max));
+    if announced.is_some_and(|length| length > body_max) {
+        return Err(too_large(body_max));
     }
-    let read = read(payload, announced, budget);
+    let read = read(payload, announced, body_max, budget);
     match timeout(budget.body_timeout, read).await {
         Ok(result) => result,
         Err(_) => Err(Problem::new(
@@ -209,17 +236,18 @@ pub async fn read_body(
 async fn read(
     mut payload: web::Payload,
     announced: Option<u64>,
+    body_max: u64,
     budget: &BodyBudget,
 ) -> Result<Body, Problem> {
     // A body is at most as long as announced; without an announcement, as long as any body may be.
-    let most = announced.unwrap_or(budget.body_max);
+    let most = announced.unwrap_or(body_max);
     let mut reserved = BodyReservation::default();
     let mut pace = budget.pace.clone();
     let mut buffer = BytesMut::new();
     while let Some(chunk) = next(&mut payload, &mut pace).await? {
         let length = (buffer.len() + chunk.len()) as u64;
-        if length > budget.body_max {
-            return Err(too_large(budget.body_max));
+        if length > body_max {
+            return Err(too_large(body_max));
         }
         budget.grow(&mut reserved, length, most).await?;
         if Some(length) == announced && buffer.is_empty() {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use actix_rt::{Arbiter, ArbiterHandle};
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest, web};
+use headroom_actors::chain::Chains;
 use headroom_actors::jobs::{Jobs, Journal};
 use headroom_actors::kernel::{AskError, Handle, Tree};
 use headroom_actors::lazy::Loader;
@@ -40,6 +41,8 @@ pub struct Handles {
     pub repository: Handle<Repository>,
     /// The uploaded files.
     pub uploads: Handle<Uploads>,
+    /// The chains that are served.
+    pub chains: Chains,
     /// The account for the tensors of requests.
     pub tensors: BufferAccount,
     /// The account for the text of responses: of outputs, which have reservations of their own, and of the

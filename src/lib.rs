@@ -15,6 +15,7 @@
 //! - [`middleware`]: request ids, deadlines and metrics of every request.
 //! - [`body`]: reads request bodies within bounds.
 //! - [`connection`]: bounds one client's connection.
+//! - [`chains`]: the chains as routes and the status see them.
 //! - [`pools`]: the connection pools as the routes see them.
 //! - [`problem`]: the form of every HTTP error.
 //! - [`descriptors`]: the limit of file descriptors, and the reserve that clients cannot use.
@@ -32,6 +33,7 @@
 
 pub mod admin;
 pub mod body;
+pub mod chains;
 pub mod cli;
 pub mod connection;
 pub mod dashboard;

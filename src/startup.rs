@@ -6,6 +6,7 @@
 
 mod actors;
 mod budget;
+mod chains;
 mod http;
 mod load_test;
 pub(crate) mod pools;
@@ -39,7 +40,7 @@ use crate::middleware::Hosts;
 use crate::prometheus::edge::{BODIES, READING_AGE};
 use crate::prometheus::{self, Collectors, Exporter, PrometheusError};
 use crate::readiness::Readiness;
-use crate::routes::{self, FormLimits, LoadTestDeps};
+use crate::routes::{self, FormLimits, LoadTestDeps, RpcEdge};
 use crate::sections::{Parts, Sections};
 use crate::settings::Reloader;
 use crate::settings::sections::ServerSettings;
@@ -188,6 +189,7 @@ impl Application {
         let tree = Tree::default();
         let actors = actors::compose(&settings.borrow(), tree.clone())?;
         let form = Arc::new(uploads::form_limits(&settings.borrow()));
+        let rpc = Arc::new(chains::edge(&settings.borrow(), &actors.handles.chains));
         let (memory, handles) = (&actors.memory, actors.handles.clone());
         readiness.watch("memory", check_reading_age(memory.freshness()));
         // `BodyBudget` bounds the sum of all bodies, so this account has no bound of its own.
@@ -241,6 +243,7 @@ impl Application {
             last_answers,
             load_test: Arc::new(load_test),
             form,
+            rpc,
             feed: Arc::clone(&feed),
         };
         let server = http::server(
@@ -331,6 +334,7 @@ struct Shared {
     last_answers: Arc<LastAnswers>,
     load_test: Arc<LoadTestDeps>,
     form: Arc<FormLimits>,
+    rpc: Arc<RpcEdge>,
     feed: Arc<Feed>,
 }
 

@@ -18,6 +18,7 @@ use super::resources::Resource;
 use super::status::Status;
 use super::supervision::Child;
 use super::{bytes, short};
+use crate::chains::{Report, State};
 use crate::last_known::Silence;
 
 /// Whether the server is well. The order is from best to worst.
@@ -70,6 +71,8 @@ pub enum AlertCode {
     PrivateServerFailed,
     /// The journal of optimisations cannot be read or saved.
     JournalUnsaved,
+    /// A chain is open, and no provider of it can be used.
+    ChainWithoutProvider,
     /// A part of the server does not answer.
     NoAnswer,
 }
@@ -121,6 +124,9 @@ impl Status {
         for pool in &self.pools {
             alerts.on_pool(pool);
             alerts.on_no_answer(pool.name, pool.figures.silence());
+        }
+        for chain in &self.chains {
+            alerts.on_chain(chain);
         }
         alerts.on_journal(journal_error);
         alerts.on_no_answer("memory", self.budget.silence());
@@ -265,6 +271,28 @@ impl Alerts {
             );
             self.add(AlertCode::HostLeaking, Severity::Warning, name, None, text);
         }
+    }
+
+    /// An open chain without a usable provider answers no calls.
+    fn on_chain(&mut self, chain: &Report) {
+        let name = format!("chain {}", chain.name);
+        if chain.state == State::NoAnswer {
+            let text = "its owner did not answer in time".to_owned();
+            self.add(AlertCode::NoAnswer, Severity::Warning, name, None, text);
+            return;
+        }
+        let Some(status) = &chain.status else { return };
+        if status.providers.iter().any(|provider| provider.is_used) {
+            return;
+        }
+        let reasons = status.providers.iter().map(|provider| {
+            let reason = provider.reason.as_deref().unwrap_or("unknown cause");
+            format!("{}: {reason}", provider.name)
+        });
+        let reasons = reasons.collect::<Vec<_>>().join("; ");
+        let text = format!("no provider can be used, so calls fail: {reasons}");
+        let code = AlertCode::ChainWithoutProvider;
+        self.add(code, Severity::Warning, name, None, short(text));
     }
 
     fn on_pool(&mut self, pool: &PoolState) {

@@ -42,6 +42,7 @@ pub use status::{ServerInfo, Status, Timeline};
 pub use supervision::{Child, Supervision};
 pub use uploads::Uploads;
 
+use crate::chains::reports;
 use crate::figures::ModelFigures;
 use crate::handles::Handles;
 use crate::last_answers::LastAnswers;
@@ -95,11 +96,12 @@ impl Dashboard {
     pub async fn status(&self) -> Status {
         let at = Timestamp::now();
         let began = Instant::now();
-        let (resources, recent, jobs, uploads, pools, journal_error) = tokio::join!(
+        let (resources, recent, jobs, uploads, chains, pools, journal_error) = tokio::join!(
             self.ask_resources(),
             self.ask_recent(),
             self.ask_jobs(),
             self.ask_uploads(),
+            reports(&self.handles.chains, ANSWER_WITHIN),
             self.ask_pools(),
             self.ask_journal(),
         );
@@ -118,6 +120,7 @@ impl Dashboard {
             pools,
             jobs,
             uploads,
+            chains,
         };
         status.judge(self.freshness.stale(), journal_error);
         status.took_ms = began.elapsed().as_secs_f64() * 1e3;
@@ -238,6 +241,7 @@ fn bytes(bytes: u64) -> impl std::fmt::Display {
 
 #[cfg(test)]
 mod tests {
+    use headroom_actors::chain::Chains;
     use headroom_actors::jobs;
     use headroom_actors::kernel::{Handle, Tree};
     use headroom_actors::lazy::{self, Loader};
@@ -260,6 +264,7 @@ mod tests {
             journal: jobs::Journal::handle(),
             repository: Handle::new("repository", 1),
             uploads: Handle::new("uploads", 1),
+            chains: Chains::default(),
             tensors: memory.buffers("tensors", 1),
             answer_text: memory.buffers("answer_text", 1),
             pools: Arc::from([]),

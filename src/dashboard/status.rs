@@ -14,6 +14,7 @@ use super::pools::PoolState;
 use super::resources::Resources;
 use super::supervision::Supervision;
 use super::uploads::Uploads;
+use crate::chains::Report;
 use crate::last_known::Answer;
 
 /// The status of the whole server at one moment.
@@ -52,6 +53,8 @@ pub struct Status {
     pub jobs: Answer<Jobs>,
     /// The uploads in progress, and what is stored.
     pub uploads: Answer<Uploads>,
+    /// The chains that are served, by name.
+    pub chains: Vec<Report>,
 }
 
 impl Status {

@@ -8,6 +8,7 @@ pub mod http;
 mod latency;
 pub mod models;
 pub mod process;
+pub mod rpc;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub use http::HttpFigures;
 pub use latency::Latencies;
 pub use models::{ModelFigures, ModelRequests};
 pub use process::ProcessFigures;
+pub use rpc::RpcFigures;
 
 /// The figures of the last minutes are exact to this time.
 const SLOT: Duration = Duration::from_secs(15);

@@ -6,6 +6,7 @@ use headroom_actors::kernel::{Label, LabelValues, Metric, MetricKind, pool};
 use headroom_actors::{jobs, lazy, memory, model, postgres, redis, upload};
 
 use super::{actors, edge, process};
+use crate::figures::rpc;
 
 /// Metrics of one subject.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +64,10 @@ pub const GROUPS: &[Group] = &[
         metrics: upload::scanner::METRICS,
     },
     Group {
+        title: "Requests to chains",
+        metrics: rpc::METRICS,
+    },
+    Group {
         title: "The server itself",
         metrics: edge::SELF,
     },
@@ -114,7 +119,8 @@ mod tests {
             );
             assert!(metric.help.ends_with('.'), "{name}: {}", metric.help);
             if let MetricKind::Histogram(buckets) = metric.kind {
-                assert_eq!(metric.unit(), "seconds", "{name}");
+                let of_calls = name.ends_with("_calls");
+                assert!(metric.unit() == "seconds" || of_calls, "{name}");
                 assert!(buckets.is_sorted() && buckets.len() < 20, "{name}");
             }
             for label in metric.labels {

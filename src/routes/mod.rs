@@ -2,6 +2,7 @@
 //! path.
 
 mod actors;
+mod chains;
 mod event_stream;
 mod explorer;
 mod jobs;
@@ -9,6 +10,7 @@ mod openapi;
 mod performance;
 mod pools;
 mod root;
+mod rpc;
 mod status;
 mod table;
 mod uploads;
@@ -25,6 +27,7 @@ pub use performance::JOB_KINDS;
 pub use performance::load_test::{
     BYTES_MAX as LOAD_TEST_BYTES_MAX, LoadTestDeps, SOCKETS_MAX as LOAD_TEST_SOCKETS_MAX,
 };
+pub use rpc::RpcEdge;
 pub use uploads::FormLimits;
 #[cfg(any(test, fuzzing))]
 pub(crate) use uploads::fuzz;
@@ -80,6 +83,13 @@ pub fn table() -> Vec<Route> {
 
         get("/api/pools/{pool}", Reader, Status, pools::one, pools::one_docs),
         post("/api/pools/{pool}/probe", Operator, Work, pools::probe, pools::probe_docs),
+
+        get("/api/chains", Reader, Status, chains::list, chains::list_docs),
+        get("/api/chains/{chain}", Reader, Status, chains::one, chains::one_docs),
+        get("/api/chains/{chain}/providers", Reader, Status, chains::providers, chains::providers_docs),
+        post("/api/chains/{chain}/providers/{provider}/drain", Operator, Control, chains::drain, chains::drain_docs),
+        post("/api/chains/{chain}/providers/{provider}/resume", Operator, Control, chains::resume, chains::resume_docs),
+        post("/rpc/{chain}", User, Work, rpc::call, rpc::call_docs),
 
         get("/api/uploads", Reader, Work, uploads::list, uploads::list_docs),
         post("/api/uploads", User, Transfer, uploads::create, uploads::create_docs),

@@ -4,6 +4,7 @@
 //! comes in time whatever hangs. A section that does not answer is shown with what it said last.
 
 mod actors;
+mod chains;
 mod http;
 mod memory;
 mod pools;
@@ -38,6 +39,7 @@ fn entries() -> Vec<Entry> {
         Entry::of::<pools::Pools>(),
         Entry::of::<resources::Resources>(),
         Entry::of::<uploads::Uploads>(),
+        Entry::of::<chains::Chains>(),
         Entry::of::<http::Http>(),
     ]
 }

@@ -4,7 +4,7 @@
 //! Values are merged key by key together with their origin, and are converted to types afterwards,
 //! so that every fault can name the origin of the value.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::file::{self, read_text};
+use super::map;
 use super::section::{Key, empty_secret, inherited_from, join};
 
 /// The prefix of environment variables that are settings.
@@ -22,6 +23,9 @@ pub const DEFAULT_FILE: &str = "config/default.toml";
 
 /// The reference file. It is compiled in, so a server without any file has the same defaults.
 const BUILT_IN: &str = include_str!("../../config/default.toml");
+
+/// The known chains, as `chains` in a settings file.
+const CHAINS: &str = include_str!("../../config/chains.toml");
 
 /// Which files to read. On the command line, the fields' comments are their help.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -98,7 +102,8 @@ impl<'a> Layers<'a> {
             values: Values::new(),
             faults: Vec::new(),
         };
-        layers.text(BUILT_IN, &Origin::BuiltIn);
+        layers.text("chains", CHAINS, &Origin::BuiltIn);
+        layers.text("", BUILT_IN, &Origin::BuiltIn);
         let base = sources.config.as_deref().unwrap_or(DEFAULT_FILE.as_ref());
         layers.file(base, sources.config.is_some());
         if let Some(profile) = &sources.profile {
@@ -123,7 +128,7 @@ impl<'a> Layers<'a> {
 
     fn file(&mut self, path: &Path, required: bool) {
         match read_text(path, file::WITHIN) {
-            Ok(text) => self.text(&text, &Origin::File(path.into())),
+            Ok(text) => self.text("", &text, &Origin::File(path.into())),
             Err(error) if error.kind() == io::ErrorKind::NotFound && !required => {}
             Err(error) => {
                 let path = path.display();
@@ -132,10 +137,11 @@ impl<'a> Layers<'a> {
         }
     }
 
-    fn text(&mut self, text: &str, origin: &Origin) {
+    /// Adds a layer: `text` as the section `prefix`.
+    fn text(&mut self, prefix: &str, text: &str, origin: &Origin) {
         self.layer += 1;
         match toml::from_str(text) {
-            Ok(table) => self.table("", table, origin),
+            Ok(table) => self.table(prefix, table, origin),
             Err(error) => {
                 let start = error.span().map_or(0, |span| span.start.min(text.len()));
                 let breaks = text.bytes().take(start).filter(|byte| *byte == b'\n');
@@ -152,7 +158,40 @@ impl<'a> Layers<'a> {
             let path = join(prefix, &name);
             match value {
                 Value::Table(inner) if self.is_section(&path) => self.table(&path, inner, origin),
+                Value::Array(list) if self.is_map(&path) => self.list(&path, list, origin),
                 value => self.put(path, value, origin.clone()),
+            }
+        }
+    }
+
+    /// Adds the sections of a map that are written as a list. The key `name` of each is its name.
+    fn list(&mut self, path: &str, list: Vec<Value>, origin: &Origin) {
+        let mut names = BTreeSet::new();
+        for value in list {
+            let Value::Table(mut section) = value else {
+                self.faults
+                    .push(format!("{origin}: {path} must be a list of tables"));
+                return;
+            };
+            let name = match section.remove("name") {
+                Some(Value::String(name)) if map::is_name(&name) => name,
+                Some(Value::String(name)) => {
+                    self.faults.push(format!(
+                        "{origin}: {path}: name = {name:?} must be {}",
+                        map::NAME
+                    ));
+                    continue;
+                }
+                _ => {
+                    self.faults
+                        .push(format!("{origin}: each entry of {path} needs a name"));
+                    continue;
+                }
+            };
+            self.table(&join(path, &name), section, origin);
+            if let Some(twice) = names.replace(name) {
+                self.faults
+                    .push(format!("{origin}: {path} has {twice} twice"));
             }
         }
     }
@@ -162,6 +201,7 @@ impl<'a> Layers<'a> {
         for (name, text) in environment {
             if let Some(rest) = name.strip_prefix(VARIABLE_PREFIX) {
                 let path = rest.to_ascii_lowercase().replace("__", ".");
+                let path = self.with_names_of_variable(path);
                 let origin = Origin::Variable(name.clone());
                 self.put(path, Value::String(text.clone()), origin);
             }
@@ -172,21 +212,17 @@ impl<'a> Layers<'a> {
     /// key: the form in the higher layer replaces the form in the lower one.
     fn put(&mut self, path: String, value: Value, origin: Origin) {
         let mut keys = self.keys.iter();
-        let key = keys.find(|key| key.path == path || key.secret && file_form(key) == path);
+        let key = keys.find(|key| key.is_at(&path) || key.secret_of(&path).is_some());
         let Some(key) = key else {
             self.faults.push(self.unknown(&path, &origin));
             return;
         };
         if key.secret {
-            let is_file = key.path != path;
-            let other = if is_file {
-                key.path.clone()
-            } else {
-                file_form(key)
-            };
+            let secret = key.secret_of(&path);
+            let other = secret.map_or_else(|| file_form(&path), str::to_owned);
             let replaced = self.values.remove(&other);
             if replaced.is_some_and(|other| other.origin.is_in_layer_of(&origin)) {
-                let key = &key.path;
+                let key = secret.unwrap_or(&path);
                 self.faults.push(format!(
                     "{origin}: {key} and {key}_file are both set; keep one of them"
                 ));
@@ -233,23 +269,43 @@ impl<'a> Layers<'a> {
 
     /// Replaces each `KEY_file` with `KEY` and the content of the file that it names.
     fn secret_files(&mut self) {
-        for key in self.keys.iter().filter(|key| key.secret) {
-            let Some(located) = self.values.remove(&file_form(key)) else {
+        let mut named = Vec::new();
+        for path in self.values.keys() {
+            let mut keys = self.keys.iter();
+            if let Some(secret) = keys.find_map(|key| key.secret_of(path)) {
+                named.push((path.clone(), secret.to_owned()));
+            }
+        }
+        for (path, secret) in named {
+            let Some(located) = self.values.remove(&path) else {
                 continue;
             };
-            match read_secret(key, &located) {
-                Ok(secret) => drop(self.values.insert(key.path.clone(), secret)),
+            match read_secret(&path, &located) {
+                Ok(value) => drop(self.values.insert(secret, value)),
                 Err(fault) => self.faults.push(fault),
             }
         }
     }
 
     fn is_section(&self, path: &str) -> bool {
-        self.keys.iter().any(|key| {
-            key.path
-                .strip_prefix(path)
-                .is_some_and(|rest| rest.starts_with('.'))
-        })
+        let mut keys = self.keys.iter();
+        keys.any(|key| map::after(&key.path, path).is_some())
+    }
+
+    /// Whether the sections at `path` have names that the operator gives.
+    fn is_map(&self, path: &str) -> bool {
+        let mut keys = self.keys.iter();
+        keys.any(|key| map::after(&key.path, path).is_some_and(|rest| rest.starts_with("*.")))
+    }
+
+    /// The path that the name of a variable stands for: names cannot have a `-` there, and have a `_` in its place.
+    fn with_names_of_variable(&self, path: String) -> String {
+        let secrets = self.keys.iter().filter(|key| key.secret);
+        let file = path.strip_suffix("_file");
+        let file = file.and_then(|path| map::named_by_variable(secrets, path));
+        file.map(|path| file_form(&path))
+            .or_else(|| map::named_by_variable(self.keys.iter(), &path))
+            .unwrap_or(path)
     }
 
     /// The fault of a value at a path that is no key.
@@ -257,7 +313,12 @@ impl<'a> Layers<'a> {
         if self.is_section(path) {
             return format!("{origin}: {path} is a section and cannot have a value of its own");
         }
-        let nearest = nearest(path, self.keys.iter().map(|key| key.path.as_str()));
+        if let Some(name) = map::wrong_name(self.keys, path) {
+            return format!("{origin}: {path}: the name {name:?} must be {}", map::NAME);
+        }
+        let known = self.keys.iter().map(|key| map::like(&key.path, path));
+        let known: Vec<_> = known.collect();
+        let nearest = nearest(path, known.iter().map(String::as_str));
         let advice = nearest.map_or(String::new(), |key| format!("; did you mean {key}?"));
         format!("{origin}: unknown key {path}{advice}")
     }
@@ -273,13 +334,14 @@ fn is_above(value: &Value, max: &Value) -> bool {
     numbers.is_some_and(|(number, max)| max > 0 && number > max)
 }
 
-fn file_form(key: &Key) -> String {
-    format!("{}_file", key.path)
+/// The key that has the name of a file with the secret at `path`.
+fn file_form(path: &str) -> String {
+    format!("{path}_file")
 }
 
-/// The secret in the file that `named` has the path of.
-fn read_secret(key: &Key, named: &Located) -> Result<Located, String> {
-    let (key, origin) = (file_form(key), &named.origin);
+/// The secret in the file that `named`, the value of `key`, has the path of.
+fn read_secret(key: &str, named: &Located) -> Result<Located, String> {
+    let origin = &named.origin;
     let Some(path) = named.value.as_str() else {
         return Err(format!("{origin}: {key} must be a path"));
     };
@@ -289,7 +351,7 @@ fn read_secret(key: &Key, named: &Located) -> Result<Located, String> {
         ));
     }
     if path.trim().is_empty() {
-        return Err(empty_secret(&key, origin));
+        return Err(empty_secret(key, origin));
     }
     match read_text(Path::new(path), file::WITHIN) {
         Ok(text) => Ok(Located {

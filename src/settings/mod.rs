@@ -5,9 +5,11 @@
 //! is compiled in. On SIGHUP, [`Reloader`] repeats this and publishes the keys that can change at run
 //! time.
 
+pub mod chains;
 mod file;
 pub mod layers;
 pub mod log_filter;
+pub mod map;
 mod redis;
 mod reload;
 pub mod secrets;
@@ -35,6 +37,8 @@ pub struct Loaded {
     pub settings: Settings,
     /// The values that layers set, with their origins. Secrets are masked.
     values: Values,
+    /// The keys, in the order of the sections.
+    keys: Vec<Key>,
 }
 
 /// All faults in the settings, one line each. A line names the key, the origin of its value, and the rule;
@@ -48,30 +52,39 @@ pub struct SettingsError(pub Vec<String>);
 /// # Errors
 /// All faults that were found.
 pub fn load(sources: &Sources, environment: &Environment) -> Result<Loaded, SettingsError> {
-    let keys = keys();
-    let layers = Layers::read(&keys, sources, environment);
+    let known = keys();
+    let layers = Layers::read(&known, sources, environment);
     let mut source = Source {
         values: layers.values,
         faults: layers.faults,
         ..Source::default()
     };
     let settings = Settings::read("", &mut source);
-    let Some(settings) = settings.filter(|_| source.faults.is_empty()) else {
+    chains::explain_unknown(&mut source);
+    let Some(mut settings) = settings.filter(|_| source.faults.is_empty()) else {
         return Err(SettingsError(source.faults));
     };
     settings.check(source.rules)?;
-    let mut values = source.values;
+    let (mut values, mut keys) = (source.values, source.keys);
+    chains::forget_unused(&mut settings.chains, &mut keys);
     for key in keys.iter().filter(|key| key.secret) {
         if let Some(located) = values.get_mut(&key.path) {
             located.value = MASK.into();
         }
     }
-    Ok(Loaded { settings, values })
+    Ok(Loaded {
+        settings,
+        values,
+        keys,
+    })
 }
 
 /// All keys, in the order of the sections.
 fn keys() -> Vec<Key> {
-    let mut source = Source::default();
+    let mut source = Source {
+        lists_keys: true,
+        ..Source::default()
+    };
     Settings::read("", &mut source);
     source.keys
 }

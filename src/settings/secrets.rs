@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use headroom_actors::{memory, postgres, redis};
+use headroom_actors::{chain, memory, postgres, redis};
 
 use super::section::{Leaf, MASK};
 
@@ -80,4 +80,18 @@ secret_url! {
     WebhookUrl,
     "a URL such as \"https://host/path\"",
     memory::check_webhook_url
+}
+
+secret_url! {
+    /// The URL of a provider of a chain.
+    ChainUrl,
+    "a URL such as \"https://host/key\"",
+    chain::check_url
+}
+
+secret_url! {
+    /// The URL of a provider of a chain for subscriptions.
+    ChainSocketUrl,
+    "a URL such as \"wss://host/key\"",
+    chain::check_socket_url
 }

@@ -6,16 +6,30 @@
 use toml::Value;
 
 use super::layers::{Located, Origin, Values};
+use super::map;
 
 /// The text that is shown in place of a secret.
 pub(crate) const MASK: &str = "***";
 
-/// A known key.
+/// A known key. In a list of keys without values, `*` in its path stands for any name in a [`Map`](super::map::Map).
 #[derive(Debug)]
 pub(crate) struct Key {
     pub(crate) path: String,
     pub(crate) secret: bool,
     pub(crate) form: Form,
+}
+
+impl Key {
+    /// Whether it is at `path`.
+    pub(crate) fn is_at(&self, path: &str) -> bool {
+        map::fits(&self.path, path)
+    }
+
+    /// The path of the secret whose file's name is at `path`.
+    pub(crate) fn secret_of<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let path = path.strip_suffix("_file")?;
+        (self.secret && self.is_at(path)).then_some(path)
+    }
 }
 
 /// What TOML may hold instead of a text.
@@ -118,7 +132,10 @@ impl<T: Leaf> Node for T {
 #[derive(Default)]
 pub(crate) struct Source {
     pub(crate) values: Values,
+    /// The keys that were read.
     pub(crate) keys: Vec<Key>,
+    /// Whether there are no values, and only the keys are wanted.
+    pub(crate) lists_keys: bool,
     /// Values that are invalid by themselves.
     pub(crate) faults: Vec<String>,
     pub(crate) rules: Rules,
@@ -193,8 +210,11 @@ impl Rules {
 }
 
 /// Pairs of sections: a key that is not set in the first has the value of the same key in the
-/// second.
-const INHERITED_SECTIONS: [(&str, &str); 4] = [
+/// second, if that has one.
+const INHERITED_SECTIONS: [(&str, &str); 7] = [
+    ("chains.*", "rpc"),
+    ("chains.*.selection", "rpc.selection"),
+    ("chains.*.providers.*", "rpc.provider"),
     ("postgres.replicas.pool", "postgres.pool"),
     ("redis.primary.pool", "redis.pool"),
     ("redis.cache.pool", "redis.pool"),
@@ -204,7 +224,9 @@ const INHERITED_SECTIONS: [(&str, &str); 4] = [
 /// The key that gives `path` its value when `path` itself is not set.
 pub(crate) fn inherited_from(path: &str) -> Option<String> {
     let (section, name) = path.rsplit_once('.')?;
-    let inherited = INHERITED_SECTIONS.iter().find(|(key, _)| *key == section);
+    let inherited = INHERITED_SECTIONS
+        .iter()
+        .find(|(key, _)| map::fits(key, section));
     inherited.map(|(_, base)| join(base, name))
 }
 

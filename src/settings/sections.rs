@@ -12,6 +12,7 @@ use headroom_actors::lazy::PolicyKind;
 use headroom_actors::postgres::ResetAfter;
 
 use super::SettingsError;
+pub use super::chains::{ChainsSettings, RpcSettings};
 use super::log_filter::LogFilter;
 pub use super::redis::{RedisRoleSettings, RedisSettings};
 use super::secrets::{PostgresUrl, WebhookUrl};
@@ -43,6 +44,10 @@ sections! {
         pub redis: RedisSettings,
         /// Uploaded files.
         pub uploads: UploadSettings,
+        /// Requests to chains.
+        pub rpc: RpcSettings,
+        /// The chains.
+        pub chains: ChainsSettings,
     }
 
     /// The HTTP edge.
@@ -305,6 +310,8 @@ impl Settings {
         self.postgres.check(&mut rules);
         self.redis.check(&mut rules);
         self.uploads.check(&mut rules);
+        self.rpc.check(self.server.request_body_max, &mut rules);
+        super::chains::check(&self.chains, &mut rules);
         rules.require(
             !self.auth.enabled,
             "auth.enabled must be false: this version cannot authenticate callers",

@@ -4,15 +4,15 @@ use std::fmt;
 
 use toml::Value;
 
+use super::Loaded;
 use super::layers::Origin;
 use super::section::{Form, inherited_from};
-use super::{Loaded, keys};
 
 impl fmt::Display for Loaded {
     /// TOML that `--config` accepts, except that secrets are masked.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut open = String::new();
-        for key in keys() {
+        for key in &self.keys {
             let (section, name) = key.path.rsplit_once('.').unwrap_or(("", &key.path));
             if section != open {
                 let gap = if open.is_empty() { "" } else { "\n" };
@@ -21,6 +21,7 @@ impl fmt::Display for Loaded {
             }
             let own = self.values.get(&key.path);
             let base = inherited_from(&key.path).filter(|_| own.is_none());
+            let base = base.filter(|base| self.values.contains_key(base));
             let located = own.or_else(|| self.values.get(base.as_ref()?));
             let value = located.map(|located| &located.value);
             match value.filter(|value| value.as_str() != Some("")) {

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod chains;
 mod redis;
 
 use std::fs;
@@ -68,18 +69,28 @@ fn the_default_file_holds_the_defaults() {
 #[test]
 fn the_default_file_names_and_explains_every_key() {
     let text = fs::read_to_string(repository(DEFAULT_FILE)).unwrap();
-    let mut section = "";
+    let mut section = String::new();
     let mut above = "";
     let mut found = Vec::new();
     for line in text.lines() {
         let plain = line.strip_prefix("# ").unwrap_or(line);
-        if let Some(name) = line.strip_prefix('[') {
-            section = name.trim_end_matches(']');
+        // Names that the operator gives have no values here.
+        if let Some(name) = line
+            .strip_prefix('[')
+            .or(line.strip_prefix("# [chains.NAME"))
+        {
+            let of_chain = if line.starts_with('#') {
+                "chains.*"
+            } else {
+                ""
+            };
+            let name = name.trim_end_matches(']').replace("NAME", "*");
+            section = format!("{of_chain}{name}");
         } else if let Some((name, _)) = plain.split_once(" = ")
-            && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+            && (name == "NAME" || name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
         {
             assert!(above.starts_with("# "), "{section}.{name} is not explained");
-            found.push(format!("{section}.{name}"));
+            found.push(format!("{section}.{}", name.replace("NAME", "*")));
         }
         above = line;
     }

@@ -2,7 +2,7 @@
 //! keys are checked in [`super::sections`].
 
 use std::net::{Ipv6Addr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,6 +105,15 @@ impl Leaf for Workers {
 
 impl Leaf for NonZeroUsize {
     const RULE: &'static str = "a whole number of at least 1";
+    const FORM: Form = Form::Bare;
+
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl Leaf for NonZeroU64 {
+    const RULE: &'static str = NonZeroUsize::RULE;
     const FORM: Form = Form::Bare;
 
     fn from_text(text: &str) -> Option<Self> {
@@ -222,6 +231,48 @@ impl Leaf for f64 {
     fn from_text(text: &str) -> Option<Self> {
         let share = text.parse().ok()?;
         (share > 0.0 && share <= 1.0).then_some(share)
+    }
+}
+
+/// A share that may be 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ShareOrZero(pub f64);
+
+impl Leaf for ShareOrZero {
+    const RULE: &'static str = "a number from 0 to 1";
+    const FORM: Form = Form::Bare;
+
+    fn from_text(text: &str) -> Option<Self> {
+        let share = text.parse().ok()?;
+        (0.0..=1.0).contains(&share).then_some(Self(share))
+    }
+}
+
+/// A factor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Factor(pub f64);
+
+impl Leaf for Factor {
+    const RULE: &'static str = "a number from 0 to 1000";
+    const FORM: Form = Form::Bare;
+
+    fn from_text(text: &str) -> Option<Self> {
+        let factor = text.parse().ok()?;
+        (0.0..=1000.0).contains(&factor).then_some(Self(factor))
+    }
+}
+
+/// Events per second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate(pub f64);
+
+impl Leaf for Rate {
+    const RULE: &'static str = "a number from 0.01 to 1000000";
+    const FORM: Form = Form::Bare;
+
+    fn from_text(text: &str) -> Option<Self> {
+        let rate = text.parse().ok()?;
+        (0.01..=1e6).contains(&rate).then_some(Self(rate))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Builds the supervision tree, and gives each module the handles and traits that it needs.
 //!
 //! Only this file and `pools` connect the modules with each other. Start order: the sender of
-//! alerts if one is configured, the memory supervisor, the pools, the supervisor of loaded models,
+//! alerts if one is configured, the memory supervisor, the pools, the supervisors of loaded models and of open chains,
 //! the loader, the repository of models, the uploads, the journal, the jobs. The stop order is the reverse: the jobs
 //! end, the journal takes over their ends, the repository finds no new models, the loader unloads
 //! everything, the pools close their connections, and the memory supervisor stops. The sender of alerts
@@ -19,7 +19,7 @@ use headroom_actors::model::{LeakConfig, MemoryDeps, ModelsConfig, Repository, R
 use headroom_actors::upload::Uploads;
 use tokio::sync::watch;
 
-use super::{HOST_BINARY, StartupError, pools, uploads};
+use super::{HOST_BINARY, StartupError, chains, pools, uploads};
 use crate::handles::{ActorThread, Handles};
 use crate::readiness::Gate;
 use crate::routes::JOB_KINDS;
@@ -93,6 +93,10 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
     let uploads_plan = uploads::plan(settings, &memory, database);
     let resources = runtime.resource().into_iter();
     let resources = resources.chain(uploads_plan.resources());
+    let chains = chains::chains(settings);
+    let chains_supervisor = SupervisorSpec::new("chains");
+    let chain_deps = chains::deps(settings, &chains_supervisor, &memory);
+    let resources = resources.chain(chains.resources(&chain_deps));
     let catalogue = Catalogue::build(resources.collect())?;
 
     let loader = Loader::handle(&lazy_config);
@@ -131,10 +135,12 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
     for branch in branches {
         spec = spec.child(branch);
     }
-    let spec = spec
-        .child(ChildSpec::supervisor(models))
-        .child(loader_child)
-        .child(repository_child);
+    let spec = spec.child(ChildSpec::supervisor(models));
+    let spec = match chains.iter().next() {
+        Some(_) => spec.child(ChildSpec::supervisor(chains_supervisor)),
+        None => spec,
+    };
+    let spec = spec.child(loader_child).child(repository_child);
     let spec = uploads_children
         .into_iter()
         .fold(spec, SupervisorSpec::child);
@@ -151,6 +157,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
         journal,
         repository,
         uploads,
+        chains,
         tensors: memory
             .buffers("tensors", settings.server.tensors_in_flight_max.as_u64())
             .for_new_work(),

@@ -33,6 +33,7 @@ pub(super) fn server(
     let last_answers = web::Data::from(shared.last_answers);
     let load_test = web::Data::from(shared.load_test);
     let form = web::Data::from(shared.form);
+    let rpc = web::Data::from(shared.rpc);
     let feed = web::Data::from(shared.feed);
     let spec = ServerSpec {
         name: "http",
@@ -55,6 +56,7 @@ pub(super) fn server(
             .app_data(last_answers.clone())
             .app_data(load_test.clone())
             .app_data(form.clone())
+            .app_data(rpc.clone())
             .app_data(feed.clone())
             .configure(extractors)
             .configure(routes)

@@ -21,6 +21,7 @@ mod status;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
+mod url;
 
 pub use actor::Chain;
 pub use chains::{ChainDeps, ChainEntry, Chains};
@@ -31,3 +32,4 @@ pub use status::{ChainStatus, ProviderPlace};
 pub use subscriptions::{
     FilterFault, LogsFilter, Notification, SubscriptionId, TooManySubscriptions, Topic,
 };
+pub use url::{check_socket_url, check_url};

@@ -1,0 +1,345 @@
+//! `POST /rpc/{chain}`: calls of JSON-RPC 2.0 to a chain.
+//!
+//! Steps of a request: find the chain, read the body within its bounds (`rpc/request.rs`), take places for its calls
+//! (`rpc/callers.rs`), open the chain and ask its owner, and write the answers (`rpc/answer.rs`). Parameters and results
+//! pass through as the bytes that they are.
+//!
+//! What concerns single calls is an error of JSON-RPC with the status 200, as nodes answer it; what concerns the whole
+//! request (an unknown chain, too many bytes, no memory, no time) is a problem.
+
+mod answer;
+mod callers;
+mod request;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use headroom_actors::chain::rpc::Outcome;
+use headroom_actors::chain::{ChainEntry, ChainError, Chains, Serve};
+use headroom_actors::lazy::Acquire;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use crate::body::{BodyBudget, read_body_up_to};
+use crate::figures::RpcFigures;
+use crate::handles::RequestHandles;
+use crate::openapi::Docs;
+use crate::problem::{Problem, ProblemKind, malformed};
+use answer::{Answer, respond};
+use callers::{Caller, Callers};
+use request::{Member, Request, read};
+
+/// The header by which a client names itself.
+const CLIENT: &str = "headroom-client";
+
+/// The longest name of a client.
+const CLIENT_MAX: usize = 64;
+
+/// How long a request waits for a chain whose owner is being restarted.
+const RESTART_WITHIN: Duration = Duration::from_secs(2);
+
+/// The media types of JSON-RPC that nodes take. Some clients send `text/plain`, or none.
+const MEDIA_TYPES: [&str; 4] = [
+    "application/json",
+    "application/json-rpc",
+    "application/jsonrequest",
+    "text/plain",
+];
+
+/// What bounds requests to chains, and where they are counted.
+pub struct RpcEdge {
+    request_max: u64,
+    batch_max: usize,
+    client_calls_max: usize,
+    callers: Callers,
+    /// By the name of the chain.
+    figures: BTreeMap<String, RpcFigures>,
+}
+
+impl RpcEdge {
+    /// At most `request_max` bytes and `batch_max` calls per request, and `client_calls_max` calls of one client at once.
+    pub fn new(
+        request_max: u64,
+        batch_max: usize,
+        client_calls_max: usize,
+        figures: BTreeMap<String, RpcFigures>,
+    ) -> Self {
+        Self {
+            request_max,
+            batch_max,
+            client_calls_max,
+            callers: Callers::new(client_calls_max),
+            figures,
+        }
+    }
+}
+
+/// A call, or a list of calls.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = RpcRequest)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "it is only a schema")]
+pub(super) enum RequestBody {
+    /// One call.
+    Single(CallBody),
+    /// A batch. It is answered in this order, without its notifications.
+    Batch(Vec<CallBody>),
+}
+
+/// One call.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = RpcCall)]
+#[allow(dead_code, reason = "it is only a schema")]
+pub(super) struct CallBody {
+    /// Always `2.0`.
+    jsonrpc: String,
+    /// A text, a number or null, which the answer repeats. Without it the call is a notification, which gets no answer.
+    #[serde(default)]
+    id: Value,
+    /// The method, such as `eth_call`.
+    method: String,
+    /// A list or an object.
+    #[serde(default)]
+    params: Value,
+}
+
+/// An answer, or a list of answers.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RpcResponse)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "it is only a schema")]
+enum ResponseBody {
+    /// The answer to one call.
+    Single(AnswerBody),
+    /// The answers to a batch.
+    Batch(Vec<AnswerBody>),
+}
+
+/// The answer to one call: its `result`, or its `error`.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RpcAnswer)]
+struct AnswerBody {
+    /// Always `2.0`.
+    jsonrpc: String,
+    /// That of the call.
+    id: Value,
+    /// What the method returns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<Value>,
+    /// Why there is no result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorBody>,
+}
+
+/// Why a call has no result.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RpcError)]
+struct ErrorBody {
+    /// The code of JSON-RPC or of the node.
+    code: i64,
+    /// What is wrong.
+    message: String,
+    /// More about it. Of the gateway's own errors: `type`, and perhaps `retry_after_seconds` and `providers`, which says
+    /// why each of them is not used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
+}
+
+pub(super) fn call_docs() -> Docs {
+    Docs::new("Call methods of a chain, which is opened first if needed")
+        .text(
+            "JSON-RPC 2.0, single and batch, as nodes of Ethereum speak it. Errors of single calls are answers with the \
+             status 200. The media type may be `application/json` or `text/plain`, or left out.",
+        )
+        .variable("chain", "The name, an alias or the id of a chain.", "ethereum")
+        .header(
+            "Headroom-Client",
+            "A name that the client has chosen, of up to 64 printable characters. A client that has seen a block is not \
+             answered from a provider that does not have it yet.",
+        )
+        .body::<RequestBody>(json!({
+            "jsonrpc": "2.0", "id": 1, "method": "eth_getBalance",
+            "params": ["0x0000000000000000000000000000000000000000", "latest"],
+        }))
+        .answer::<ResponseBody>(200, "The answers.")
+        .example(json!({ "jsonrpc": "2.0", "id": 1, "result": "0x7" }))
+        .empty_answer(204, "All calls were notifications.")
+        .calls_actors()
+        .problems(&[
+            ProblemKind::TooManyRequests,
+            ProblemKind::NeverFits,
+            ProblemKind::MemoryExceeded,
+            ProblemKind::NotReady,
+        ])
+}
+
+pub(super) async fn call(
+    request: HttpRequest,
+    name: web::Path<String>,
+    payload: web::Payload,
+    bodies: web::Data<BodyBudget>,
+    edge: web::Data<RpcEdge>,
+    handles: RequestHandles,
+) -> Result<HttpResponse, Problem> {
+    let chain = find(&handles.chains, &name)?;
+    let figures = edge.figures.get(&chain.config.name);
+    check_media_type(&request)?;
+    let client = client(&request)?;
+    let body = read_body_up_to(edge.request_max, &request, payload, &bodies).await?;
+    let began = Instant::now();
+    let (members, is_batch) = match read(&body.into_bytes(), edge.batch_max) {
+        Ok(Request::Single(member)) => (vec![member], false),
+        Ok(Request::Batch(members)) => (members, true),
+        Err(fault) => {
+            count(figures, None, "malformed");
+            let answer = (Bytes::from_static(b"null"), fault.into());
+            return respond(vec![answer], false, &handles.answer_text).await;
+        }
+    };
+    if is_batch && let Some(figures) = figures {
+        figures.batch(members.len());
+    }
+    let calls = members
+        .iter()
+        .filter_map(|member| member.call.as_ref().ok());
+    let serve = Serve {
+        calls: calls.cloned().collect(),
+        client,
+    };
+    let outcomes = serve_calls(&edge, &handles, chain, Caller::of(&request), serve).await;
+    let outcomes = outcomes.inspect_err(|_| {
+        for call in members
+            .iter()
+            .filter_map(|member| member.call.as_ref().ok())
+        {
+            count(figures, Some(&call.method), "refused");
+        }
+    })?;
+    let answers = answers(members, outcomes, figures);
+    if let Some(figures) = figures {
+        figures.answered(began.elapsed());
+    }
+    if answers.is_empty() {
+        return Ok(HttpResponse::NoContent().finish());
+    }
+    respond(answers, is_batch, &handles.answer_text).await
+}
+
+/// The chain with this name, alias or id.
+pub(super) fn find<'a>(chains: &'a Chains, name: &str) -> Result<&'a ChainEntry, Problem> {
+    chains.find(name).ok_or_else(|| {
+        let names: Vec<_> = chains.iter().map(|it| it.config.name.as_str()).collect();
+        let detail = match names.is_empty() {
+            true => "no chain is served; an operator must name a provider of one in the settings",
+            false => "there is no such chain; GET /api/chains lists those that are served",
+        };
+        Problem::new(ProblemKind::NotFound, detail).with("chains", names)
+    })
+}
+
+/// What became of the calls, in their order.
+type Outcomes = Vec<Result<Outcome, ChainError>>;
+
+async fn serve_calls(
+    edge: &RpcEdge,
+    handles: &RequestHandles,
+    chain: &ChainEntry,
+    caller: Caller,
+    serve: Serve,
+) -> Result<Outcomes, Problem> {
+    let calls = serve.calls.len();
+    if calls == 0 {
+        return Ok(Vec::new());
+    }
+    let Some(_places) = edge.callers.enter(caller, calls) else {
+        let max = edge.client_calls_max;
+        let detail = format!(
+            "this client has too many calls at once: at most {max} are allowed; wait for some to end"
+        );
+        let problem = Problem::new(ProblemKind::TooManyRequests, detail);
+        return Err(problem.retry_after(Duration::from_secs(1)));
+    };
+    let work = ask(handles.clone(), chain.clone(), serve);
+    handles.thread.run(work).await?
+}
+
+/// Opens the chain, and keeps it open until it has answered.
+async fn ask(
+    handles: RequestHandles,
+    chain: ChainEntry,
+    serve: Serve,
+) -> Result<Outcomes, Problem> {
+    let name = chain.resource.to_string();
+    let lease = handles.loader.ask(Acquire { name }, handles.left());
+    let _lease = lease.await??;
+    if !chain.handle.is_up() {
+        let within = RESTART_WITHIN.min(handles.left());
+        chain.handle.running(within).await;
+    }
+    Ok(chain.handle.ask(serve, handles.left()).await?)
+}
+
+/// The answers to all members but notifications. `outcomes` has what became of those that are calls.
+fn answers(
+    members: Vec<Member>,
+    outcomes: Outcomes,
+    figures: Option<&RpcFigures>,
+) -> Vec<(Bytes, Answer)> {
+    let mut outcomes = outcomes.into_iter();
+    let mut answers = Vec::with_capacity(members.len());
+    for Member { id, call } in members {
+        let (method, outcome, answer) = match &call {
+            Err(fault) => (None, "malformed", fault.clone().into()),
+            Ok(call) => {
+                // The owner answers each call.
+                let outcome = outcomes.next().unwrap_or(Err(ChainError::Panicked));
+                let (word, answer) = match outcome {
+                    Ok(outcome @ Outcome::Result(_)) => ("result", outcome.into()),
+                    Ok(outcome @ Outcome::Error(_)) => ("error", outcome.into()),
+                    Err(error) => (answer::kind(&error), error.into()),
+                };
+                (Some(&*call.method), word, answer)
+            }
+        };
+        count(figures, method, outcome);
+        answers.extend(id.map(|id| (id, answer)));
+    }
+    answers
+}
+
+fn count(figures: Option<&RpcFigures>, method: Option<&str>, outcome: &'static str) {
+    if let Some(figures) = figures {
+        figures.count(method, outcome);
+    }
+}
+
+fn check_media_type(request: &HttpRequest) -> Result<(), Problem> {
+    let Some(value) = request.headers().get(header::CONTENT_TYPE) else {
+        return Ok(());
+    };
+    let value = value.to_str().unwrap_or("?");
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    let mut known = MEDIA_TYPES.iter();
+    if essence.is_empty() || known.any(|known| essence.eq_ignore_ascii_case(known)) {
+        return Ok(());
+    }
+    let detail = "the body must be JSON: send it with the content type application/json";
+    Err(Problem::new(ProblemKind::UnsupportedMediaType, detail))
+}
+
+/// The name that the client has given itself.
+fn client(request: &HttpRequest) -> Result<Option<Arc<str>>, Problem> {
+    let Some(value) = request.headers().get(CLIENT) else {
+        return Ok(None);
+    };
+    let name = value.to_str().ok();
+    let name = name.filter(|name| (1..=CLIENT_MAX).contains(&name.len()));
+    let wrong = || malformed("the header Headroom-Client must have 1 to 64 printable characters");
+    Ok(Some(name.ok_or_else(wrong)?.into()))
+}

@@ -1,0 +1,96 @@
+//! How many calls each client has at once.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use actix_web::HttpRequest;
+
+/// Who calls, for limits: the network address, as long as clients have no keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Caller(IpAddr);
+
+impl Caller {
+    /// Who sent the request.
+    pub(super) fn of(request: &HttpRequest) -> Self {
+        let address = request.peer_addr().map(|address| address.ip());
+        Self(address.map_or(Ipv4Addr::UNSPECIFIED.into(), |ip| ip.to_canonical()))
+    }
+}
+
+/// The calls of all clients. There is an entry for each client that has calls, so connections bound their number. Clones
+/// share them.
+#[derive(Debug, Clone)]
+pub(super) struct Callers {
+    calls_max: usize,
+    calls: Arc<Mutex<HashMap<Caller, usize>>>,
+}
+
+/// The places of a client's calls, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Places {
+    callers: Callers,
+    caller: Caller,
+    calls: usize,
+}
+
+impl Callers {
+    /// Each has at most `calls_max` calls.
+    pub(super) fn new(calls_max: usize) -> Self {
+        Self {
+            calls_max,
+            calls: Arc::default(),
+        }
+    }
+
+    /// Takes places for so many calls. `None` if the client has too many.
+    pub(super) fn enter(&self, caller: Caller, calls: usize) -> Option<Places> {
+        let mut all = self.lock();
+        let before = all.get(&caller).copied().unwrap_or(0);
+        if before + calls > self.calls_max {
+            return None;
+        }
+        all.insert(caller, before + calls);
+        Some(Places {
+            callers: self.clone(),
+            caller,
+            calls,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Caller, usize>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        let mut all = self.callers.lock();
+        if let Some(calls) = all.get_mut(&self.caller) {
+            *calls -= self.calls.min(*calls);
+            if *calls == 0 {
+                all.remove(&self.caller);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_client_has_places_of_its_own_which_it_gives_back() {
+        let callers = Callers::new(3);
+        let [one, two] = [1, 2].map(|last| Caller(Ipv4Addr::new(127, 0, 0, last).into()));
+        let first = callers.enter(one, 2).unwrap();
+        assert!(callers.enter(one, 2).is_none());
+        let _second = callers.enter(one, 1).unwrap();
+        assert!(callers.enter(one, 1).is_none());
+        let others = callers.enter(two, 3).unwrap();
+        drop(first);
+        callers.enter(one, 2).unwrap();
+        drop(others);
+        assert_eq!(callers.lock().len(), 1);
+    }
+}
