@@ -62,6 +62,14 @@ pub struct RequestHandles {
 }
 
 impl RequestHandles {
+    /// The same handles for a message of the present moment, on a connection that outlives its request.
+    pub fn renewed(&self) -> Self {
+        Self {
+            deadline: Instant::now() + self.handles.request_deadline,
+            handles: self.handles.clone(),
+        }
+    }
+
     /// What is left of the request's deadline.
     pub fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())

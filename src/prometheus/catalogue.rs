@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use headroom_actors::kernel::{Label, LabelValues, Metric, MetricKind, pool};
-use headroom_actors::{jobs, lazy, memory, model, postgres, redis, upload};
+use headroom_actors::{chain, jobs, lazy, memory, model, postgres, redis, upload};
 
 use super::{actors, edge, process};
 use crate::figures::rpc;
@@ -66,6 +66,14 @@ pub const GROUPS: &[Group] = &[
     Group {
         title: "Requests to chains",
         metrics: rpc::METRICS,
+    },
+    Group {
+        title: "Chains",
+        metrics: chain::METRICS,
+    },
+    Group {
+        title: "Providers of chains",
+        metrics: chain::provider::METRICS,
     },
     Group {
         title: "The server itself",

@@ -90,6 +90,7 @@ pub fn table() -> Vec<Route> {
         post("/api/chains/{chain}/providers/{provider}/drain", Operator, Control, chains::drain, chains::drain_docs),
         post("/api/chains/{chain}/providers/{provider}/resume", Operator, Control, chains::resume, chains::resume_docs),
         post("/rpc/{chain}", User, Work, rpc::call, rpc::call_docs),
+        get("/rpc/{chain}", User, Work, rpc::socket::open, rpc::socket::open_docs),
 
         get("/api/uploads", Reader, Work, uploads::list, uploads::list_docs),
         post("/api/uploads", User, Transfer, uploads::create, uploads::create_docs),

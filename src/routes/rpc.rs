@@ -5,11 +5,12 @@
 //! pass through as the bytes that they are.
 //!
 //! What concerns single calls is an error of JSON-RPC with the status 200, as nodes answer it; what concerns the whole
-//! request (an unknown chain, too many bytes, no memory, no time) is a problem.
+//! request (an unknown chain, too many bytes, no memory, no time) is a problem. `rpc/socket.rs` has the WebSocket.
 
 mod answer;
 mod callers;
 mod request;
+pub(super) mod socket;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use headroom_actors::chain::{ChainEntry, ChainError, Chains, Serve};
 use headroom_actors::lazy::Acquire;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
@@ -58,6 +60,8 @@ pub struct RpcEdge {
     batch_max: usize,
     client_calls_max: usize,
     callers: Callers,
+    /// Places for WebSocket connections.
+    sockets: Arc<Semaphore>,
     /// By the name of the chain.
     figures: BTreeMap<String, RpcFigures>,
 }
@@ -75,6 +79,7 @@ impl RpcEdge {
             batch_max,
             client_calls_max,
             callers: Callers::new(client_calls_max),
+            sockets: Arc::new(Semaphore::new(socket::SOCKETS_MAX)),
             figures,
         }
     }

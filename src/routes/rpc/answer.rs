@@ -11,6 +11,7 @@ use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::header::ContentType;
 use bytes::Bytes;
+use bytestring::ByteString;
 use headroom_actors::chain::provider::Fault as ProviderFault;
 use headroom_actors::chain::rpc::Outcome;
 use headroom_actors::chain::{ChainError, Unusable};
@@ -19,7 +20,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::request::Fault;
-use crate::problem::{Problem, no_memory};
+use crate::problem::{Problem, ProblemKind, no_memory};
 
 /// Results up to this size are copied into the text around them, which costs less than a piece of their own.
 const COPIED_MAX: usize = 4 * 1024;
@@ -140,6 +141,43 @@ pub(super) async fn respond(
     is_batch: bool,
     memory: &dyn Buffers,
 ) -> Result<HttpResponse, Problem> {
+    let pieces = write(answers, is_batch, memory).await?;
+    let mut response = HttpResponse::Ok();
+    response.content_type(ContentType::json());
+    Ok(response.body(pieces))
+}
+
+/// As [`respond`], as one text for a message.
+///
+/// # Errors
+/// There is no memory for the text.
+pub(super) async fn text(
+    answers: Vec<(Bytes, Answer)>,
+    is_batch: bool,
+    memory: &dyn Buffers,
+) -> Result<ByteString, Problem> {
+    let pieces = write(answers, is_batch, memory).await?;
+    let length = pieces.length;
+    let reserved = memory.reserve_after_reading(length).await;
+    let mut reserved = reserved.map_err(|error| no_memory("these answers", error))?;
+    reserved.fill(length);
+    let mut whole = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+    pieces
+        .pieces
+        .iter()
+        .for_each(|it| whole.extend_from_slice(it));
+    let whole = reserved_bytes(whole, Some(&Arc::new(reserved)));
+    // Ids are of a request that was UTF-8, and results were read as JSON.
+    let no_text = |_| Problem::new(ProblemKind::Internal, "a provider has answered no UTF-8");
+    ByteString::try_from(whole).map_err(no_text)
+}
+
+/// Writes answers, each with the text of its id.
+async fn write(
+    answers: Vec<(Bytes, Answer)>,
+    is_batch: bool,
+    memory: &dyn Buffers,
+) -> Result<Pieces, Problem> {
     let around: usize = answers.iter().map(around).sum();
     let mut reservation = None;
     if around > SMALL_BYTES {
@@ -172,9 +210,7 @@ pub(super) async fn respond(
     if is_batch {
         text.copy(b"]");
     }
-    let mut response = HttpResponse::Ok();
-    response.content_type(ContentType::json());
-    Ok(response.body(text.into_pieces()))
+    Ok(text.into_pieces())
 }
 
 /// The most bytes of an answer that are copied.

@@ -23,7 +23,7 @@ pub(super) const INVALID_REQUEST: i32 = -32600;
 /// There is no such method.
 const NO_METHOD: i32 = -32601;
 /// The parameters are neither a list nor an object.
-const INVALID_PARAMS: i32 = -32602;
+pub(super) const INVALID_PARAMS: i32 = -32602;
 
 /// A request.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    fn new(code: i32, message: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn new(code: i32, message: impl Into<Cow<'static, str>>) -> Self {
         let message = message.into();
         Self { code, message }
     }

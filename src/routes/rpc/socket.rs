@@ -1,0 +1,457 @@
+//! `GET /rpc/{chain}` as a WebSocket: calls, and subscriptions to what happens on the chain.
+//!
+//! A connection has one task. It reads a message when there is a place for its calls, so a client that sends without
+//! reading waits in its own kernel. Notifications wait in a bounded queue; a client that leaves it full is told so by the
+//! close code 1008, since it would otherwise not know what it has missed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use actix_ws::{
+    AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Closed, Session,
+};
+use bytes::Bytes;
+use bytestring::ByteString;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use headroom_actors::chain::{
+    ChainEntry, LogsFilter, Notification, Serve, Subscribe, SubscriptionId, Topic, Unsubscribe,
+};
+use headroom_actors::kernel::{
+    BufferReservation, Buffers, EventBounds, EventReader, EventSender, Queued, event_queue,
+};
+use headroom_actors::lazy::{Acquire, Lease};
+use serde_json::value::RawValue;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::answer::{self, Answer};
+use super::callers::Caller;
+use super::request::{Fault, INVALID_PARAMS, Member, Request, read};
+use super::{RpcEdge, answers, client, count, find, serve_calls};
+use crate::handles::RequestHandles;
+use crate::middleware::cross_site;
+use crate::openapi::Docs;
+use crate::problem::{Problem, ProblemKind, malformed, no_memory};
+
+/// Connections at once.
+pub(super) const SOCKETS_MAX: usize = 4096;
+/// The largest message of a client.
+const MESSAGE_MAX: usize = 1024 * 1024;
+/// Messages of one client that are answered at once.
+const MESSAGES_AT_ONCE: usize = 32;
+/// Subscriptions of one connection.
+const SUBSCRIPTIONS_MAX: usize = 128;
+/// Notifications that wait for a client.
+const WAITING: EventBounds = EventBounds {
+    events: 1024,
+    bytes: 1024 * 1024,
+};
+/// What a connection reserves: its buffers, and some notifications.
+const CONNECTION_BYTES: u64 = 64 * 1024;
+/// The time between two pings, and how many a client may leave unanswered.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PINGS_MAX: u32 = 3;
+
+pub(in crate::routes) fn open_docs() -> Docs {
+    Docs::new("Call methods of a chain and subscribe to it, over a WebSocket")
+        .text(
+            "Messages are those of `POST /rpc/{chain}`. `eth_subscribe` knows `newHeads`, `logs` and \
+             `newPendingTransactions`. A client that reads too slowly is disconnected with the code 1008.",
+        )
+        .variable("chain", "The name, an alias or the id of a chain.", "ethereum")
+        .empty_answer(101, "The connection is a WebSocket from here on.")
+        .calls_actors()
+        .problems(&[ProblemKind::TooManyRequests, ProblemKind::MemoryExceeded])
+}
+
+/// A client's connection.
+struct Socket {
+    session: Session,
+    messages: AggregatedMessageStream,
+    edge: web::Data<RpcEdge>,
+    handles: RequestHandles,
+    chain: ChainEntry,
+    caller: Caller,
+    client: Option<Arc<str>>,
+    subscriptions: BTreeSet<SubscriptionId>,
+    sender: Arc<EventSender<Notification>>,
+    notifications: EventReader<Notification>,
+    /// Pings since the last message.
+    unanswered: u32,
+    // The chain stays open as long as the connection.
+    _lease: Lease,
+    _place: OwnedSemaphorePermit,
+    _memory: BufferReservation,
+}
+
+pub(in crate::routes) async fn open(
+    request: HttpRequest,
+    name: web::Path<String>,
+    payload: web::Payload,
+    edge: web::Data<RpcEdge>,
+    handles: RequestHandles,
+) -> Result<HttpResponse, Problem> {
+    let chain = find(&handles.chains, &name)?.clone();
+    if !request.headers().contains_key(header::UPGRADE) {
+        return Err(malformed("send calls by POST, or open a WebSocket here"));
+    }
+    // A page of another origin could read all answers.
+    if let Some(refusal) = cross_site::refusal(request.headers()) {
+        return Err(refusal);
+    }
+    let client = client(&request)?;
+    let place = Arc::clone(&edge.sockets).try_acquire_owned().map_err(|_| {
+        let detail = format!("there are {SOCKETS_MAX} connections, which is the most");
+        let problem = Problem::new(ProblemKind::TooManyRequests, detail);
+        problem.retry_after(Duration::from_secs(5))
+    })?;
+    let account: &dyn Buffers = &handles.answer_text;
+    let memory = account.reserve_after_reading(CONNECTION_BYTES).await;
+    let mut memory = memory.map_err(|error| no_memory("this connection", error))?;
+    memory.fill(CONNECTION_BYTES);
+    let name = chain.resource.to_string();
+    let lease = handles.loader.ask(Acquire { name }, handles.left());
+    let lease = lease.await??;
+    let caller = Caller::of(&request);
+    let opened = actix_ws::handle(&request, payload);
+    let (response, session, messages) = opened
+        .map_err(|error| malformed(format!("this is no handshake of a WebSocket: {error}")))?;
+    let messages = messages.max_frame_size(MESSAGE_MAX);
+    let messages = messages
+        .aggregate_continuations()
+        .max_continuation_size(MESSAGE_MAX);
+    let (sender, notifications) = event_queue(WAITING);
+    let socket = Socket {
+        session,
+        messages,
+        edge,
+        handles,
+        chain,
+        caller,
+        client,
+        subscriptions: BTreeSet::new(),
+        sender: Arc::new(sender),
+        notifications,
+        unanswered: 0,
+        _lease: lease,
+        _place: place,
+        _memory: memory,
+    };
+    actix_web::rt::spawn(socket.run());
+    Ok(response)
+}
+
+/// How a connection ends.
+enum End {
+    /// The client has gone.
+    Gone,
+    /// The server closes it.
+    Close(CloseCode, &'static str),
+}
+
+impl From<Closed> for End {
+    fn from(_: Closed) -> Self {
+        Self::Gone
+    }
+}
+
+impl Socket {
+    async fn run(mut self) {
+        let end = self.serve().await;
+        if let End::Close(code, reason) = end {
+            let reason = CloseReason::from((code, reason));
+            // The client may have gone meanwhile.
+            self.session.clone().close(Some(reason)).await.ok();
+        }
+        for id in std::mem::take(&mut self.subscriptions) {
+            let within = self.handles.renewed().left();
+            // Otherwise the subscription ends with its queue.
+            self.chain.handle.ask(Unsubscribe { id }, within).await.ok();
+        }
+    }
+
+    async fn serve(&mut self) -> End {
+        let mut pings = interval(PING_EVERY);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        pings.tick().await;
+        let mut answering = FuturesUnordered::new();
+        loop {
+            let step = tokio::select! {
+                message = self.messages.recv(), if answering.len() < MESSAGES_AT_ONCE => {
+                    self.unanswered = 0;
+                    match message {
+                        Some(Ok(AggregatedMessage::Text(text))) => {
+                            match self.take(text.into_bytes()).await {
+                                Ok(Some(calls)) => answering.push(calls.answer()),
+                                Ok(None) => {}
+                                Err(end) => return end,
+                            }
+                            Ok(())
+                        }
+                        Some(Ok(AggregatedMessage::Binary(bytes))) => {
+                            match self.take(bytes).await {
+                                Ok(Some(calls)) => answering.push(calls.answer()),
+                                Ok(None) => {}
+                                Err(end) => return end,
+                            }
+                            Ok(())
+                        }
+                        Some(Ok(AggregatedMessage::Ping(bytes))) => self.session.pong(&bytes).await,
+                        Some(Ok(AggregatedMessage::Pong(_))) => Ok(()),
+                        Some(Ok(AggregatedMessage::Close(_))) => {
+                            return End::Close(CloseCode::Normal, "");
+                        }
+                        Some(Err(_)) => {
+                            return End::Close(CloseCode::Size, "a message is too large or malformed");
+                        }
+                        None => return End::Gone,
+                    }
+                }
+                Some(answer) = answering.next() => match answer {
+                    Some(text) => self.session.text(text).await,
+                    None => Ok(()),
+                },
+                notification = self.notifications.next() => match notification {
+                    Some(Queued::Event(notification)) => {
+                        self.session.text(text_of(&notification)).await
+                    }
+                    Some(Queued::Gap) => {
+                        return End::Close(CloseCode::Policy, "notifications were not read in time");
+                    }
+                    // It is held here.
+                    None => return End::Gone,
+                },
+                _ = pings.tick() => {
+                    self.unanswered += 1;
+                    if self.unanswered > PINGS_MAX {
+                        return End::Gone;
+                    }
+                    // An owner that was restarted knows no subscriptions.
+                    self.session.ping(b"").await
+                }
+            };
+            if let Err(closed) = step {
+                return closed.into();
+            }
+        }
+    }
+
+    /// Takes a message. What concerns subscriptions is done at once; other calls are returned.
+    async fn take(&mut self, text: Bytes) -> Result<Option<Calls>, End> {
+        let edge = self.edge.clone();
+        let figures = edge.figures.get(&self.chain.config.name);
+        let (members, is_batch) = match read(&text, self.edge.batch_max) {
+            Ok(Request::Single(member)) => (vec![member], false),
+            Ok(Request::Batch(members)) => (members, true),
+            Err(fault) => {
+                count(figures, None, "malformed");
+                let answer = vec![(Bytes::from_static(b"null"), fault.into())];
+                self.send(answer, false).await?;
+                return Ok(None);
+            }
+        };
+        if let [Member { id, call: Ok(call) }] = &*members
+            && !is_batch
+            && matches!(&*call.method, "eth_subscribe" | "eth_unsubscribe")
+        {
+            let answer = match &*call.method {
+                "eth_subscribe" => self.subscribe(&call.params).await,
+                _ => self.unsubscribe(&call.params).await,
+            };
+            let outcome = match &answer {
+                Answer::Result(_) => "result",
+                Answer::Error(_) => "error",
+            };
+            count(figures, Some(&call.method), outcome);
+            if let Some(id) = id {
+                self.send(vec![(id.clone(), answer)], false).await?;
+            }
+            return Ok(None);
+        }
+        Ok(Some(Calls {
+            members,
+            is_batch,
+            edge: self.edge.clone(),
+            handles: self.handles.renewed(),
+            chain: self.chain.clone(),
+            caller: self.caller,
+            client: self.client.clone(),
+        }))
+    }
+
+    async fn send(&mut self, answers: Vec<(Bytes, Answer)>, is_batch: bool) -> Result<(), End> {
+        let text = answer::text(answers, is_batch, &self.handles.answer_text).await;
+        match text {
+            Ok(text) => Ok(self.session.text(text).await?),
+            Err(_) => Err(End::Close(
+                CloseCode::Again,
+                "there is no memory for an answer",
+            )),
+        }
+    }
+
+    async fn subscribe(&mut self, params: &[u8]) -> Answer {
+        if self.subscriptions.len() >= SUBSCRIPTIONS_MAX {
+            let message = format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions");
+            return Fault::new(INVALID_PARAMS, message).into();
+        }
+        let topic = match topic(params) {
+            Ok(topic) => topic,
+            Err(fault) => return fault.into(),
+        };
+        let subscribe = Subscribe {
+            topic,
+            sender: Arc::clone(&self.sender),
+        };
+        let within = self.handles.renewed().left();
+        match self.chain.handle.ask(subscribe, within).await {
+            Ok(Ok(id)) => {
+                self.subscriptions.insert(id);
+                Answer::Result(format!("\"{id}\"").into())
+            }
+            Ok(Err(error)) => Fault::new(LIMIT_EXCEEDED, error.to_string()).into(),
+            Err(error) => Fault::new(UNAVAILABLE, error.to_string()).into(),
+        }
+    }
+
+    async fn unsubscribe(&mut self, params: &[u8]) -> Answer {
+        let id = serde_json::from_slice::<(&str,)>(params).ok();
+        let id = id.and_then(|(id,)| id.parse::<SubscriptionId>().ok());
+        let Some(id) = id.filter(|id| self.subscriptions.remove(id)) else {
+            return Answer::Result(Bytes::from_static(b"false"));
+        };
+        let within = self.handles.renewed().left();
+        let ended = self.chain.handle.ask(Unsubscribe { id }, within).await;
+        Answer::Result(ended.unwrap_or(false).to_string().into())
+    }
+}
+
+/// EIP-1474: a limit is exceeded, and what is asked for is not there now.
+const LIMIT_EXCEEDED: i32 = -32005;
+const UNAVAILABLE: i32 = -32002;
+
+/// What a client subscribes to.
+fn topic(params: &[u8]) -> Result<Topic, Fault> {
+    let invalid = |message: String| Fault::new(INVALID_PARAMS, message);
+    let params: Vec<&RawValue> = serde_json::from_slice(params).unwrap_or_default();
+    let name = params.first().map(|name| name.get());
+    let more = params.get(1).map(|more| more.get());
+    let more = more.filter(|more| *more != "null");
+    match (name, more) {
+        (Some("\"newHeads\""), _) => Ok(Topic::NewHeads),
+        (Some("\"logs\""), filter) => {
+            let filter = LogsFilter::read(filter.unwrap_or("{}"));
+            filter
+                .map(Topic::Logs)
+                .map_err(|fault| invalid(fault.to_string()))
+        }
+        (Some("\"newPendingTransactions\""), None | Some("false")) => {
+            Ok(Topic::NewPendingTransactions)
+        }
+        (Some("\"newPendingTransactions\""), Some(_)) => Err(invalid(
+            "only the hashes of pending transactions can be subscribed to".into(),
+        )),
+        _ => Err(invalid(
+            "subscribe to newHeads, logs or newPendingTransactions".into(),
+        )),
+    }
+}
+
+/// Calls of one message.
+struct Calls {
+    members: Vec<Member>,
+    is_batch: bool,
+    edge: web::Data<RpcEdge>,
+    handles: RequestHandles,
+    chain: ChainEntry,
+    caller: Caller,
+    client: Option<Arc<str>>,
+}
+
+impl Calls {
+    /// The text of their answers, if there is one.
+    async fn answer(self) -> Option<ByteString> {
+        let figures = self.edge.figures.get(&self.chain.config.name);
+        if self.is_batch
+            && let Some(figures) = figures
+        {
+            figures.batch(self.members.len());
+        }
+        let began = Instant::now();
+        let calls = self.members.iter();
+        let calls = calls.filter_map(|member| member.call.as_ref().ok());
+        let serve = Serve {
+            calls: calls.cloned().collect(),
+            client: self.client.clone(),
+        };
+        let outcomes = serve_calls(&self.edge, &self.handles, &self.chain, self.caller, serve);
+        let answers = match outcomes.await {
+            Ok(outcomes) => answers(self.members, outcomes, figures),
+            // There is no status of HTTP to say it with.
+            Err(problem) => {
+                let refused = self.members.into_iter().filter_map(|member| member.id);
+                let fault = Fault::new(LIMIT_EXCEEDED, problem.detail);
+                refused.map(|id| (id, fault.clone().into())).collect()
+            }
+        };
+        if let Some(figures) = figures {
+            figures.answered(began.elapsed());
+        }
+        if answers.is_empty() {
+            return None;
+        }
+        let text = answer::text(answers, self.is_batch, &self.handles.answer_text);
+        text.await.ok()
+    }
+}
+
+fn text_of(notification: &Notification) -> String {
+    let Notification {
+        subscription,
+        result,
+    } = notification;
+    // Results are JSON, which providers have sent as UTF-8.
+    let result = String::from_utf8_lossy(result);
+    format!(
+        "{{\"jsonrpc\":\"2.0\",\"method\":\"eth_subscription\",\"params\":\
+         {{\"subscription\":\"{subscription}\",\"result\":{result}}}}}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn topics_are_read_as_clients_write_them() {
+        for (params, name) in [
+            (r#"["newHeads"]"#, "NewHeads"),
+            (r#"["newHeads", {}]"#, "NewHeads"),
+            (r#"["logs"]"#, "Logs"),
+            (r#"["logs", null]"#, "Logs"),
+            (r#"["logs", {"topics": []}]"#, "Logs"),
+            (r#"["newPendingTransactions"]"#, "NewPending"),
+            (r#"["newPendingTransactions", false]"#, "NewPending"),
+        ] {
+            let topic = format!("{:?}", topic(params.as_bytes()).unwrap());
+            assert!(topic.starts_with(name), "{params} {topic}");
+        }
+        for wrong in [
+            "",
+            "{}",
+            "[]",
+            "[1]",
+            r#"["syncing"]"#,
+            r#"["logs", 1]"#,
+            r#"["newPendingTransactions", true]"#,
+        ] {
+            assert_eq!(topic(wrong.as_bytes()).unwrap_err().code, INVALID_PARAMS);
+        }
+    }
+}
