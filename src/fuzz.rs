@@ -10,7 +10,7 @@ use headroom_actors::upload::content::{Check, FileName, Kind, Limits, kind_of};
 use headroom_actors::upload::{Cursor, RequestKey, UploadId, hash_of_digits};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::routes::fuzz as routes;
+use crate::routes::{fuzz as routes, rpc_request};
 
 /// A name and a function.
 pub type Target = (&'static str, fn(&[u8]));
@@ -23,6 +23,7 @@ pub const TARGETS: &[Target] = &[
     ("multipart", routes::multipart),
     ("parameters", routes::parameters),
     ("range", routes::range),
+    ("rpc_request", rpc_request),
     ("tus", routes::tus),
 ];
 

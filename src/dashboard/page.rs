@@ -23,6 +23,7 @@ const SCRIPT: &str = concat!(
     include_str!("page/tus.js"),
     include_str!("page/sending.js"),
     include_str!("page/uploads.js"),
+    include_str!("page/chains.js"),
     include_str!("page/parts.js"),
     include_str!("page/live.js"),
 );

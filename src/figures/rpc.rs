@@ -19,8 +19,7 @@ const CALLS: Metric = Metric::counter(
     CHAIN,
     Label::one_of("method", &METHODS),
     Label::one_of("outcome", &OUTCOMES),
-])
-.alert("a share of no_provider, failed and deadline above 1 % for 5 minutes: see the providers of the chain");
+]);
 const REQUEST_SECONDS: Metric = Metric::histogram(
     "headroom_rpc_request_duration_seconds",
     "Time from the body of a request to its answers, the opening of the chain included.",

@@ -28,6 +28,8 @@ pub use performance::load_test::{
     BYTES_MAX as LOAD_TEST_BYTES_MAX, LoadTestDeps, SOCKETS_MAX as LOAD_TEST_SOCKETS_MAX,
 };
 pub use rpc::RpcEdge;
+#[cfg(any(test, fuzzing))]
+pub(crate) use rpc::request::fuzz as rpc_request;
 pub use uploads::FormLimits;
 #[cfg(any(test, fuzzing))]
 pub(crate) use uploads::fuzz;

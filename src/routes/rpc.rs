@@ -9,7 +9,7 @@
 
 mod answer;
 mod callers;
-mod request;
+pub(crate) mod request;
 pub(super) mod socket;
 
 use std::collections::BTreeMap;
@@ -344,7 +344,9 @@ fn client(request: &HttpRequest) -> Result<Option<Arc<str>>, Problem> {
         return Ok(None);
     };
     let name = value.to_str().ok();
-    let name = name.filter(|name| (1..=CLIENT_MAX).contains(&name.len()));
+    let is_printable = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
+    let name = name
+        .filter(|name| (1..=CLIENT_MAX).contains(&name.len()) && name.bytes().all(is_printable));
     let wrong = || malformed("the header Headroom-Client must have 1 to 64 printable characters");
     Ok(Some(name.ok_or_else(wrong)?.into()))
 }

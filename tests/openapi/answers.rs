@@ -19,7 +19,8 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(30);
 async fn start() -> (Server, Models, Document) {
     let models = Models::new();
     models.add("affine", 1, torchscript::affine);
-    let server = Server::start(models.options(BINARY));
+    let chain = "chains.ethereum.providers.node.url = 'http://127.0.0.1:1'";
+    let server = Server::start(models.options(BINARY).settings(chain));
     let document = Document::new(server.get_json("/openapi.json").await.ok());
     (server, models, document)
 }
@@ -85,7 +86,7 @@ async fn a_finished_job(server: &Server) -> Value {
 async fn every_answer_is_as_the_document_says() {
     let (server, _models, document) = start().await;
     let job = a_finished_job(&server).await;
-    let variables = |model: &str, version: &str, pool: &str, id: &str| {
+    let variables = |model: &str, version: &str, pool: &str, id: &str, chain: &str| {
         let value = |text: &str| text.to_owned();
         BTreeMap::from([
             ("model", value(model)),
@@ -94,10 +95,13 @@ async fn every_answer_is_as_the_document_says() {
             ("pool", value(pool)),
             ("id", value(id)),
             ("token", value(id)),
+            ("chain", value(chain)),
+            ("provider", value("node")),
         ])
     };
-    let known = variables("affine", "1", "redis-cache", job["id"].as_str().unwrap());
-    let unknown = variables("other", "x", "other", "other");
+    let id = job["id"].as_str().unwrap();
+    let known = variables("affine", "1", "redis-cache", id, "ethereum");
+    let unknown = variables("other", "x", "other", "other", "other");
     // The first time with a loaded model and a cold pool, the second time the other way round.
     for variables in [&known, &known, &unknown] {
         let faults = faults(&server, &document, variables).await;

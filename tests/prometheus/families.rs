@@ -48,6 +48,9 @@ const NOT_AT_ZERO: [&str; 2] = [
     "headroom_postgres_reads_total",
 ];
 
+/// Settings with a chain, whose only provider is not there.
+const WITH_CHAIN: &str = "chains.ethereum.providers.node.url = 'http://127.0.0.1:1'";
+
 /// Settings with a receiver of alerts, which is not there.
 const WITH_ALERTS: &str = "memory.alerts.webhook_url = 'http://127.0.0.1:1/'";
 
@@ -62,7 +65,8 @@ async fn used_server(models: &Models) -> Server {
         models
             .options(BINARY)
             .settings(settings)
-            .settings(WITH_ALERTS),
+            .settings(WITH_ALERTS)
+            .settings(WITH_CHAIN),
     );
     let input = floats("x", &[1.0]);
     for _ in 0..3 {
@@ -86,6 +90,8 @@ async fn used_server(models: &Models) -> Server {
     let upload = upload.header("Content-Type", "multipart/form-data; boundary=b");
     let upload = upload.body(form).send().await.unwrap();
     assert_eq!(upload.status(), 201);
+    let batch = json!([{ "jsonrpc": "2.0", "id": 1, "method": "eth_chainId" }]);
+    server.post("/rpc/ethereum", &batch).await;
     server.unload("affine").await.ok();
     server.get("/nothing").await;
     let mut client = TcpStream::connect(server.address()).unwrap();

@@ -54,6 +54,8 @@ impl Chains {
     /// The chain with this name, alias or id.
     pub fn find(&self, name: &str) -> Option<&ChainEntry> {
         let id = name.parse::<u64>().ok();
+        // An id has one form: without a sign or leading zeros.
+        let id = id.filter(|id| id.to_string() == name);
         self.0.iter().find(|entry| {
             let config = &entry.config;
             config.name == name

@@ -12,6 +12,7 @@ const PARTS = [
   { id: "timeline", title: "Last 15 minutes", build: buildTimeline },
   { id: "resources", title: "Resources", build: buildResources },
   { id: "uploads", title: "Uploads", build: buildUploads },
+  { id: "chains", title: "Chains", build: buildChains },
   { id: "supervision", title: "Supervision tree", build: buildSupervision, half: true },
   { id: "pools", title: "Connection pools", build: buildPools, half: true },
   { id: "jobs", title: "Jobs", build: buildJobs, half: true },

@@ -336,7 +336,8 @@ mod tests {
 
     #[tokio::test]
     async fn long_results_are_sent_in_pieces_without_a_copy() {
-        let long = Bytes::from(vec![b'1'; 3 * PIECE_MAX + 5]);
+        let text = format!("\"{}\"", "a".repeat(3 * PIECE_MAX + 5));
+        let long = Bytes::from(text);
         let answers = vec![
             (id("1"), Answer::Result(long.clone())),
             (id("2"), Answer::Result(id("2"))),

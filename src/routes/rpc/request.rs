@@ -68,7 +68,8 @@ pub(super) fn read(body: &Bytes, batch_max: usize) -> Result<Request, Fault> {
         Fault::new(PARSE_ERROR, format!("the body is not valid JSON: {detail}"))
     };
     let text = std::str::from_utf8(body).map_err(|_| no_json(&"it is not UTF-8"))?;
-    let text = text.trim_ascii();
+    // JSON has fewer kinds of white space than ASCII.
+    let text = text.trim_matches([' ', '\t', '\n', '\r']);
     if !text.starts_with('[') {
         let whole: &RawValue = serde_json::from_str(text).map_err(|error| no_json(&error))?;
         return Ok(Request::Single(member(body, whole)));
@@ -313,6 +314,37 @@ impl<'de> Deserialize<'de> for Object<'de> {
     }
 }
 
+/// The target of `crate::fuzz` that reads requests.
+#[cfg(any(test, fuzzing))]
+#[expect(clippy::unwrap_used, reason = "how a target fails")]
+pub(crate) fn fuzz(data: &[u8]) {
+    let body = Bytes::copy_from_slice(data);
+    let text = str::from_utf8(data).ok();
+    let is_json = text.is_some_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+    let members = match read(&body, 3) {
+        Ok(Request::Single(member)) => vec![member],
+        Ok(Request::Batch(members)) => members,
+        Err(fault) => {
+            assert_eq!(fault.code == PARSE_ERROR, !is_json, "{fault:?}");
+            return;
+        }
+    };
+    assert!(is_json && (1..=3).contains(&members.len()));
+    for Member { id, call } in members {
+        if let Some(id) = id {
+            let id = str::from_utf8(&id).unwrap();
+            serde_json::from_str::<&RawValue>(id).unwrap();
+            assert!(!id.starts_with(['[', '{', 't', 'f']), "{id}");
+        }
+        if let Ok(call) = call
+            && !call.params.is_empty()
+        {
+            let params: &RawValue = serde_json::from_slice(&call.params).unwrap();
+            assert!(params.get().starts_with(['[', '{']));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -448,6 +480,8 @@ mod tests {
             r#"{"jsonrpc":"2.0","method":"foobar,"params":"bar","baz]"#,
             r#"[{"jsonrpc":"2.0","method":"m","id":"1"},{"jsonrpc":"2.0","method""#,
             "{\"a\":\"\n\"}",
+            "\u{c}1",
+            "\u{a0}[]",
             "[1,2,3,4,5",
         ] {
             assert_eq!(read_text(text).unwrap_err().code, PARSE_ERROR, "{text}");
