@@ -46,7 +46,10 @@ async fn check(client: &str) {
     assert_eq!(written["heads"], true, "{written}");
     let statuses = written["statuses"].as_array().unwrap();
     let is_success = |status: &Value| *status == json!(1) || *status == json!("success");
-    assert!(statuses.len() == 3 && statuses.iter().all(is_success), "{written}");
+    assert!(
+        statuses.len() == 3 && statuses.iter().all(is_success),
+        "{written}"
+    );
     // web3.js has no filters over HTTP.
     if client != "web3" {
         assert_eq!(written["polled"], json!([4]), "{written}");

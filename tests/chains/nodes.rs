@@ -37,7 +37,9 @@ impl Gateway {
     }
 
     async fn start_before(node: Anvil, providers: usize, more: &str) -> Option<Self> {
-        let proxies: Vec<_> = (0..providers).map(|_| RpcProxy::start(node.url())).collect();
+        let proxies: Vec<_> = (0..providers)
+            .map(|_| RpcProxy::start(node.url()))
+            .collect();
         let urls: Vec<_> = proxies.iter().map(RpcProxy::url).collect();
         let settings = format!("{more}\n{}", settings(&urls));
         let server = Server::start(Options::new(BINARY).settings(&settings));

@@ -21,26 +21,35 @@ fn number(name: &str, default: u64) -> u64 {
 
 /// A call, and whether its answer is right.
 fn calls() -> Vec<(Value, fn(&Value) -> bool)> {
-    let call = |method: &str, params: Value| {
-        json!({ "jsonrpc": "2.0", "id": 7, "method": method, "params": params })
+    let call = |method: &str, params: Value| json!({ "jsonrpc": "2.0", "id": 7, "method": method, "params": params });
+    let is_text = |answer: &Value| {
+        answer["result"]
+            .as_str()
+            .is_some_and(|it| it.starts_with("0x"))
     };
-    let is_text = |answer: &Value| answer["result"].as_str().is_some_and(|it| it.starts_with("0x"));
     vec![
         (call("eth_blockNumber", json!([])), is_text),
         (call("eth_getBalance", json!([ACCOUNT, "latest"])), is_text),
-        (call("eth_getBlockByNumber", json!(["latest", false])), |answer| {
-            answer["result"]["hash"].is_string()
-        }),
-        (call("eth_getBlockByNumber", json!(["0x0", false])), |answer| {
-            answer["result"]["number"] == "0x0"
-        }),
-        (call("eth_getLogs", json!([{ "fromBlock": "0x0", "toBlock": "latest" }])), |answer| {
-            answer["result"].is_array()
-        }),
+        (
+            call("eth_getBlockByNumber", json!(["latest", false])),
+            |answer| answer["result"]["hash"].is_string(),
+        ),
+        (
+            call("eth_getBlockByNumber", json!(["0x0", false])),
+            |answer| answer["result"]["number"] == "0x0",
+        ),
+        (
+            call(
+                "eth_getLogs",
+                json!([{ "fromBlock": "0x0", "toBlock": "latest" }]),
+            ),
+            |answer| answer["result"].is_array(),
+        ),
         // An error of the caller stays one.
-        (call("eth_getBalance", json!(["0x12", "latest"])), |answer| {
-            answer["error"]["code"] == -32602
-        }),
+        (
+            call("eth_getBalance", json!(["0x12", "latest"])),
+            |answer| answer["error"]["code"] == -32602,
+        ),
     ]
 }
 
@@ -83,7 +92,10 @@ async fn no_request_fails_while_one_provider_works() {
         })
     };
     // One provider works at each time, and never the same for long.
-    let old = gateway.node.call("eth_getBlockByNumber", json!(["0x0", false])).await;
+    let old = gateway
+        .node
+        .call("eth_getBlockByNumber", json!(["0x0", false]))
+        .await;
     let phases: Vec<Box<dyn Fn()>> = vec![
         Box::new(|| gateway.proxies[0].set(RpcFault::Reset)),
         Box::new(|| gateway.proxies[1].set(RpcFault::Throttle(Some(1)))),
