@@ -32,16 +32,10 @@ use crate::body::{BodyBudget, read_body_up_to};
 use crate::figures::RpcFigures;
 use crate::handles::RequestHandles;
 use crate::openapi::Docs;
-use crate::problem::{Problem, ProblemKind, malformed};
+use crate::problem::{Problem, ProblemKind};
 use answer::{Answer, respond};
 use callers::{Caller, Callers};
 use request::{Member, Request, read};
-
-/// The header by which a client names itself.
-const CLIENT: &str = "headroom-client";
-
-/// The longest name of a client.
-const CLIENT_MAX: usize = 64;
 
 /// How long a request waits for a chain whose owner is being restarted.
 const RESTART_WITHIN: Duration = Duration::from_secs(2);
@@ -163,11 +157,6 @@ pub(super) fn call_docs() -> Docs {
              status 200. The media type may be `application/json` or `text/plain`, or left out.",
         )
         .variable("chain", "The name, an alias or the id of a chain.", "ethereum")
-        .header(
-            "Headroom-Client",
-            "A name that the client has chosen, of up to 64 printable characters. A client that has seen a block is not \
-             answered from a provider that does not have it yet.",
-        )
         .body::<RequestBody>(json!({
             "jsonrpc": "2.0", "id": 1, "method": "eth_getBalance",
             "params": ["0x0000000000000000000000000000000000000000", "latest"],
@@ -195,7 +184,6 @@ pub(super) async fn call(
     let chain = find(&handles.chains, &name)?;
     let figures = edge.figures.get(&chain.config.name);
     check_media_type(&request)?;
-    let client = client(&request)?;
     let body = read_body_up_to(edge.request_max, &request, payload, &bodies).await?;
     let began = Instant::now();
     let (members, is_batch) = match read(&body.into_bytes(), edge.batch_max) {
@@ -213,11 +201,12 @@ pub(super) async fn call(
     let calls = members
         .iter()
         .filter_map(|member| member.call.as_ref().ok());
+    let caller = Caller::of(&request);
     let serve = Serve {
         calls: calls.cloned().collect(),
-        client,
+        caller: caller.name(),
     };
-    let outcomes = serve_calls(&edge, &handles, chain, Caller::of(&request), serve).await;
+    let outcomes = serve_calls(&edge, &handles, chain, caller, serve).await;
     let outcomes = outcomes.inspect_err(|_| {
         for call in members
             .iter()
@@ -336,17 +325,4 @@ fn check_media_type(request: &HttpRequest) -> Result<(), Problem> {
     }
     let detail = "the body must be JSON: send it with the content type application/json";
     Err(Problem::new(ProblemKind::UnsupportedMediaType, detail))
-}
-
-/// The name that the client has given itself.
-fn client(request: &HttpRequest) -> Result<Option<Arc<str>>, Problem> {
-    let Some(value) = request.headers().get(CLIENT) else {
-        return Ok(None);
-    };
-    let name = value.to_str().ok();
-    let is_printable = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
-    let name = name
-        .filter(|name| (1..=CLIENT_MAX).contains(&name.len()) && name.bytes().all(is_printable));
-    let wrong = || malformed("the header Headroom-Client must have 1 to 64 printable characters");
-    Ok(Some(name.ok_or_else(wrong)?.into()))
 }

@@ -17,7 +17,8 @@ pub(crate) struct Gateway {
 
 /// The settings of a chain with these providers.
 pub(crate) fn settings(urls: &[String]) -> String {
-    let mut settings = format!("[chains.dev]\nid = {CHAIN_ID}\nblock_time = '200ms'\n");
+    let mut settings =
+        format!("[chains.dev]\nid = {CHAIN_ID}\nblock_time = '200ms'\nfinality_depth = 64\n");
     for (index, url) in urls.iter().enumerate() {
         settings += &format!("[chains.dev.providers.p{index}]\nurl = '{url}'\n");
     }
@@ -66,13 +67,6 @@ impl Gateway {
         let answer = self.server.post_json("/rpc/dev", &call).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json
-    }
-
-    /// The result of a call that has one.
-    pub(crate) async fn call(&self, method: &str, params: Value) -> Value {
-        let mut answer = self.answer(method, &params).await;
-        assert!(answer.get("error").is_none(), "{method}: {answer}");
-        answer["result"].take()
     }
 
     /// What `GET /api/chains/dev` says.

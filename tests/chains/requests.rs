@@ -184,23 +184,3 @@ async fn the_first_call_opens_the_chain() {
     assert!(error["error"]["data"]["type"].is_string(), "{error}");
     assert_eq!(phase(&server, "ethereum").await, "ready");
 }
-
-#[tokio::test]
-async fn a_client_may_name_itself_by_a_short_text() {
-    let server = start("");
-    let send = |name: &[u8]| {
-        let request = server
-            .client()
-            .post(server.url("/rpc/ethereum"))
-            .body(call("1"));
-        request.header("Headroom-Client", name).send()
-    };
-    let longest = "a".repeat(64);
-    for name in ["a", "worker 7/b", longest.as_str()] {
-        assert_eq!(send(name.as_bytes()).await.unwrap().status(), 200, "{name}");
-    }
-    let longer = "a".repeat(65);
-    for name in [&b""[..], longer.as_bytes(), b"\xc3\xa4", b"a\tb"] {
-        problem(send(name).await.unwrap(), 400, "malformed-request").await;
-    }
-}

@@ -3,8 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix::fut::{ActorFutureExt, wrap_future};
-use actix::{Actor, AsyncContext, Context, Handler};
+use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
+use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
+use futures_util::stream;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -16,12 +17,14 @@ use super::messages::{ReadStatus, Serve, SetDrained, Subscribe, Unsubscribe};
 use super::provider::{Provider, Surroundings, Tls};
 use super::serving::{Serving, Upstream};
 use super::subscriptions::Hub;
-use crate::kernel::{Call, Child, ChildSpec, Reply};
+use crate::kernel::pressure::{Action, Level, PressureReader, Stage};
+use crate::kernel::{Call, Child, ChildSpec, Exit, Reply};
 
 /// The owner of an open chain.
 pub struct Chain {
     serving: Rc<Serving>,
     subscriptions: Rc<Hub>,
+    pressure: PressureReader,
 }
 
 impl Chain {
@@ -47,7 +50,7 @@ impl Chain {
             children.push(child);
             providers.push((provider.clone(), handle, view, told));
         }
-        let buffers = Arc::clone(&deps.buffers);
+        let (buffers, pressure) = (Arc::clone(&deps.buffers), deps.pressure.clone());
         let owner = ChildSpec::actor(&entry.handle, move |_| {
             let upstreams = providers.iter().map(|(provider, handle, view, told)| {
                 Upstream::new(provider, handle.clone(), Arc::clone(view), told.clone())
@@ -61,10 +64,43 @@ impl Chain {
             Self {
                 subscriptions: Rc::new(Hub::new(Rc::clone(&serving))),
                 serving,
+                pressure: pressure.clone(),
             }
         });
         children.push(owner);
         children
+    }
+
+    /// Gives memory of kept answers back when it is short.
+    fn watch_pressure(&self, context: &mut Context<Self>) {
+        let name = format!("chain:{}", self.serving.name());
+        let mut subscription = self.pressure.subscribe(name, Stage::Caches);
+        let serving = Rc::clone(&self.serving);
+        let watch = async move {
+            loop {
+                let pressure = subscription.changed().await;
+                let mut actions = Vec::new();
+                if pressure.asks(Stage::Caches) || pressure.level != Level::Normal {
+                    let before_bytes = serving.kept_bytes();
+                    while !serving.shrink(pressure) {
+                        tokio::task::yield_now().await;
+                    }
+                    let after_bytes = serving.kept_bytes();
+                    if after_bytes < before_bytes {
+                        actions.push(Action {
+                            what: format!("kept answers of {}", serving.name()),
+                            promised_bytes: before_bytes - after_bytes,
+                            before_bytes,
+                            after_bytes,
+                        });
+                    }
+                } else {
+                    serving.shrink(pressure);
+                }
+                subscription.acknowledge(pressure.epoch, actions);
+            }
+        };
+        context.spawn(wrap_future(watch));
     }
 
     fn serve(&self, serve: Serve, mut reply: Reply<Serve>, context: &mut Context<Self>) {
@@ -74,7 +110,9 @@ impl Chain {
             let calls = serve.calls.len();
             // A panic ends this request alone. The set aborts its task when it is dropped.
             let mut task = JoinSet::new();
-            task.spawn_local(async move { serving.serve(&serve.calls, deadline).await });
+            task.spawn_local(
+                async move { serving.serve(&serve.calls, &serve.caller, deadline).await },
+            );
             let served = tokio::select! {
                 biased;
                 () = reply.cancelled() => return,
@@ -92,6 +130,24 @@ impl Actor for Chain {
 }
 
 impl Child for Chain {
+    fn start(&mut self, context: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
+        for (provider, told) in self.serving.heads_told().enumerate() {
+            let heads = stream::unfold(told, |mut told| async move {
+                told.changed().await.ok()?;
+                let head = told.borrow_and_update().clone();
+                Some((head, told))
+            });
+            let heads = wrap_stream::<_, Self>(heads).map(move |head, chain, _| {
+                if let Some(head) = head {
+                    chain.serving.told(provider, &head);
+                }
+            });
+            context.spawn(heads.finish());
+        }
+        self.watch_pressure(context);
+        Box::pin(actix::fut::ready(Ok(())))
+    }
+
     fn observe(&self) -> Value {
         serde_json::to_value(self.serving.status()).unwrap_or(Value::Null)
     }

@@ -13,8 +13,8 @@ use crate::kernel::{EventSender, Message};
 pub struct Serve {
     /// The calls.
     pub calls: Vec<Arc<Call>>,
-    /// Names the client, which is not served from blocks before those that it has seen.
-    pub client: Option<Arc<str>>,
+    /// Who calls: whose filters count together.
+    pub caller: Arc<str>,
 }
 
 impl Message for Serve {

@@ -4,16 +4,26 @@
 //! here sees none of it, as long as one provider of its chain works.
 //!
 //! Layout: [`config`] has the settings, [`rpc`] the calls, [`methods`] what is known of methods; [`Chains`] are the chains of
-//! a server, each a resource of the loader (`resource`); [`Chain`] is the owner of one; `provider` has the actor that owns
-//! all connections to one provider.
+//! a server, each a resource of the loader (`resource`); [`Chain`] is the owner of one, and `serving` decides which provider
+//! gets which call; `provider` has the actor that owns all connections to one provider. [`heads`] has the chain as its
+//! providers tell it, [`block_param`] and [`log_range`] read which blocks a call is about, [`cache`] keeps answers, and
+//! [`flights`] makes one call of equal ones. `subscriptions` and [`filters`] tell clients what is new.
 
 mod actor;
+pub mod block_param;
+pub mod cache;
 mod chains;
 pub mod config;
 mod error;
+pub mod filters;
+pub mod flights;
+pub mod heads;
+pub mod hex;
+pub mod log_range;
 mod messages;
 pub mod methods;
 pub mod provider;
+pub mod reorgs;
 mod resource;
 pub mod rpc;
 mod serving;

@@ -18,6 +18,13 @@ impl Caller {
     }
 }
 
+impl Caller {
+    /// Its name for what outlives a request.
+    pub(super) fn name(self) -> Arc<str> {
+        self.0.to_string().into()
+    }
+}
+
 /// The calls of all clients. There is an entry for each client that has calls, so connections bound their number. Clones
 /// share them.
 #[derive(Debug, Clone)]

@@ -31,7 +31,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::answer::{self, Answer};
 use super::callers::Caller;
 use super::request::{Fault, INVALID_PARAMS, Member, Request, read};
-use super::{RpcEdge, answers, client, count, find, serve_calls};
+use super::{RpcEdge, answers, count, find, serve_calls};
 use crate::handles::RequestHandles;
 use crate::middleware::cross_site;
 use crate::openapi::Docs;
@@ -76,7 +76,6 @@ struct Socket {
     handles: RequestHandles,
     chain: ChainEntry,
     caller: Caller,
-    client: Option<Arc<str>>,
     subscriptions: BTreeSet<SubscriptionId>,
     sender: Arc<EventSender<Notification>>,
     notifications: EventReader<Notification>,
@@ -103,7 +102,6 @@ pub(in crate::routes) async fn open(
     if let Some(refusal) = cross_site::refusal(request.headers()) {
         return Err(refusal);
     }
-    let client = client(&request)?;
     let place = Arc::clone(&edge.sockets).try_acquire_owned().map_err(|_| {
         let detail = format!("there are {SOCKETS_MAX} connections, which is the most");
         let problem = Problem::new(ProblemKind::TooManyRequests, detail);
@@ -132,7 +130,6 @@ pub(in crate::routes) async fn open(
         handles,
         chain,
         caller,
-        client,
         subscriptions: BTreeSet::new(),
         sender: Arc::new(sender),
         notifications,
@@ -279,7 +276,6 @@ impl Socket {
             handles: self.handles.renewed(),
             chain: self.chain.clone(),
             caller: self.caller,
-            client: self.client.clone(),
         }))
     }
 
@@ -369,7 +365,6 @@ struct Calls {
     handles: RequestHandles,
     chain: ChainEntry,
     caller: Caller,
-    client: Option<Arc<str>>,
 }
 
 impl Calls {
@@ -386,7 +381,7 @@ impl Calls {
         let calls = calls.filter_map(|member| member.call.as_ref().ok());
         let serve = Serve {
             calls: calls.cloned().collect(),
-            client: self.client.clone(),
+            caller: self.caller.name(),
         };
         let outcomes = serve_calls(&self.edge, &self.handles, &self.chain, self.caller, serve);
         let answers = match outcomes.await {

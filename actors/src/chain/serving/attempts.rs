@@ -185,6 +185,14 @@ impl Serving {
                 Err(unusable) => unusable,
             };
             let now = Instant::now();
+            if attempts.asked == 0 {
+                // If others have waited in vain for long, this call need not wait as well.
+                let since = self.unusable_since.get().unwrap_or(now);
+                self.unusable_since.set(Some(since));
+                if now.saturating_duration_since(since) >= PATIENCE {
+                    return Err(ChainError::NoProvider(unusable));
+                }
+            }
             let is_late = |patience, pause| now + pause >= (began + patience).min(deadline);
             let patience = match attempts.asked {
                 0 => PATIENCE,
@@ -219,6 +227,7 @@ impl Serving {
     ) -> Result<Ranked, Unusable> {
         let mut ranked = self.ranked(call, method, needs, tried)?;
         let best = ranked.swap_remove(0);
+        self.unusable_since.set(None);
         if tried.is_empty() {
             self.first.set(Some(best.candidate.index));
         }
@@ -242,8 +251,9 @@ impl Serving {
             }
             let standing = upstream.view.standing(&call.method, method.weight, now);
             let standing = standing.and_then(|standing| {
-                let lag = self.lag(standing.head.as_ref().map(|head| head.number));
-                needs.check(&standing, lag, &self.config.selection)?;
+                let lag = self.lag(upstream);
+                let revealed = upstream.revealed.get();
+                needs.check(&standing, revealed, lag, &self.config.selection)?;
                 Ok((standing, lag))
             });
             match standing {

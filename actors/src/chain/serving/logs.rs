@@ -71,7 +71,7 @@ impl Serving {
         method: Method,
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
-        let Some(search) = Search::read(&call.params, self.head()) else {
+        let Some(search) = Search::read(&call.params, self.newest()) else {
             // One block, or what a provider understands better.
             let needs = Needs::default();
             let answer = self.attempt(call, method, &needs, deadline).await?;

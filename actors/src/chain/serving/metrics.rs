@@ -26,8 +26,19 @@ const LOG_SPLITS: Metric = Metric::counter(
 )
 .labels(&[CHAIN]);
 
+const HEAD: Metric = Metric::gauge(
+    "headroom_chain_head",
+    "The number of the newest block that the providers agree on.",
+)
+.labels(&[CHAIN])
+.alert("no change for many block times");
+
 /// The metrics of this module.
-pub const METRICS: &[Metric] = &[FAILOVERS, HEDGES, DISSENTS, LOG_SPLITS];
+pub const METRICS: &[Metric] = &[FAILOVERS, HEDGES, DISSENTS, LOG_SPLITS, HEAD];
+
+pub(super) fn set_head(chain: &str, number: u64) {
+    metrics::gauge!(HEAD.name, "chain" => chain.to_owned()).set(number as f64);
+}
 
 fn count(metric: &Metric, chain: &str) {
     metrics::counter!(metric.name, "chain" => chain.to_owned()).increment(1);

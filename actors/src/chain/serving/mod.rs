@@ -3,11 +3,15 @@
 //! Everything runs on the thread of the chain's owner, one task for each request.
 
 mod attempts;
+mod filtering;
+mod following;
 mod hedging;
+mod kept;
 mod logs;
 mod metrics;
 mod publish;
 mod quorum;
+mod reading;
 mod selection;
 mod standings;
 mod upstream;
@@ -19,21 +23,35 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::hedging::HedgeBudget;
+use self::kept::Told;
 pub use self::metrics::METRICS;
 pub(super) use self::upstream::Upstream;
+use super::cache::{self, Cache, CacheConfig, Key};
 use super::config::{ChainConfig, SelectionConfig};
 use super::error::ChainError;
+use super::filters::{Filters, FiltersConfig};
+use super::flights::Flights;
+use super::heads::{Heads, HeadsConfig};
 use super::methods::{Depends, Effect, Method};
-use super::provider::{self, Standing, Unused};
+use super::provider::{self, Head, Standing, Unused};
 use super::rpc::{Call, Outcome};
 use crate::kernel::Buffers;
+use crate::kernel::pressure::Pressure;
 
 /// Calls of one request that run at once.
 const BATCH_AT_ONCE: usize = 64;
+/// Different calls that equal ones may join, and how many may join one.
+const FLIGHTS_MAX: usize = 16 * 1024;
+const FOLLOWERS_MAX: usize = 16 * 1024;
+/// Answers that are removed before others have their turn on the thread.
+const SHRUNK_AT_ONCE: usize = 4096;
+/// Tasks of the chain itself, beside the calls.
+const TASKS_MAX: usize = 256;
 
 /// What serves the calls of a chain.
 pub(super) struct Serving {
@@ -42,11 +60,21 @@ pub(super) struct Serving {
     buffers: Arc<dyn Buffers>,
     /// The provider that is asked first.
     first: Cell<Option<usize>>,
+    /// Since when no provider could be used, if that is so.
+    unusable_since: Cell<Option<Instant>>,
     hedges: HedgeBudget,
     /// How many blocks one search for logs has at most, as providers have shown.
     logs_blocks: Cell<u64>,
-    /// Transactions on their way to further providers, after the first has taken them.
-    publishing: RefCell<JoinSet<()>>,
+    heads: RefCell<Heads>,
+    /// Notified when there is a new head.
+    new_head: Notify,
+    fills_gap: Cell<bool>,
+    catches_up: Cell<bool>,
+    cache: RefCell<Cache>,
+    flights: RefCell<Flights<Key, oneshot::Sender<Told>>>,
+    filters: RefCell<Filters>,
+    /// What runs beside the calls: transactions on their way to further providers, and searches for blocks.
+    tasks: RefCell<JoinSet<()>>,
 }
 
 /// What a provider must have for a call.
@@ -61,11 +89,19 @@ pub(super) struct Needs {
 }
 
 impl Needs {
-    fn check(&self, standing: &Standing, lag: u64, config: &SelectionConfig) -> Result<(), Unused> {
+    /// Whether a provider has it. `revealed` is the newest block of its answers.
+    fn check(
+        &self,
+        standing: &Standing,
+        revealed: u64,
+        lag: u64,
+        config: &SelectionConfig,
+    ) -> Result<(), Unused> {
         if lag > config.lag_max {
             return Err(Unused::Behind { blocks: lag });
         }
-        let head = standing.head.as_ref().map(|head| head.number);
+        let head = standing.head.as_ref();
+        let head = head.map(|head| head.number.max(revealed));
         if let (Some(needed), Some(head)) = (self.head_min, head)
             && head < needed
         {
@@ -86,24 +122,38 @@ impl Serving {
         upstreams: Vec<Upstream>,
         buffers: Arc<dyn Buffers>,
     ) -> Self {
+        let chain: Arc<str> = config.name.as_str().into();
+        let cache = CacheConfig::new(config.cache_max, config.block_time);
+        let shared = cache::shared_calls(&chain);
         Self {
             hedges: HedgeBudget::new(config.selection.hedge_share),
             logs_blocks: Cell::new(logs::blocks_at_first(&config)),
+            heads: RefCell::new(Heads::new(HeadsConfig::of(&config))),
+            new_head: Notify::new(),
+            fills_gap: Cell::new(false),
+            catches_up: Cell::new(false),
+            cache: RefCell::new(Cache::new(&chain, cache, Arc::clone(&buffers))),
+            flights: RefCell::new(Flights::new(FLIGHTS_MAX, FOLLOWERS_MAX, shared)),
+            filters: RefCell::new(Filters::new(FiltersConfig::default())),
             config,
             upstreams,
             buffers,
             first: Cell::new(None),
-            publishing: RefCell::new(JoinSet::new()),
+            unusable_since: Cell::new(None),
+            tasks: RefCell::new(JoinSet::new()),
         }
     }
 
-    /// Serves the calls of one request.
+    /// Serves the calls of one request. They all see the same newest block.
     pub(super) async fn serve(
         self: &Rc<Self>,
         calls: &[Arc<Call>],
+        caller: &Arc<str>,
         deadline: Instant,
     ) -> Vec<Result<Outcome, ChainError>> {
-        let served = stream::iter(calls).map(|call| self.serve_one(call, deadline));
+        let newest = self.newest();
+        let served = stream::iter(calls);
+        let served = served.map(|call| self.serve_one(call, caller, newest, deadline));
         served.buffered(BATCH_AT_ONCE).collect().await
     }
 
@@ -119,7 +169,7 @@ impl Serving {
 
     /// Whether a block with this number is not the newest.
     pub(super) fn is_behind(&self, number: u64) -> bool {
-        self.head().is_some_and(|head| number < head)
+        self.agreed().is_some_and(|agreed| number < agreed)
     }
 
     /// Asks on behalf of the gateway itself: any provider.
@@ -171,22 +221,32 @@ impl Serving {
     async fn serve_one(
         self: &Rc<Self>,
         call: &Arc<Call>,
+        caller: &Arc<str>,
+        newest: Option<u64>,
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
         let method = Method::of(&call.method);
         self.check_allowed(call, method)?;
         let answered = async {
-            let needs = Needs::default();
-            if let Some(quorum) = self.quorum_of(&call.method) {
-                return self.agree(call, method, quorum, &needs, deadline).await;
-            }
             match method.effect {
                 Effect::Publishes => self.publish(call, deadline).await,
+                Effect::Filters => self.filter(call, caller, deadline).await,
                 Effect::Reads(Depends::Range) => self.logs(call, method, deadline).await,
+                Effect::Reads(_) => {
+                    let (call, reading) = self.reading(call, method, newest);
+                    match self.quorum_of(&call.method) {
+                        Some(quorum) => {
+                            let needs = &reading.needs;
+                            self.agree(&call, method, quorum, needs, deadline).await
+                        }
+                        None => self.read(&call, method, reading, deadline).await,
+                    }
+                }
                 Effect::Subscribes => Err(ChainError::Invalid(
                     "subscriptions need a WebSocket, and a message of their own",
                 )),
-                _ => {
+                Effect::Unknown | Effect::Forbidden => {
+                    let needs = Needs::default();
                     let answer = self.attempt(call, method, &needs, deadline).await;
                     answer.map(|answer| answer.outcome)
                 }
@@ -209,21 +269,47 @@ impl Serving {
         }
     }
 
-    /// How many blocks a provider with this head is behind. One that has told none counts as not behind.
-    fn lag(&self, head: Option<u64>) -> u64 {
-        match (self.head(), head) {
-            (Some(chain), Some(own)) => chain.saturating_sub(own),
-            _ => 0,
+    /// How many blocks a provider is behind. One that has told none counts as not behind.
+    fn lag(&self, upstream: &Upstream) -> u64 {
+        let heads = self.heads.borrow();
+        heads.lag(&upstream.name).unwrap_or_default()
+    }
+
+    /// The number of the newest block that providers agree on.
+    fn agreed(&self) -> Option<u64> {
+        self.heads.borrow().head().map(|head| head.number)
+    }
+
+    /// The newest block of each provider, as it tells them.
+    pub(super) fn heads_told(&self) -> impl Iterator<Item = watch::Receiver<Option<Head>>> {
+        self.upstreams.iter().map(|upstream| upstream.told.clone())
+    }
+
+    /// Runs something beside the calls. It ends with the chain. If there is too much of that, it is left out.
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        let mut tasks = self.tasks.borrow_mut();
+        while tasks.try_join_next().is_some() {}
+        if tasks.len() < TASKS_MAX {
+            tasks.spawn_local(task);
         }
     }
 
-    /// The number of the newest block.
-    fn head(&self) -> Option<u64> {
-        let heads = self.upstreams.iter().filter_map(|upstream| {
-            let told = upstream.told.borrow();
-            told.as_ref().map(|head| head.number)
-        });
-        heads.max()
+    /// Gives some memory of kept answers back. Returns whether that is all that should be given.
+    pub(super) fn shrink(&self, pressure: Pressure) -> bool {
+        let mut cache = self.cache.borrow_mut();
+        let before = cache.bytes();
+        let wanted = cache.follow_pressure(pressure);
+        cache.shrink(wanted, SHRUNK_AT_ONCE) || cache.bytes() == before
+    }
+
+    /// The memory of kept answers.
+    pub(super) fn kept_bytes(&self) -> u64 {
+        self.cache.borrow().bytes()
+    }
+
+    /// Resolves when there is a new head.
+    pub(super) async fn new_head(&self) {
+        self.new_head.notified().await;
     }
 
     /// Takes a provider out of use, or back into use. Returns whether there is one of that name.

@@ -27,8 +27,6 @@ const AT_ONCE: usize = 3;
 /// Rounds of providers for one transaction, and the pause in between.
 const ROUNDS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
-/// Transactions that go to further providers after the first has taken them. Beyond them, those are left out.
-const PUBLISHING_MAX: usize = 256;
 
 /// What nodes say of a transaction that they have.
 const KNOWN: &[&str] = &[
@@ -136,14 +134,9 @@ impl Serving {
         }
         to.truncate(AT_ONCE);
         let (answers, answered) = mpsc::channel(AT_ONCE);
-        let mut publishing = self.publishing.borrow_mut();
-        while publishing.try_join_next().is_some() {}
-        if publishing.len() >= PUBLISHING_MAX {
-            to.truncate(1);
-        }
         for ranked in to {
             let (serving, call, answers) = (Rc::clone(self), Arc::clone(call), answers.clone());
-            publishing.spawn_local(async move {
+            self.spawn(async move {
                 let upstream = &serving.upstreams[ranked.candidate.index];
                 let within = deadline.saturating_duration_since(Instant::now());
                 let sent = upstream.send(call, method.weight, within).await;

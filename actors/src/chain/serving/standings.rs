@@ -19,8 +19,9 @@ impl Serving {
         for (index, upstream) in self.upstreams.iter().enumerate() {
             let standing = upstream.view.standing(METHOD, Weight::Light, now);
             let standing = standing.and_then(|standing| {
-                let lag = self.lag(standing.head.as_ref().map(|head| head.number));
-                needs.check(&standing, lag, &self.config.selection)?;
+                let lag = self.lag(upstream);
+                let revealed = upstream.revealed.get();
+                needs.check(&standing, revealed, lag, &self.config.selection)?;
                 Ok((standing, lag))
             });
             match standing {
@@ -63,11 +64,20 @@ impl Serving {
                 in_flight: standing.in_flight,
             }
         });
+        let heads = self.heads.borrow();
+        let head = heads.head();
+        let told = self.upstreams.iter().filter_map(|upstream| {
+            let told = upstream.told.borrow();
+            let told = told.as_ref()?;
+            (Some(told.number) == head.map(|head| head.number)).then_some(told.seen_at)
+        });
         ChainStatus {
-            head: self.head(),
-            head_hash: None,
-            finalized: None,
-            head_age_seconds: None,
+            head: head.map(|head| head.number),
+            head_hash: head.map(|head| head.hash.to_string()),
+            finalized: heads.finalized(),
+            head_age_seconds: told
+                .min()
+                .map(|at| now.saturating_duration_since(at).as_secs_f64()),
             providers: used.chain(unused).collect(),
         }
     }

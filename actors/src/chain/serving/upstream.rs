@@ -33,6 +33,8 @@ pub(in crate::chain) struct Upstream {
     pub(in crate::chain) view: Arc<dyn View>,
     /// Its newest block.
     pub(in crate::chain) told: watch::Receiver<Option<Head>>,
+    /// The newest block that one of its answers has revealed.
+    pub(in crate::chain) revealed: Cell<u64>,
     /// How many light calls it has now, and since when it has answered none of them.
     waiting: Cell<u32>,
     silent_since: Cell<Option<Instant>>,
@@ -52,6 +54,7 @@ impl Upstream {
             handle,
             view,
             told,
+            revealed: Cell::new(0),
             waiting: Cell::new(0),
             silent_since: Cell::new(None),
         }

@@ -51,9 +51,13 @@ pub(super) async fn follow(hub: Weak<Hub>) {
             return;
         }
         hub.look(&mut trail).await;
-        let block_time = hub.serving.block_time();
+        let serving = Rc::clone(&hub.serving);
         drop(hub);
-        sleep((block_time / 4).clamp(LOOK_MIN, LOOK_MAX)).await;
+        let pause = (serving.block_time() / 4).clamp(LOOK_MIN, LOOK_MAX);
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = serving.new_head() => {}
+        }
     }
 }
 

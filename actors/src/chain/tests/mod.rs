@@ -134,7 +134,7 @@ impl TestChain {
         });
         let serve = Serve {
             calls: calls.collect(),
-            client: None,
+            caller: "test".into(),
         };
         self.entry.handle.ask(serve, LONG).await.unwrap()
     }

@@ -1,0 +1,153 @@
+//! The methods of filters, which the gateway keeps itself.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::Serving;
+use crate::chain::error::ChainError;
+use crate::chain::filters::{Ask, FilterError, FilterId, Finished, Poll};
+use crate::chain::hex::BlockHash;
+use crate::chain::methods::Method;
+use crate::chain::rpc::{Call, Outcome};
+
+/// How often a poll begins anew because the chain has changed meanwhile.
+const POLLS_MAX: usize = 4;
+
+impl Serving {
+    /// Serves a method of filters.
+    pub(super) async fn filter(
+        self: &Rc<Self>,
+        call: &Arc<Call>,
+        caller: &Arc<str>,
+        deadline: Instant,
+    ) -> Result<Outcome, ChainError> {
+        self.catch_up().await;
+        let now = Instant::now();
+        let made = |id: Result<FilterId, FilterError>| match id {
+            Ok(id) => text(&id.to_string()),
+            Err(error) => refused(error),
+        };
+        let id = || {
+            let (id,): (&str,) = serde_json::from_slice(&call.params).ok()?;
+            FilterId::parse(id)
+        };
+        Ok(match (&*call.method, id()) {
+            ("eth_newFilter", _) => {
+                let heads = self.heads.borrow();
+                let mut filters = self.filters.borrow_mut();
+                made(filters.new_logs(caller, &call.params, &heads, now))
+            }
+            ("eth_newBlockFilter", _) => {
+                let heads = self.heads.borrow();
+                let mut filters = self.filters.borrow_mut();
+                made(filters.new_blocks(caller, &heads, now))
+            }
+            ("eth_uninstallFilter", Some(id)) => {
+                let is_removed = self.filters.borrow_mut().uninstall(id);
+                Outcome::Result(is_removed.to_string().into())
+            }
+            ("eth_getFilterLogs", Some(id)) => {
+                let params = self.filters.borrow_mut().logs(id, now);
+                match params {
+                    Ok(params) => self.search(params, deadline).await?,
+                    Err(error) => refused(error),
+                }
+            }
+            ("eth_getFilterChanges", Some(id)) => self.changes(id, deadline).await?,
+            ("eth_newPendingTransactionFilter", _) => {
+                return Err(ChainError::Invalid(
+                    "subscribe to newPendingTransactions over a WebSocket instead",
+                ));
+            }
+            _ => {
+                return Err(ChainError::Invalid(
+                    "the id of a filter is missing or wrong",
+                ));
+            }
+        })
+    }
+
+    async fn search(
+        self: &Rc<Self>,
+        params: Bytes,
+        deadline: Instant,
+    ) -> Result<Outcome, ChainError> {
+        let method = "eth_getLogs";
+        let call = Arc::new(Call {
+            method: method.into(),
+            params,
+        });
+        self.logs(&call, Method::of(method), deadline).await
+    }
+
+    async fn changes(
+        self: &Rc<Self>,
+        id: FilterId,
+        deadline: Instant,
+    ) -> Result<Outcome, ChainError> {
+        for _ in 0..POLLS_MAX {
+            let asked = {
+                let heads = self.heads.borrow();
+                let mut filters = self.filters.borrow_mut();
+                filters.changes(id, &heads, Instant::now())
+            };
+            let finished = match asked {
+                Ok(Ask::Nothing(answer)) => return Ok(Outcome::Result(answer)),
+                Ok(Ask::Logs { poll, params }) => match self.search(params, deadline).await? {
+                    Outcome::Result(logs) => {
+                        let heads = self.heads.borrow();
+                        let mut filters = self.filters.borrow_mut();
+                        filters.finish(&poll, &logs, &heads, Instant::now())
+                    }
+                    error @ Outcome::Error(_) => return Ok(error),
+                },
+                Ok(Ask::Hashes { poll }) => {
+                    let hashes = self.hashes(&poll, deadline).await;
+                    let heads = self.heads.borrow();
+                    let mut filters = self.filters.borrow_mut();
+                    filters.finish_hashes(&poll, &hashes, &heads, Instant::now())
+                }
+                Err(error) => return Ok(refused(error)),
+            };
+            match finished {
+                Ok(Finished::Answer(answer)) => return Ok(Outcome::Result(answer)),
+                Ok(Finished::Again) => {}
+                Err(error) => return Ok(refused(error)),
+            }
+        }
+        // Nothing is lost: the next poll has it.
+        Ok(Outcome::Result(Bytes::from_static(b"[]")))
+    }
+
+    /// The hashes of the blocks of a poll. Fewer if one cannot be had.
+    async fn hashes(&self, poll: &Poll, deadline: Instant) -> Vec<BlockHash> {
+        let mut hashes = Vec::new();
+        for number in poll.from..=poll.to {
+            let params = format!("[\"{number:#x}\",false]");
+            let within = (deadline - Instant::now()).min(super::following::WITHIN);
+            let block = self.block("eth_getBlockByNumber", params);
+            match tokio::time::timeout(within, block).await {
+                Ok(Some(block)) => hashes.push(block.hash),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        hashes
+    }
+}
+
+fn text(text: &str) -> Outcome {
+    Outcome::Result(format!("\"{text}\"").into())
+}
+
+/// The error as nodes write it: clients know it by its text.
+fn refused(error: FilterError) -> Outcome {
+    let code = match error {
+        FilterError::Malformed => -32602,
+        FilterError::TooMany => -32005,
+        FilterError::NotFound | FilterError::NoHead => -32000,
+    };
+    Outcome::Error(format!("{{\"code\":{code},\"message\":\"{error}\"}}").into())
+}

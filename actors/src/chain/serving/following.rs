@@ -1,0 +1,142 @@
+//! The chain's newest blocks, as its providers tell them, and what ends with them.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::{Serving, metrics};
+use crate::chain::heads::{Block, Change};
+use crate::chain::hex::{BlockHash, quantity};
+use crate::chain::methods::Weight;
+use crate::chain::provider::Head;
+use crate::chain::rpc::{Call, Outcome};
+
+/// How long one question may take.
+pub(super) const WITHIN: Duration = Duration::from_secs(10);
+/// The most unknown blocks that are asked for after a gap. If more are unknown, what is known begins anew.
+const FILLED_MAX: usize = 512;
+
+impl Serving {
+    /// Takes the head that a provider has told.
+    pub(in crate::chain) fn told(self: &Rc<Self>, provider: usize, head: &Head) {
+        let upstream = &self.upstreams[provider];
+        let standing = upstream
+            .view
+            .standing("eth_blockNumber", Weight::Light, Instant::now());
+        if let Ok(standing) = standing
+            && let Some(finalized) = standing.finalized
+        {
+            let mut heads = self.heads.borrow_mut();
+            heads.observe_finalized(&upstream.name, finalized);
+        }
+        let change = self.heads.borrow_mut().observe(&upstream.name, head);
+        self.follow(change);
+        self.fill_gap();
+    }
+
+    fn follow(&self, change: Change) {
+        let heads = self.heads.borrow();
+        self.cache.borrow_mut().follow(change, &heads);
+        self.filters.borrow_mut().follow(change);
+        if matches!(change, Change::Reorganised { .. }) {
+            // What was revealed may be of the other branch.
+            self.upstreams.iter().for_each(|it| it.revealed.set(0));
+        }
+        if change != Change::Nothing {
+            self.new_head.notify_waiters();
+            if let Some(head) = heads.head() {
+                metrics::set_head(&self.config.name, head.number);
+            }
+        }
+    }
+
+    /// Asks for the blocks that are unknown between two heads, in a task of its own.
+    fn fill_gap(self: &Rc<Self>) {
+        if self.heads.borrow().missing().is_none() || self.fills_gap.replace(true) {
+            return;
+        }
+        let serving = Rc::clone(self);
+        self.spawn(async move {
+            for _ in 0..FILLED_MAX {
+                let Some(missing) = serving.heads.borrow().missing() else {
+                    break;
+                };
+                let params = format!("[\"{}\",false]", missing.hash);
+                let Some(block) = serving.block("eth_getBlockByHash", params).await else {
+                    break;
+                };
+                let change = serving.heads.borrow_mut().fill(block);
+                serving.follow(change);
+            }
+            serving.fills_gap.set(false);
+        });
+    }
+
+    /// As [`Self::catch_up`], in a task of its own.
+    pub(super) fn begin_to_catch_up(self: &Rc<Self>) {
+        if self.newest() > self.agreed() && !self.catches_up.replace(true) {
+            let serving = Rc::clone(self);
+            self.spawn(async move {
+                serving.catch_up().await;
+                serving.catches_up.set(false);
+            });
+        }
+    }
+
+    /// Waits until the agreed head is the newest block that an answer has revealed. Asks the provider that has revealed it, as
+    /// it may not tell its next head for a while.
+    pub(super) async fn catch_up(self: &Rc<Self>) {
+        let agreed = self.agreed();
+        let mut upstreams = self.upstreams.iter().enumerate();
+        let ahead =
+            upstreams.find(|(_, it)| agreed.is_some_and(|agreed| it.revealed.get() > agreed));
+        let Some((provider, upstream)) = ahead else {
+            return;
+        };
+        let deadline = Instant::now() + WITHIN;
+        let params = "[\"latest\",false]".to_owned();
+        let answer = self.ask_one(provider, "eth_getBlockByNumber", params, deadline);
+        let Some(Outcome::Result(text)) = answer.await else {
+            return;
+        };
+        if let Some(block) = read_block(&text) {
+            let head = Head {
+                number: block.number,
+                hash: block.hash.to_string().into(),
+                parent: block.parent.to_string().into(),
+                seen_at: Instant::now(),
+            };
+            let change = self.heads.borrow_mut().observe(&upstream.name, &head);
+            self.follow(change);
+            self.fill_gap();
+        }
+    }
+
+    pub(super) async fn block(&self, method: &str, params: String) -> Option<Block> {
+        let call = Arc::new(Call {
+            method: method.into(),
+            params: Bytes::from(params),
+        });
+        match self.ask(&call, Instant::now() + WITHIN).await.ok()? {
+            Outcome::Result(text) => read_block(&text),
+            Outcome::Error(_) => None,
+        }
+    }
+}
+
+/// The place of a block in the chain.
+fn read_block(text: &[u8]) -> Option<Block> {
+    let members: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(text).ok()?;
+    let word = |name: &str| serde_json::from_str::<&str>(members.get(name)?.get()).ok();
+    Some(Block {
+        number: quantity(word("number")?)?,
+        hash: BlockHash::parse(word("hash")?)?,
+        parent: BlockHash::parse(word("parentHash")?)?,
+    })
+}

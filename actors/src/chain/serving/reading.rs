@@ -1,0 +1,163 @@
+//! Which block a call reads, so that a client never sees an older one after a newer one.
+//!
+//! `latest` is the newest block that the gateway has shown to anybody: the head that its providers agree on, or a later one
+//! that an answer has revealed, such as the receipt of a transaction. Calls about `latest` are sent with its number, to
+//! providers that have it. So the calls of a batch read the same block, and an answer is kept for as long as its block is of
+//! the chain.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use memchr::memmem;
+
+use super::{Needs, Serving};
+use crate::chain::block_param::{BlockParam, Height, Tag, with_number};
+use crate::chain::cache::Key;
+use crate::chain::hex::quantity;
+use crate::chain::methods::{Depends, Effect, Method};
+use crate::chain::rpc::Call;
+
+/// A block that is revealed is at most so many blocks after the agreed head: a provider that errs must not hold up calls.
+const REVEALED_MAX: u64 = 64;
+/// How many bytes of an answer are searched for its block.
+const SEARCHED_MAX: usize = 16 * 1024;
+
+/// How a call that reads is sent.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reading {
+    /// Under what its answer is kept.
+    pub(super) key: Option<Key>,
+    /// What a provider must have for it.
+    pub(super) needs: Needs,
+}
+
+impl Serving {
+    /// The number of the newest block that was shown to anybody.
+    pub(super) fn newest(&self) -> Option<u64> {
+        let agreed = self.heads.borrow().head()?.number;
+        let revealed = self.upstreams.iter().map(|it| it.revealed.get()).max();
+        let revealed = revealed.filter(|number| *number <= agreed + REVEALED_MAX);
+        Some(agreed.max(revealed.unwrap_or_default()))
+    }
+
+    /// How a call is sent when the newest block is `newest`. The call may be another one than before.
+    pub(super) fn reading(
+        &self,
+        call: &Arc<Call>,
+        method: Method,
+        newest: Option<u64>,
+    ) -> (Arc<Call>, Reading) {
+        let mut needs = Needs {
+            head_min: newest,
+            ..Needs::default()
+        };
+        let (mut call, Some(newest)) = (Arc::clone(call), newest) else {
+            return (Arc::clone(call), Reading::default());
+        };
+        let mut moves_with_head = false;
+        match method.effect {
+            Effect::Reads(Depends::Block(index)) => match BlockParam::read(&call.params, index) {
+                Ok(None | Some(BlockParam::At(Height::Tag(Tag::Latest)))) => {
+                    match with_number(&call.params, index, newest) {
+                        Some(params) => {
+                            let method = Arc::clone(&call.method);
+                            call = Arc::new(Call { method, params });
+                        }
+                        None => moves_with_head = true,
+                    }
+                }
+                Ok(Some(BlockParam::At(Height::Number(number)))) => {
+                    needs.head_min = (number <= newest).then_some(number);
+                    needs.state_of = reads_state(&call.method).then_some(number);
+                    needs.must_exist = number <= newest && is_of_block(&call.method);
+                }
+                Ok(Some(_)) => moves_with_head = true,
+                Err(_) => return (call, Reading::default()),
+            },
+            Effect::Reads(Depends::Head) => moves_with_head = true,
+            Effect::Reads(Depends::Nothing) => needs.head_min = None,
+            Effect::Reads(_) => {}
+            _ => return (call, Reading::default()),
+        }
+        let key = match moves_with_head {
+            // What moves with the head is shared by those who see the same one.
+            true => Key::of(&format!("{}@{newest}", call.method), &call.params),
+            false => Key::of(&call.method, &call.params),
+        };
+        (call, Reading { key, needs })
+    }
+
+    /// Takes the block that an answer of a provider reveals.
+    pub(super) fn reveal(&self, provider: usize, method: &str, result: &Bytes) {
+        let number = match method {
+            "eth_blockNumber" => text(result).and_then(quantity),
+            "eth_getTransactionReceipt" | "eth_getTransactionByHash" => block_number(result),
+            _ => None,
+        };
+        let revealed = &self.upstreams[provider].revealed;
+        revealed.set(revealed.get().max(number.unwrap_or_default()));
+    }
+}
+
+/// Whether a method reads the state of a block, which nodes forget.
+fn reads_state(method: &str) -> bool {
+    matches!(
+        method,
+        "eth_getBalance"
+            | "eth_getCode"
+            | "eth_getTransactionCount"
+            | "eth_getStorageAt"
+            | "eth_getProof"
+            | "eth_call"
+            | "eth_estimateGas"
+            | "eth_createAccessList"
+    )
+}
+
+/// Whether a method returns the block itself, or what every block has.
+fn is_of_block(method: &str) -> bool {
+    matches!(
+        method,
+        "eth_getBlockByNumber" | "eth_getBlockReceipts" | "eth_getBlockTransactionCountByNumber"
+    )
+}
+
+/// What is between the quotation marks.
+fn text(result: &[u8]) -> Option<&str> {
+    let text = str::from_utf8(result.trim_ascii()).ok()?;
+    text.strip_prefix('"')?.strip_suffix('"')
+}
+
+/// The block of a transaction or receipt.
+fn block_number(result: &[u8]) -> Option<u64> {
+    let searched = &result[..result.len().min(SEARCHED_MAX)];
+    let name = b"\"blockNumber\"";
+    let after = &searched[memmem::find(searched, name)? + name.len()..];
+    let after = after.trim_ascii_start().strip_prefix(b":")?;
+    let value = after.trim_ascii_start().strip_prefix(b"\"")?;
+    let end = memchr::memchr(b'"', value)?;
+    quantity(str::from_utf8(&value[..end]).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_block_of_a_receipt_is_found() {
+        for (result, expected) in [
+            (
+                r#"{"transactionHash":"0x1","blockNumber":"0x1f","logs":[]}"#,
+                Some(31),
+            ),
+            (r#"{ "blockNumber" : "0x0" }"#, Some(0)),
+            (r#"{"blockNumber":null}"#, None),
+            ("null", None),
+            (r#"{"blockNumber":"0x"#, None),
+        ] {
+            assert_eq!(block_number(result.as_bytes()), expected, "{result}");
+        }
+        assert_eq!(text(b" \"0x1\" "), Some("0x1"));
+        assert_eq!(text(b"null"), None);
+    }
+}
