@@ -16,7 +16,7 @@ use super::exchange::exchange;
 use super::fault::Fault;
 use super::health::look_after;
 use super::messages::{ReadStatus, Send, SetDrained};
-use super::shared::{CallGuard, Shared};
+use super::shared::{CallGuard, RequestGuard, Shared};
 use super::transport::{Tls, Transport};
 use super::view::{Head, View};
 use crate::chain::config::ProviderConfig;
@@ -50,7 +50,7 @@ pub struct Surroundings {
 struct Waiting {
     call: Arc<crate::chain::rpc::Call>,
     reply: Reply<Send>,
-    _guard: CallGuard,
+    guard: CallGuard,
 }
 
 /// The owner of the connections. The module's documentation lists its guarantees.
@@ -104,7 +104,7 @@ impl Provider {
         self.waiting.push(Waiting {
             call: send.call,
             reply,
-            _guard: guard,
+            guard,
         });
         let batch_max = self.shared.batch_max(now);
         if self.waiting.len() >= batch_max {
@@ -124,7 +124,9 @@ impl Provider {
             return;
         };
         let shared = Arc::clone(&self.shared);
-        context.spawn(wrap_future(run(shared, transport, waiting)));
+        // It counts from now on: calls that are handled before the request begins must see it.
+        let request = shared.begin_request();
+        context.spawn(wrap_future(run(shared, transport, waiting, request)));
     }
 
     /// Closes idle connections when memory is short.
@@ -151,16 +153,24 @@ impl Provider {
 }
 
 /// Sends calls as one request and answers those who wait. Gives up when nobody waits any more.
-async fn run(shared: Arc<Shared>, transport: Transport, mut waiting: Vec<Waiting>) {
+async fn run(
+    shared: Arc<Shared>,
+    transport: Transport,
+    mut waiting: Vec<Waiting>,
+    request: RequestGuard,
+) {
     let calls: Vec<_> = waiting.iter().map(|it| Arc::clone(&it.call)).collect();
     let results = tokio::select! {
         biased;
         results = exchange(&shared, &transport, &calls) => results,
         () = all_gone(&mut waiting) => return,
     };
+    // Whoever has its answer may send the next call.
+    drop(request);
     let mut results = results.into_iter();
     for waiting in waiting {
         let missing = || Err(Fault::NotRpc("an answer is missing"));
+        drop(waiting.guard);
         waiting.reply.send(results.next().unwrap_or_else(missing));
     }
 }

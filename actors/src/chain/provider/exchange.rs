@@ -1,7 +1,6 @@
 //! One request to a provider with its answer: what came of each call, and what that says of the provider.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -9,9 +8,10 @@ use futures_util::stream;
 use tokio::time::Instant;
 
 use super::classify::{Meaning, classify, refuses_batches};
-use super::fault::{ErrorKind, Fault, Unused};
+use super::fault::{ErrorKind, Fault};
 use super::figures::Class;
-use super::shared::{Served, Shared};
+use super::served_chain::{ensure_chain, number};
+use super::shared::Shared;
 use super::transport::{HttpAnswer, Transport};
 use super::wire::{Answers, Member, contains_any, parts, read, write};
 use crate::chain::methods::{Depends, Effect, Method, Weight};
@@ -26,15 +26,13 @@ const ERROR_BODY_MAX: usize = 64 * 1024;
 /// How many of the calls of a refused batch are sent at once.
 const SINGLES_MAX: usize = 4;
 
-/// How long the question for the chain may take.
-const CHECK_WITHIN: Duration = Duration::from_secs(5);
-
 type CallResult = Result<Outcome, Fault>;
 
 /// What is said in place of an error that contains a secret of the settings.
 const HIDDEN: &[u8] = br#"{"code":-32603,"message":"the provider failed"}"#;
 
-/// Sends the calls, and records what comes of them. Results are in the order of the calls.
+/// Sends the calls, and records what comes of them. Results are in the order of the calls. The caller holds the guard of the
+/// request.
 pub(super) async fn exchange(
     shared: &Arc<Shared>,
     transport: &Transport,
@@ -48,6 +46,7 @@ pub(super) async fn exchange(
         // The batch was refused: none of its calls was served.
         None => {
             let single = |call: Arc<Call>| async move {
+                let _request = shared.begin_request();
                 let results = request(shared, transport, std::slice::from_ref(&call)).await;
                 results.and_then(|mut results| results.pop())
             };
@@ -68,7 +67,6 @@ async fn request(
     transport: &Transport,
     calls: &[Arc<Call>],
 ) -> Option<Vec<CallResult>> {
-    let _guard = shared.begin_request();
     let sent = Sent::new(shared, calls);
     let first_id = shared.ids(calls.len());
     let body = write(first_id, calls.iter().map(|call| parts(call)));
@@ -133,7 +131,11 @@ fn may_refuse_batches(status: u16) -> bool {
 }
 
 /// Reads an answer of HTTP. Many providers write errors of JSON-RPC with other statuses than 200.
-async fn answers(answer: HttpAnswer, first_id: u64, count: usize) -> Result<Answers, Fault> {
+pub(super) async fn answers(
+    answer: HttpAnswer,
+    first_id: u64,
+    count: usize,
+) -> Result<Answers, Fault> {
     let HttpAnswer {
         status,
         retry_after,
@@ -166,7 +168,7 @@ fn is_error(answers: &Answers) -> bool {
 
 impl Shared {
     /// What an answer means for its caller.
-    fn outcome(&self, method: &str, member: Member) -> CallResult {
+    pub(super) fn outcome(&self, method: &str, member: Member) -> CallResult {
         let error = match member {
             Member::Result(result) => return Ok(Outcome::Result(result)),
             Member::Error(error) => error,
@@ -187,76 +189,6 @@ impl Shared {
             Meaning::Provider(kind) => Err(Fault::Error { kind, error }),
             Meaning::Throttled { retry_after } => Err(Fault::Throttled { retry_after }),
         }
-    }
-}
-
-/// Lets the provider tell its chain, if connections were made since it last did, or if `again`.
-///
-/// # Errors
-/// It serves another chain, or has no answer.
-pub(super) async fn ensure_chain(
-    shared: &Arc<Shared>,
-    transport: &Transport,
-    again: bool,
-) -> Result<(), Fault> {
-    let is_verified = || {
-        let state = shared.state();
-        state.served == Served::Right && state.verified >= transport.connects()
-    };
-    if !again && is_verified() {
-        return Ok(());
-    }
-    let _checking = shared.checking.lock().await;
-    // Another one has asked meanwhile.
-    if !again && is_verified() {
-        return Ok(());
-    }
-    let connects = transport.connects();
-    let id = shared.ids(1);
-    let call: [(&str, &[u8]); 1] = [("eth_chainId", b"[]")];
-    let answer = transport
-        .post(write(id, call.into_iter()), CHECK_WITHIN)
-        .await?;
-    let answers = answers(answer, id, 1).await?;
-    let Answers::Each(mut each) = answers else {
-        return Err(Fault::NotRpc("no answer to eth_chainId"));
-    };
-    let found = match each.pop().flatten() {
-        Some(Member::Result(text)) => number(&text),
-        Some(error) => {
-            shared.outcome("eth_chainId", error)?;
-            None
-        }
-        None => None,
-    };
-    let found = found.ok_or(Fault::NotRpc("no chain id"))?;
-    let mut state = shared.state();
-    if found != shared.chain_id {
-        if state.served != Served::Wrong(found) {
-            let (chain, provider) = (&*shared.chain, &*shared.config.name);
-            let expected = shared.chain_id;
-            tracing::error!(
-                chain,
-                provider,
-                expected,
-                found,
-                "a provider serves another chain"
-            );
-        }
-        state.served = Served::Wrong(found);
-        return Err(Unused::WrongChain { found }.into());
-    }
-    state.served = Served::Right;
-    state.verified = state.verified.max(connects);
-    Ok(())
-}
-
-/// A number of JSON-RPC: a text with hexadecimal digits.
-pub(super) fn number(text: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok()?.trim().trim_matches('"');
-    match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16).ok(),
-        None => text.parse().ok(),
     }
 }
 
@@ -310,6 +242,7 @@ impl<'a> Sent<'a> {
                 Err(Fault::Throttled { retry_after }) => {
                     state.budget.refused(self.at, now, *retry_after);
                 }
+                Ok(Outcome::Result(_)) => state.learned.answered(&call.method),
                 _ => {}
             }
         }
@@ -323,7 +256,7 @@ impl<'a> Sent<'a> {
         }
         let failure = match whole {
             Some(fault) => is_failure(fault, self.weight),
-            None if results.iter().any(is_answer) => Some(false),
+            None if results.iter().any(Result::is_ok) => Some(false),
             None => results
                 .iter()
                 .any(|result| matches!(result, Err(Fault::NotRpc(_))))
@@ -356,10 +289,6 @@ impl Drop for Sent<'_> {
             state.figures.given_up(self.weight, self.at.elapsed());
         }
     }
-}
-
-fn is_answer(result: &CallResult) -> bool {
-    result.is_ok()
 }
 
 /// Whether a fault of a whole request counts as a failure for the circuit. `None`: it says nothing.

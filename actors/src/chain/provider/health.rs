@@ -9,8 +9,9 @@ use rand::Rng;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
 
-use super::exchange::{ensure_chain, exchange, number};
+use super::exchange::exchange;
 use super::fault::Fault;
+use super::served_chain::{ensure_chain, number};
 use super::shared::{Served, Shared};
 use super::transport::Transport;
 use super::view::Head;
@@ -145,7 +146,7 @@ impl Health {
     /// Asks for the newest block, and sometimes for more.
     async fn ask(&self, shared: &Arc<Shared>, transport: &Transport) -> Result<(), Fault> {
         let mut calls = vec![call("eth_getBlockByNumber", r#"["latest",false]"#)];
-        if self.checks.is_multiple_of(RARE) {
+        if self.checks.is_multiple_of(RARE) || shared.state().syncing {
             calls.push(call("eth_getBlockByNumber", r#"["finalized",false]"#));
             calls.push(call("eth_syncing", "[]"));
         }
@@ -154,6 +155,7 @@ impl Health {
             // It counts, but is not refused: without the newest block, nobody could use the provider.
             shared.state().budget.take(Weight::Light, now).ok();
         }
+        let _request = shared.begin_request();
         let results = match shared.batch_max(now) >= calls.len() {
             true => exchange(shared, transport, &calls).await,
             false => {

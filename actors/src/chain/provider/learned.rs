@@ -1,6 +1,7 @@
 //! What a provider was found not to have: methods, old states, long searches, batches. All of it is forgotten after an
 //! hour, since providers and plans change.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ impl<T: Copy> Held<T> {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Learned {
+    /// Methods that were answered. An error that says otherwise is of one call, such as one for an old block.
+    answered: HashSet<Arc<str>>,
     /// Oldest first.
     unsupported: Vec<(Arc<str>, Instant)>,
     /// How far behind the newest block a state was found missing: a provider that prunes goes with the newest block.
@@ -38,7 +41,16 @@ pub(super) struct Learned {
 }
 
 impl Learned {
+    pub(super) fn answered(&mut self, method: &Arc<str>) {
+        if self.answered.len() < METHODS_MAX && !self.answered.contains(method) {
+            self.answered.insert(Arc::clone(method));
+        }
+    }
+
     pub(super) fn unsupported(&mut self, method: &Arc<str>, now: Instant) {
+        if self.answered.contains(method) {
+            return;
+        }
         self.unsupported.retain(|(known, since)| {
             known != method && now.saturating_duration_since(*since) < HOLDS
         });
@@ -117,6 +129,19 @@ mod tests {
         assert!(!learned.is_unsupported("debug_499", now + HOLDS));
         learned.unsupported(&"debug_x".into(), now + HOLDS);
         assert_eq!(learned.unsupported.len(), 1);
+    }
+
+    #[test]
+    fn a_method_that_was_answered_is_not_given_up_for_one_error() {
+        let now = Instant::now();
+        let mut learned = Learned::default();
+        learned.answered(&"eth_getBalance".into());
+        learned.unsupported(&"eth_getBalance".into(), now);
+        assert!(!learned.is_unsupported("eth_getBalance", now));
+        for number in 0..500 {
+            learned.answered(&format!("eth_{number}").into());
+        }
+        assert_eq!(learned.answered.len(), METHODS_MAX);
     }
 
     #[test]

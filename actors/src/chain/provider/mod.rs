@@ -4,7 +4,7 @@
 //! call is sent, and learn from each answer.
 //!
 //! Layout: [`Provider`] is the actor. `shared` has what it shares with its [`View`], which outlives its restarts.
-//! `exchange` makes one request and records what it says of the provider, `transport` is the HTTP client, `wire` writes
+//! `exchange` makes one request and records what it says of the provider, `served_chain` asks for the chain, `transport` is the HTTP client, `wire` writes
 //! requests and reads answers, `classify` tells errors of callers from errors of the provider, `health` looks after the
 //! provider, `rate` and `circuit` decide whether it gets calls, `learned` has what it lacks, `figures` what is measured.
 //!
@@ -34,6 +34,7 @@ mod learned;
 mod messages;
 mod metrics;
 mod rate;
+mod served_chain;
 mod shared;
 mod status;
 #[cfg(test)]

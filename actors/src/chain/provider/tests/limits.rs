@@ -1,5 +1,6 @@
 //! Rates, and how much a provider has at once.
 
+use futures_util::future::join_all;
 use headroom_test_support::rpc_proxy::RpcFault;
 
 use super::*;
@@ -84,6 +85,30 @@ fn an_error_of_json_rpc_throttles_as_well() {
             "{fault}"
         );
         assert_eq!(provider.status().await.state, ProviderState::Throttled);
+        provider.stop().await;
+    });
+}
+
+#[test]
+fn calls_that_come_at_the_same_moment_are_bounded_too() {
+    with_node(async |system, _anvil, proxy| {
+        let few = ProviderConfig {
+            in_flight_max: 4,
+            ..config(&proxy.url())
+        };
+        let provider = TestProvider::start(&system, few).await;
+        proxy.set_for(
+            &["eth_gasPrice"],
+            RpcFault::Delay(Duration::from_millis(300)),
+        );
+        let none = json!([]);
+        let results = join_all((0..60).map(|_| provider.send("eth_gasPrice", &none))).await;
+        let sent = proxy.calls("eth_gasPrice");
+        // A check of its health may have had a place.
+        assert!((3..=4).contains(&sent), "{sent}");
+        let refused = |result: &&_| matches!(result, Err(Fault::Unused(Unused::Full)));
+        assert_eq!(results.iter().filter(refused).count() as u64, 60 - sent);
+        drop(results);
         provider.stop().await;
     });
 }
