@@ -35,6 +35,7 @@ pub mod process;
 pub mod regular_file;
 mod rolling;
 mod root;
+mod shared_store;
 mod slot;
 mod stats;
 mod supervisor;
@@ -67,6 +68,7 @@ pub use notice::{Notice, NoticeKind, NoticeReader, Notices, OomCounter};
 pub use process::ProcessRef;
 pub use rolling::{Merge, Rolling, Window};
 pub use root::Root;
+pub use shared_store::SharedStore;
 pub use stats::{OUTCOMES as CALL_OUTCOMES, StatsSnapshot};
 pub use supervisor_spec::{
     StartChildError, StartedChild, Strategy, SupervisorHandle, SupervisorSpec,

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use deadpool_redis::redis::{FromRedisValue, ToRedisArgs, cmd};
+use futures_util::future::{BoxFuture, FutureExt};
 
 use super::client::Redis;
 use super::error::Error;
 use super::metrics::{CACHE_FAILURES, CACHE_HITS, CACHE_MISSES};
+use crate::kernel::SharedStore;
 
 /// The longest time to live. Redis refuses one that its clock cannot add to the time of day.
 const TTL_MAX: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 100);
@@ -58,6 +61,28 @@ impl Cache {
     pub async fn remove(&self, key: impl ToRedisArgs, within: Duration) -> bool {
         let result = self.redis.command::<u64>(cmd("DEL").arg(key), within).await;
         count_failure(result).is_some()
+    }
+}
+
+impl SharedStore for Cache {
+    fn get(&self, key: String, within: Duration) -> BoxFuture<'static, Option<Bytes>> {
+        let cache = self.clone();
+        async move {
+            let value: Option<Vec<u8>> = Cache::get(&cache, key, within).await;
+            value.map(Bytes::from)
+        }
+        .boxed()
+    }
+
+    fn set(
+        &self,
+        key: String,
+        value: Bytes,
+        ttl: Duration,
+        within: Duration,
+    ) -> BoxFuture<'static, bool> {
+        let cache = self.clone();
+        async move { Cache::set(&cache, key, &value[..], ttl, within).await }.boxed()
     }
 }
 

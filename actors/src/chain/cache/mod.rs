@@ -15,13 +15,13 @@
 //! - One answer takes at most [`CacheConfig::answer_max`] bytes. It is copied, so that it does not hold the rest of what the
 //!   provider has sent.
 //!
-//! Design note, Redis: final answers could also be kept in Redis for other servers ([`Hold::Ever`], with the id of the chain
-//! in the key). This cache is in front of it, and does not know it: the actor of the chain would ask Redis after a miss.
+//! [`SharedAnswers`] has final answers in Redis, which other servers find too. This cache is in front of it and does not know it.
 
 mod keep;
 mod key;
 mod metrics;
 mod queues;
+mod shared;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +35,7 @@ use tokio::time::Instant;
 pub use keep::{Hold, Keep, keep};
 pub use key::{Key, PARAMS_MAX};
 pub use metrics::{METRICS, shared_calls};
+pub use shared::{SharedAnswers, SharedConfig};
 
 use super::heads::{Change, Heads};
 use super::reorgs::Reorgs;

@@ -12,6 +12,7 @@ mod network;
 mod reach;
 mod reports;
 mod server;
+mod shared_answers;
 mod subscribing;
 mod topics;
 

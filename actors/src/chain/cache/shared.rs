@@ -1,0 +1,209 @@
+//! Final answers that other servers find too, in Redis if it is configured.
+//!
+//! The actor of the chain asks here after a miss of its own cache, before it asks a provider, and stores here what it has
+//! kept for ever. A value that is found goes through [`Cache::insert`](super::Cache::insert) like the answer of a provider.
+//!
+//! Guarantees:
+//! - Only what [holds for ever](Hold::Ever) is stored. The key has the id of the chain and the hash of its first block: a chain
+//!   for development that begins anew has the same id, and is another chain.
+//! - A call waits a few milliseconds at most ([`SharedConfig`]). After a wait in vain, nobody asks for a while. A failure is a
+//!   miss.
+//! - The size of a value, the values that are under way, and the time that a value is kept are bounded. How much Redis keeps in
+//!   all is its own setting (`maxmemory`).
+//! - What is no value of this form is a miss.
+//!
+//! If a final block is replaced after all, what is stored about it is wrong: the actor must not use this any longer.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::keep::{Hold, Keep};
+use super::key::Key;
+use crate::chain::hex::BlockHash;
+use crate::kernel::SharedStore;
+
+/// How long a server waits for others' answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedConfig {
+    /// The longest time that a call waits.
+    pub wait_max: Duration,
+    /// How long nobody asks after a wait in vain.
+    pub rest: Duration,
+}
+
+impl Default for SharedConfig {
+    fn default() -> Self {
+        Self {
+            wait_max: Duration::from_millis(5),
+            rest: Duration::from_secs(1),
+        }
+    }
+}
+
+/// How long a value is kept.
+const TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// The longest time in which a value is stored. Nobody waits for it.
+const STORE_MAX: Duration = Duration::from_secs(1);
+
+/// The most bytes of an answer.
+const ANSWER_MAX: usize = 256 * 1024;
+
+/// The most values that are under way in each direction.
+const UNDER_WAY_MAX: usize = 32;
+
+/// What stands for no block.
+const NO_BLOCK: u64 = u64::MAX;
+
+/// The bytes in front of an answer: its checksum and its block.
+const PREFIX: usize = 4 + 8;
+
+/// The final answers of one chain that other servers find too. Clones share it.
+#[derive(Clone)]
+pub struct SharedAnswers(Arc<Shared>);
+
+struct Shared {
+    config: SharedConfig,
+    store: Arc<dyn SharedStore>,
+    prefix: String,
+    reads: Semaphore,
+    writes: Semaphore,
+    rests_until: Mutex<Option<Instant>>,
+}
+
+impl std::fmt::Debug for SharedAnswers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SharedAnswers({})", self.0.prefix)
+    }
+}
+
+impl SharedAnswers {
+    /// The answers of the chain `id` that begins with the block `first`.
+    pub fn new(
+        store: Arc<dyn SharedStore>,
+        id: u64,
+        first: BlockHash,
+        config: SharedConfig,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            config,
+            store,
+            prefix: format!("headroom:chain:1:{id}:{first}:"),
+            reads: Semaphore::new(UNDER_WAY_MAX),
+            writes: Semaphore::new(UNDER_WAY_MAX),
+            rests_until: Mutex::default(),
+        }))
+    }
+
+    /// The answer to the call `key`, if another server has stored it.
+    pub async fn get(&self, key: &Key) -> Option<(Bytes, Keep)> {
+        let began = Instant::now();
+        let shared = &*self.0;
+        if shared.rests(began) {
+            return None;
+        }
+        let _permit = shared.reads.try_acquire().ok()?;
+        let wait_max = shared.config.wait_max;
+        let value = shared.store.get(shared.key(key), wait_max);
+        // The store keeps the time too. This is in case that it does not.
+        let value = tokio::time::timeout(wait_max * 2, value).await;
+        let value = value.ok().flatten();
+        if value.is_none() && began.elapsed() >= wait_max {
+            shared.rest(Instant::now() + shared.config.rest);
+        }
+        unpack(&value?)
+    }
+
+    /// Stores `answer` to the call `key`, if it holds for ever. Nobody should wait for this.
+    pub async fn put(&self, key: &Key, answer: &Bytes, keep: Keep) {
+        let shared = &*self.0;
+        if keep.hold != Hold::Ever || answer.len() > ANSWER_MAX || shared.rests(Instant::now()) {
+            return;
+        }
+        let Ok(_permit) = shared.writes.try_acquire() else {
+            return;
+        };
+        let value = pack(answer, keep.block);
+        let stored = shared.store.set(shared.key(key), value, TTL, STORE_MAX);
+        // A failure is a miss later.
+        drop(tokio::time::timeout(STORE_MAX, stored).await);
+    }
+}
+
+impl Shared {
+    fn key(&self, key: &Key) -> String {
+        format!("{}{}", self.prefix, BlockHash::new(*key.as_bytes()))
+    }
+
+    fn rests(&self, now: Instant) -> bool {
+        let until = self
+            .rests_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| now < until)
+    }
+
+    fn rest(&self, until: Instant) {
+        *self
+            .rests_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+}
+
+fn pack(answer: &Bytes, block: Option<u64>) -> Bytes {
+    let mut body = Vec::with_capacity(8 + answer.len());
+    body.put_u64_le(block.unwrap_or(NO_BLOCK));
+    body.put_slice(answer);
+    let mut value = Vec::with_capacity(4 + body.len());
+    value.put_u32_le(crc32c::crc32c(&body));
+    value.put_slice(&body);
+    Bytes::from(value)
+}
+
+fn unpack(value: &Bytes) -> Option<(Bytes, Keep)> {
+    let (checksum, body) = value.split_first_chunk::<4>()?;
+    let (block, _) = body.split_first_chunk::<8>()?;
+    if u32::from_le_bytes(*checksum) != crc32c::crc32c(body) {
+        return None;
+    }
+    let block = u64::from_le_bytes(*block);
+    let keep = Keep {
+        hold: Hold::Ever,
+        block: (block != NO_BLOCK).then_some(block),
+    };
+    Some((value.slice(PREFIX..), keep))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_value_is_read_as_it_was_written_or_not_at_all(
+            answer: Vec<u8>,
+            block in proptest::option::of(0..1_u64 << 40),
+            at: usize,
+            flip in 1..=255_u8,
+        ) {
+            let answer = Bytes::from(answer);
+            let value = pack(&answer, block);
+            let keep = Keep { hold: Hold::Ever, block };
+            prop_assert_eq!(unpack(&value), Some((answer, keep)));
+            let mut broken = value.to_vec();
+            let at = at % broken.len();
+            broken[at] ^= flip;
+            prop_assert_eq!(unpack(&broken.into()), None);
+            prop_assert_eq!(unpack(&value.slice(..at)), None);
+        }
+    }
+}
