@@ -36,6 +36,9 @@ pub const TIE_LEAD: u64 = 3;
 /// The most branches that are remembered at one number.
 const BRANCHES_MAX: usize = 8;
 
+/// The highest number of a block, as nodes have it.
+const NUMBER_MAX: u64 = i64::MAX as u64;
+
 /// The settings of [`Heads`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeadsConfig {
@@ -148,13 +151,17 @@ impl Heads {
         }
     }
 
-    /// Takes the head that `provider` has told, also if it is the same as before. A head whose hashes are no hashes is ignored.
+    /// Takes the head that `provider` has told, also if it is the same as before. A head whose hashes are no hashes, or whose
+    /// number is none of a block, is ignored.
     pub fn observe(&mut self, provider: &str, head: &Head) -> Change {
         let hashes = (BlockHash::parse(&head.hash), BlockHash::parse(&head.parent));
         let (Some(hash), Some(parent)) = hashes else {
             return Change::Nothing;
         };
         let number = head.number;
+        if number > NUMBER_MAX {
+            return Change::Nothing;
+        }
         let block = Block {
             number,
             hash,

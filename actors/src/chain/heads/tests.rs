@@ -94,6 +94,23 @@ fn a_new_block_extends_the_chain_once() {
 }
 
 #[test]
+fn a_head_that_is_none_is_ignored() {
+    let mut chain = Chain::new();
+    chain.tell("a", block(100, &[]));
+    assert_eq!(chain.tell("a", block(u64::MAX, &[])), Change::Nothing);
+    let mut head = Head {
+        number: 101,
+        hash: "0x1".into(),
+        parent: hash(100, 0).to_string().into(),
+        seen_at: chain.now,
+    };
+    assert_eq!(chain.heads.observe("a", &head), Change::Nothing);
+    (head.hash, head.parent) = (hash(101, 0).to_string().into(), "".into());
+    assert_eq!(chain.heads.observe("a", &head), Change::Nothing);
+    assert_eq!((chain.head(), chain.heads.lag("a")), (Some(100), Some(0)));
+}
+
+#[test]
 fn a_gap_is_reported_and_filled() {
     let mut chain = Chain::new();
     chain.tell("a", block(100, &[]));
