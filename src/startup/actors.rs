@@ -95,7 +95,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
     let resources = resources.chain(uploads_plan.resources());
     let chains = chains::chains(settings);
     let chains_supervisor = SupervisorSpec::new("chains");
-    let chain_deps = chains::deps(settings, &chains_supervisor, &memory);
+    let chain_deps = chains::deps(settings, &chains_supervisor, &memory, &pools);
     let resources = resources.chain(chains.resources(&chain_deps));
     let catalogue = Catalogue::build(resources.collect())?;
 

@@ -6,10 +6,12 @@ use headroom_actors::chain::config::{
     ChainConfig, ProviderConfig, ProviderUrl, Secret, SelectionConfig,
 };
 use headroom_actors::chain::{ChainDeps, ChainEntry, Chains};
-use headroom_actors::kernel::SupervisorSpec;
+use headroom_actors::kernel::{SharedStore, SupervisorSpec};
 use headroom_actors::memory::Memory;
+use headroom_actors::redis::{Cache, Role};
 
 use crate::figures::RpcFigures;
+use crate::pools::{Client, Origin, Pool};
 use crate::routes::RpcEdge;
 use crate::settings::Settings;
 use crate::settings::chains::{
@@ -23,7 +25,12 @@ pub(super) fn chains(settings: &Settings) -> Chains {
 }
 
 /// What chains need of the server. Their owners are below `supervisor`.
-pub(super) fn deps(settings: &Settings, supervisor: &SupervisorSpec, memory: &Memory) -> ChainDeps {
+pub(super) fn deps(
+    settings: &Settings,
+    supervisor: &SupervisorSpec,
+    memory: &Memory,
+    pools: &[Pool],
+) -> ChainDeps {
     let answers_max = settings.server.answers_in_flight_max.as_u64();
     // Caches have bounds of their own, and stay when their answers are sent.
     let caches_max = settings.chains.0.values().map(|it| it.cache_max.as_u64());
@@ -32,6 +39,17 @@ pub(super) fn deps(settings: &Settings, supervisor: &SupervisorSpec, memory: &Me
         supervisor: supervisor.handle(),
         buffers: Arc::new(memory.buffers("chains", bytes_max)),
         pressure: memory.pressure(),
+        shared: shared(pools),
+    }
+}
+
+/// The cache that other servers use too. The private one is of this server alone, and would be started for nothing.
+fn shared(pools: &[Pool]) -> Option<Arc<dyn SharedStore>> {
+    let mut pools = pools.iter();
+    let pool = pools.find(|pool| pool.name == Role::Cache.name())?;
+    match (&pool.origin, &pool.client) {
+        (Origin::Configured, Client::Redis(redis)) => Some(Arc::new(Cache::new(redis.clone()))),
+        _ => None,
     }
 }
 

@@ -71,7 +71,7 @@ impl Gateway {
 
     /// What `GET /api/chains/dev` says.
     pub(crate) async fn status(&self) -> Value {
-        self.server.get_json("/api/chains/dev").await.ok()
+        self.server.get_json("/api/chains/dev").await.ok()["status"].take()
     }
 
     /// Waits until each provider is used. Calls keep them from resting meanwhile.

@@ -50,21 +50,17 @@ impl Chain {
             children.push(child);
             providers.push((provider.clone(), handle, view, told));
         }
-        let (buffers, pressure) = (Arc::clone(&deps.buffers), deps.pressure.clone());
+        let deps = deps.clone();
         let owner = ChildSpec::actor(&entry.handle, move |_| {
             let upstreams = providers.iter().map(|(provider, handle, view, told)| {
                 Upstream::new(provider, handle.clone(), Arc::clone(view), told.clone())
             });
-            let serving = Serving::new(
-                Arc::clone(&config),
-                upstreams.collect(),
-                Arc::clone(&buffers),
-            );
+            let serving = Serving::new(Arc::clone(&config), upstreams.collect(), &deps);
             let serving = Rc::new(serving);
             Self {
                 subscriptions: Rc::new(Hub::new(Rc::clone(&serving))),
                 serving,
-                pressure: pressure.clone(),
+                pressure: deps.pressure.clone(),
             }
         });
         children.push(owner);

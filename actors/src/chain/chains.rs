@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::config::ChainConfig;
 use crate::kernel::pressure::PressureReader;
-use crate::kernel::{Buffers, Handle, Resource, SupervisorHandle};
+use crate::kernel::{Buffers, Handle, Resource, SharedStore, SupervisorHandle};
 
 use super::actor::Chain;
 
@@ -35,6 +35,8 @@ pub struct ChainDeps {
     pub buffers: Arc<dyn Buffers>,
     /// How short memory is.
     pub pressure: PressureReader,
+    /// Where final answers are kept for other servers too.
+    pub shared: Option<Arc<dyn SharedStore>>,
 }
 
 impl Chains {

@@ -1,6 +1,7 @@
 //! The chain's newest blocks, as its providers tell them, and what ends with them.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::{Serving, metrics};
+use crate::chain::cache::{SharedAnswers, SharedConfig};
 use crate::chain::heads::{Block, Change};
 use crate::chain::hex::{BlockHash, quantity};
 use crate::chain::methods::Weight;
@@ -21,6 +23,28 @@ use crate::chain::rpc::{Call, Outcome};
 pub(super) const WITHIN: Duration = Duration::from_secs(10);
 /// The most unknown blocks that are asked for after a gap. If more are unknown, what is known begins anew.
 const FILLED_MAX: usize = 512;
+
+/// Something that runs once at a time.
+#[derive(Debug, Default)]
+pub(super) struct OneAtATime(Rc<Cell<bool>>);
+
+/// It runs until this is dropped.
+#[derive(Debug)]
+struct Running(Rc<Cell<bool>>);
+
+impl OneAtATime {
+    /// Begins it, unless it runs.
+    fn begin(&self) -> Option<Running> {
+        let has_begun = !self.0.replace(true);
+        has_begun.then(|| Running(Rc::clone(&self.0)))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
 
 impl Serving {
     /// Takes the head that a provider has told.
@@ -38,9 +62,39 @@ impl Serving {
         let change = self.heads.borrow_mut().observe(&upstream.name, head);
         self.follow(change);
         self.fill_gap();
+        self.look_for_first();
+    }
+
+    /// Uses the answers of other servers once the first block is known: a chain for development that begins anew has the
+    /// same id, and is another chain.
+    fn look_for_first(self: &Rc<Self>) {
+        let Some(store) = self.shared_store.clone() else {
+            return;
+        };
+        if self.shared.borrow().is_some() {
+            return;
+        }
+        if let Some(running) = self.looks_for_first.begin() {
+            let serving = Rc::clone(self);
+            self.spawn(async move {
+                let _running = running;
+                let params = "[\"0x0\",false]".to_owned();
+                if let Some(first) = serving.block("eth_getBlockByNumber", params).await {
+                    let (id, config) = (serving.config.id, SharedConfig::default());
+                    let shared = SharedAnswers::new(store, id, first.hash, config);
+                    serving.shared.replace(Some(shared));
+                }
+            });
+        }
     }
 
     fn follow(&self, change: Change) {
+        if let Change::Reorganised { from } = change
+            && self.heads.borrow().finalized() >= Some(from)
+        {
+            // What was stored as final is not.
+            self.shared.replace(None);
+        }
         let heads = self.heads.borrow();
         self.cache.borrow_mut().follow(change, &heads);
         self.filters.borrow_mut().follow(change);
@@ -58,11 +112,15 @@ impl Serving {
 
     /// Asks for the blocks that are unknown between two heads, in a task of its own.
     fn fill_gap(self: &Rc<Self>) {
-        if self.heads.borrow().missing().is_none() || self.fills_gap.replace(true) {
+        if self.heads.borrow().missing().is_none() {
             return;
         }
+        let Some(running) = self.fills_gap.begin() else {
+            return;
+        };
         let serving = Rc::clone(self);
         self.spawn(async move {
+            let _running = running;
             for _ in 0..FILLED_MAX {
                 let Some(missing) = serving.heads.borrow().missing() else {
                     break;
@@ -74,17 +132,19 @@ impl Serving {
                 let change = serving.heads.borrow_mut().fill(block);
                 serving.follow(change);
             }
-            serving.fills_gap.set(false);
         });
     }
 
     /// As [`Self::catch_up`], in a task of its own.
     pub(super) fn begin_to_catch_up(self: &Rc<Self>) {
-        if self.newest() > self.agreed() && !self.catches_up.replace(true) {
+        if self.newest() == self.agreed() {
+            return;
+        }
+        if let Some(running) = self.catches_up.begin() {
             let serving = Rc::clone(self);
             self.spawn(async move {
+                let _running = running;
                 serving.catch_up().await;
-                serving.catches_up.set(false);
             });
         }
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::Serving;
 use super::attempts::Answer;
 use super::reading::Reading;
-use crate::chain::cache::{Key, keep};
+use crate::chain::cache::{Hold, Key, keep};
 use crate::chain::error::ChainError;
 use crate::chain::flights::{Joined, Leader};
 use crate::chain::methods::Method;
@@ -101,6 +101,14 @@ impl Serving {
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
         let mark = self.cache.borrow().mark();
+        let shared = self.shared.borrow().clone();
+        if let (Some(key), Some(shared)) = (reading.key, &shared)
+            && let Some((text, kept)) = shared.get(&key).await
+        {
+            let mut cache = self.cache.borrow_mut();
+            cache.insert(key, &text, kept, mark, Instant::now());
+            return Ok(Outcome::Result(text));
+        }
         let answer = self.attempt(call, method, &reading.needs, deadline).await?;
         if let Answer {
             outcome: Outcome::Result(text),
@@ -116,6 +124,10 @@ impl Serving {
             if let (Some(key), Some(kept)) = (reading.key, kept) {
                 let mut cache = self.cache.borrow_mut();
                 cache.insert(key, text, kept, mark, Instant::now());
+                if let (Some(shared), Hold::Ever) = (shared, kept.hold) {
+                    let text = text.clone();
+                    self.spawn(async move { shared.put(&key, &text, kept).await });
+                }
             }
         }
         Ok(answer.outcome)

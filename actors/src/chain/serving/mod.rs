@@ -27,11 +27,13 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::following::OneAtATime;
 use self::hedging::HedgeBudget;
 use self::kept::Told;
 pub use self::metrics::METRICS;
 pub(super) use self::upstream::Upstream;
-use super::cache::{self, Cache, CacheConfig, Key};
+use super::cache::{self, Cache, CacheConfig, Key, SharedAnswers};
+use super::chains::ChainDeps;
 use super::config::{ChainConfig, SelectionConfig};
 use super::error::ChainError;
 use super::filters::{Filters, FiltersConfig};
@@ -40,8 +42,8 @@ use super::heads::{Heads, HeadsConfig};
 use super::methods::{Depends, Effect, Method};
 use super::provider::{self, Head, Standing, Unused};
 use super::rpc::{Call, Outcome};
-use crate::kernel::Buffers;
 use crate::kernel::pressure::Pressure;
+use crate::kernel::{Buffers, SharedStore};
 
 /// Calls of one request that run at once.
 const BATCH_AT_ONCE: usize = 64;
@@ -68,9 +70,13 @@ pub(super) struct Serving {
     heads: RefCell<Heads>,
     /// Notified when there is a new head.
     new_head: Notify,
-    fills_gap: Cell<bool>,
-    catches_up: Cell<bool>,
+    fills_gap: OneAtATime,
+    catches_up: OneAtATime,
+    looks_for_first: OneAtATime,
     cache: RefCell<Cache>,
+    /// Where final answers are kept for other servers too. Used once the first block of the chain is known.
+    shared_store: Option<Arc<dyn SharedStore>>,
+    shared: RefCell<Option<SharedAnswers>>,
     flights: RefCell<Flights<Key, oneshot::Sender<Told>>>,
     filters: RefCell<Filters>,
     /// What runs beside the calls: transactions on their way to further providers, and searches for blocks.
@@ -120,8 +126,9 @@ impl Serving {
     pub(super) fn new(
         config: Arc<ChainConfig>,
         upstreams: Vec<Upstream>,
-        buffers: Arc<dyn Buffers>,
+        deps: &ChainDeps,
     ) -> Self {
+        let buffers = Arc::clone(&deps.buffers);
         let chain: Arc<str> = config.name.as_str().into();
         let cache = CacheConfig::new(config.cache_max, config.block_time);
         let shared = cache::shared_calls(&chain);
@@ -130,9 +137,12 @@ impl Serving {
             logs_blocks: Cell::new(logs::blocks_at_first(&config)),
             heads: RefCell::new(Heads::new(HeadsConfig::of(&config))),
             new_head: Notify::new(),
-            fills_gap: Cell::new(false),
-            catches_up: Cell::new(false),
+            fills_gap: OneAtATime::default(),
+            catches_up: OneAtATime::default(),
+            looks_for_first: OneAtATime::default(),
             cache: RefCell::new(Cache::new(&chain, cache, Arc::clone(&buffers))),
+            shared_store: deps.shared.clone(),
+            shared: RefCell::new(None),
             flights: RefCell::new(Flights::new(FLIGHTS_MAX, FOLLOWERS_MAX, shared)),
             filters: RefCell::new(Filters::new(FiltersConfig::default())),
             config,

@@ -104,6 +104,7 @@ impl TestChain {
             supervisor,
             buffers: Arc::new(FixedBuffers::new(256 * MIB)),
             pressure: reader,
+            shared: None,
         };
         let chains = Chains::new([config]);
         let entry = chains.find("test").unwrap().clone();
