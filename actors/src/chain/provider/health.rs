@@ -54,7 +54,7 @@ pub(super) async fn look_after(shared: Arc<Shared>, transport: Transport) {
                 let wait = match served {
                     Served::Right => {
                         health.unknown = 0;
-                        jittered(shared.block_time.max(INTERVAL_MIN))
+                        jittered((shared.block_time / 4).max(INTERVAL_MIN))
                     }
                     _ => {
                         health.unknown = health.unknown.saturating_add(1);
