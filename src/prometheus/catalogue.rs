@@ -72,6 +72,10 @@ pub const GROUPS: &[Group] = &[
         metrics: chain::METRICS,
     },
     Group {
+        title: "Kept answers of chains",
+        metrics: chain::cache::METRICS,
+    },
+    Group {
         title: "Providers of chains",
         metrics: chain::provider::METRICS,
     },

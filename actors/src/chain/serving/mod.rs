@@ -130,6 +130,7 @@ impl Serving {
     ) -> Self {
         let buffers = Arc::clone(&deps.buffers);
         let chain: Arc<str> = config.name.as_str().into();
+        metrics::start_at_zero(&chain);
         let cache = CacheConfig::new(config.cache_max, config.block_time);
         let shared = cache::shared_calls(&chain);
         Self {
