@@ -19,8 +19,10 @@ fn number(name: &str, default: u64) -> u64 {
     value.map_or(default, |value| value.parse().unwrap())
 }
 
-/// A call, and whether its answer is right.
-fn calls() -> Vec<(Value, fn(&Value) -> bool)> {
+/// Whether an answer is right.
+type IsRight = fn(&Value) -> bool;
+
+fn calls() -> Vec<(Value, IsRight)> {
     let call = |method: &str, params: Value| json!({ "jsonrpc": "2.0", "id": 7, "method": method, "params": params });
     let is_text = |answer: &Value| {
         answer["result"]
