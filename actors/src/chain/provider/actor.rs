@@ -12,12 +12,15 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::endpoint::{TransportError, WsTarget};
 use super::exchange::exchange;
 use super::fault::Fault;
 use super::health::look_after;
 use super::messages::{ReadStatus, Send, SetDrained};
 use super::shared::{CallGuard, RequestGuard, Shared};
-use super::transport::{Tls, Transport};
+use super::subscription::follow_heads;
+use super::tls::Tls;
+use super::transport::Transport;
 use super::view::{Head, View};
 use crate::chain::config::ProviderConfig;
 use crate::chain::methods::Method;
@@ -200,18 +203,28 @@ impl Child for Provider {
         let open = async move {
             let connects = Arc::clone(&shared.connects);
             let Surroundings { tls, buffers, .. } = surroundings;
-            Transport::new(&shared.config, &tls, buffers, connects).await
+            let socket = WsTarget::of(&shared.config)?;
+            let transport = Transport::new(&shared.config, &tls, buffers, connects).await?;
+            Ok::<_, TransportError>((transport, socket))
         };
-        let opened = wrap_future::<_, Self>(open).map(|transport, provider, context| {
-            let transport = transport.map_err(Exit::error)?;
+        let opened = wrap_future::<_, Self>(open).map(|opened, provider, context| {
+            let (transport, socket) = opened.map_err(Exit::error)?;
             provider.transport = Some(transport.clone());
             let mut state = provider.shared.state();
             state.used_at = Instant::now();
             state.gathers = false;
+            state.subscribed = false;
             drop(state);
             provider.watch_pressure(context);
             let shared = Arc::clone(&provider.shared);
             context.spawn(wrap_future(look_after(shared, transport)));
+            if let Some(socket) = socket {
+                let (shared, tls) = (
+                    Arc::clone(&provider.shared),
+                    provider.surroundings.tls.clone(),
+                );
+                context.spawn(wrap_future(follow_heads(shared, socket, tls)));
+            }
             Ok(())
         });
         Box::pin(opened)
@@ -243,7 +256,7 @@ impl Handler<Call<SetDrained>> for Provider {
         state.drained = drained;
         state.used_at = Instant::now();
         drop(state);
-        self.shared.woken.notify_one();
+        self.shared.wake();
         self.shared.meters.state(&self.shared);
         reply.send(());
     }

@@ -32,6 +32,9 @@ const UNKNOWN_MAX: Duration = Duration::from_secs(60);
 /// A provider that says that it synchronises is believed if so many blocks are missing.
 const SYNCING_BLOCKS: u64 = 8;
 
+/// A block that was told over the WebSocket so lately is not replaced by an older one that was asked for.
+const OVERTAKEN: Duration = Duration::from_secs(2);
+
 /// The longest hash that is taken from an answer, and the longest answer that is read here.
 const HASH_MAX: usize = 66;
 const BLOCK_MAX: usize = 1024 * 1024;
@@ -203,34 +206,54 @@ impl Shared {
             Outcome::Result(text) => read_block(text),
             Outcome::Error(_) => None,
         };
-        let (number, hash, parent) = block.ok_or(Fault::NotRpc("no newest block"))?;
+        self.told_head(block.ok_or(Fault::NotRpc("no newest block"))?, false);
+        Ok(())
+    }
+
+    /// Takes the newest block, which the provider told by itself or was asked for.
+    pub(super) fn told_head(&self, (number, hash, parent): Block, by_itself: bool) {
         let head = Head {
             number,
             hash,
             parent,
             seen_at: Instant::now(),
         };
+        let mut state = self.state();
+        let is_newer = |known: &Head| known.number > number && known.seen_at.elapsed() < OVERTAKEN;
+        if !by_itself && state.subscribed && state.head.as_ref().is_some_and(is_newer) {
+            // The block was told while the question was under way.
+            return;
+        }
+        state.head = Some(head.clone());
+        drop(state);
         self.meters.head(number);
-        self.state().head = Some(head.clone());
         self.heads.send_replace(Some(head));
-        Ok(())
+    }
+
+    /// Whether the WebSocket is wanted now.
+    pub(super) fn is_followed(&self) -> bool {
+        let state = self.state();
+        !state.drained && state.served == Served::Right && !state.is_idle(Instant::now())
     }
 }
 
+/// The number of a block, its hash, and that of the block before it.
+pub(super) type Block = (u64, Arc<str>, Arc<str>);
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Block<'a> {
+struct RawBlock<'a> {
     number: &'a str,
     hash: &'a str,
     parent_hash: &'a str,
 }
 
-/// The number of a block, its hash, and that of the block before it.
-fn read_block(text: &[u8]) -> Option<(u64, Arc<str>, Arc<str>)> {
+/// Reads what is needed of a block.
+pub(super) fn read_block(text: &[u8]) -> Option<Block> {
     if text.len() > BLOCK_MAX {
         return None;
     }
-    let block: Block<'_> = serde_json::from_slice(text).ok()?;
+    let block: RawBlock<'_> = serde_json::from_slice(text).ok()?;
     let is_hash = |hash: &str| hash.starts_with("0x") && hash.len() <= HASH_MAX;
     (is_hash(block.hash) && is_hash(block.parent_hash)).then_some(())?;
     let number = number(block.number.as_bytes())?;

@@ -4,9 +4,10 @@
 //! call is sent, and learn from each answer.
 //!
 //! Layout: [`Provider`] is the actor. `shared` has what it shares with its [`View`], which outlives its restarts.
-//! `exchange` makes one request and records what it says of the provider, `served_chain` asks for the chain, `transport` is the HTTP client, `wire` writes
+//! `exchange` makes one request and records what it says of the provider, `served_chain` asks for the chain, `transport` is the HTTP client of an
+//! `endpoint`, `wire` writes
 //! requests and reads answers, `classify` tells errors of callers from errors of the provider, `health` looks after the
-//! provider, `rate` and `circuit` decide whether it gets calls, `learned` has what it lacks, `figures` what is measured.
+//! provider, `subscription` follows its newest blocks over a WebSocket, `rate` and `circuit` decide whether it gets calls, `learned` has what it lacks, `figures` what is measured.
 //!
 //! Guarantees:
 //! - **No call waits here**, but for others that go with it: what may not be sent now is refused at once, with the reason
@@ -26,6 +27,7 @@
 mod actor;
 mod circuit;
 mod classify;
+mod endpoint;
 mod exchange;
 mod fault;
 mod figures;
@@ -37,13 +39,16 @@ mod rate;
 mod served_chain;
 mod shared;
 mod status;
+mod subscription;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod transport;
 mod view;
 mod wire;
 
 pub use actor::{Provider, Surroundings};
+pub use endpoint::{check_url, check_ws_url};
 pub use fault::{ErrorKind, Fault, Unused};
 pub use figures::{CallCounts, Latencies};
 pub use messages::{ReadStatus, Send, SetDrained};
@@ -51,5 +56,5 @@ pub use metrics::METRICS;
 pub use status::{
     HeadStatus, LatenciesByWeight, Limits, ProviderState, ProviderStatus, RateStatus,
 };
-pub use transport::{Tls, check_url};
+pub use tls::Tls;
 pub use view::{Head, Standing, View};

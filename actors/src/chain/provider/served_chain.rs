@@ -68,6 +68,9 @@ pub(super) async fn ensure_chain(
         state.served = Served::Wrong(found);
         return Err(Unused::WrongChain { found }.into());
     }
+    if state.served != Served::Right {
+        shared.used_again.notify_one();
+    }
     state.served = Served::Right;
     state.verified = state.verified.max(connects);
     Ok(())

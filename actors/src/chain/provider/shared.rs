@@ -48,6 +48,8 @@ pub(super) struct State {
     pub(super) requests: u32,
     /// Whether calls wait for others that go with them.
     pub(super) gathers: bool,
+    /// Whether its WebSocket tells new blocks.
+    pub(super) subscribed: bool,
     pub(super) used_at: Instant,
     pub(super) last_fault: Option<String>,
 }
@@ -65,6 +67,8 @@ pub(super) struct Shared {
     pub(super) checking: tokio::sync::Mutex<()>,
     /// Wakes the one who looks after the provider.
     pub(super) woken: Notify,
+    /// Wakes the one who follows its WebSocket.
+    pub(super) used_again: Notify,
     pub(super) meters: Meters,
     /// Parts of the URL and of headers that no text may contain.
     pub(super) secrets: Vec<String>,
@@ -95,6 +99,7 @@ impl Shared {
             calls: 0,
             requests: 0,
             gathers: false,
+            subscribed: false,
             used_at: now,
             last_fault: None,
         };
@@ -109,6 +114,7 @@ impl Shared {
             connects: Arc::default(),
             checking: tokio::sync::Mutex::new(()),
             woken: Notify::new(),
+            used_again: Notify::new(),
             next_id: AtomicU64::new(1),
             state: Mutex::new(state),
         }
@@ -157,8 +163,13 @@ impl Shared {
         state.used_at = now;
         drop(state);
         if was_idle {
-            self.woken.notify_one();
+            self.wake();
         }
+    }
+
+    pub(super) fn wake(&self) {
+        self.woken.notify_one();
+        self.used_again.notify_one();
     }
 
     /// The most calls of one batch now.

@@ -124,6 +124,8 @@ pub struct ProviderStatus {
     pub last_fault: Option<String>,
     /// Its newest block.
     pub head: Option<HeadStatus>,
+    /// Whether it tells new blocks by itself, over its WebSocket.
+    pub subscribed: bool,
     /// The number of its newest final block, if it tells it.
     pub finalized: Option<u64>,
     /// How long calls take.
@@ -168,6 +170,7 @@ impl Shared {
             why: unused.as_ref().map(ToString::to_string),
             last_fault: state.last_fault.clone(),
             head: state.head.as_ref().map(|head| HeadStatus::of(head, &clock)),
+            subscribed: state.subscribed,
             finalized: state.finalized,
             latency: LatenciesByWeight {
                 light: state.figures.latencies(Weight::Light),

@@ -5,32 +5,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
-    RETRY_AFTER, USER_AGENT,
-};
-use hyper::http::uri::Authority;
+use hyper::header::{CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
 use hyper::{Request, Response, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use percent_encoding::percent_decode_str;
-use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::RootCertStore;
 use tower_service::Service;
 
+use super::endpoint::{TransportError, check_url, headers, take_user};
 use super::fault::Fault;
-use crate::chain::config::{ProviderConfig, ProviderUrl};
-use crate::kernel::url::{UrlFault, UrlForm};
+use super::tls::{self, Tls};
+use crate::chain::config::ProviderConfig;
+use crate::kernel::url::UrlFault;
 use crate::kernel::{BufferReservation, Buffers, chain, reserved_bytes};
 
 /// How long a connect may take, with its TLS.
@@ -50,77 +43,6 @@ const PROMISED_MAX: u64 = 64 * 1024;
 
 /// The longest `Retry-After` that is read.
 const RETRY_AFTER_MAX: u64 = 24 * 3600;
-
-const AGENT: &str = concat!("headroom/", env!("CARGO_PKG_VERSION"));
-
-/// The form of the URLs.
-const FORM: UrlForm = UrlForm {
-    schemes: &["http", "https"],
-    authority_ends: &['/', '?', '#'],
-    any_number_of_hosts: false,
-};
-
-/// Checks whether `url` is one that calls can be sent to. It sends nothing.
-///
-/// # Errors
-/// What is wrong with it, without any part of it.
-pub fn check_url(url: &ProviderUrl) -> Result<(), UrlFault> {
-    FORM.check(url.expose())?;
-    let uri: Result<Uri, _> = url.expose().parse();
-    uri.map(drop)
-        .map_err(|_| UrlFault::Unusable("check its host, port and path"))
-}
-
-/// What is trusted for TLS: the certificates of the operating system, read when the first provider needs them. Clones
-/// share them.
-#[derive(Debug, Clone, Default)]
-pub struct Tls(Arc<OnceCell<ClientConfig>>);
-
-impl Tls {
-    /// Trusts what `config` does. It names no protocols.
-    pub fn with(config: ClientConfig) -> Self {
-        Self(Arc::new(OnceCell::new_with(Some(config))))
-    }
-
-    async fn get(&self) -> Result<ClientConfig, std::io::Error> {
-        let load = || async {
-            let loaded = tokio::task::spawn_blocking(|| config(native_roots()?));
-            loaded.await.map_err(std::io::Error::other)?
-        };
-        self.0.get_or_try_init(load).await.cloned()
-    }
-}
-
-fn native_roots() -> Result<RootCertStore, std::io::Error> {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(found.certs);
-    match roots.is_empty() {
-        true => Err(std::io::Error::other(
-            "the system's root certificates cannot be read; install ca-certificates",
-        )),
-        false => Ok(roots),
-    }
-}
-
-fn config(roots: RootCertStore) -> Result<ClientConfig, std::io::Error> {
-    let provider = Arc::new(ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(std::io::Error::other)?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// Why a provider cannot be used at all.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum TransportError {
-    #[error("the URL of the provider cannot be used: {0}")]
-    Url(#[from] UrlFault),
-    #[error("a header of the provider cannot be sent: it has characters that headers cannot have")]
-    Header,
-    #[error("no TLS")]
-    Tls(#[source] std::io::Error),
-}
 
 type HttpClient = Client<Counted, Full<Bytes>>;
 
@@ -157,10 +79,10 @@ impl Transport {
         let uri: Uri = config.url.expose().parse().map_err(unusable)?;
         let mut headers = headers(&config.headers)?;
         let uri = take_user(uri, &mut headers)?;
-        let tls = match uri.scheme_str() {
+        let trusted = match uri.scheme_str() {
             Some("https") => tls.get().await,
             // The certificates are not read for nothing.
-            _ => self::config(RootCertStore::empty()),
+            _ => tls::config(RootCertStore::empty()),
         };
         let mut http = HttpConnector::new();
         http.enforce_http(false);
@@ -169,7 +91,7 @@ impl Transport {
         http.set_connect_timeout(Some(CONNECT_WITHIN));
         let connector = Counted {
             inner: HttpsConnectorBuilder::new()
-                .with_tls_config(tls.map_err(TransportError::Tls)?)
+                .with_tls_config(trusted.map_err(TransportError::Tls)?)
                 .https_or_http()
                 .enable_all_versions()
                 .wrap_connector(http),
@@ -312,46 +234,6 @@ fn client(connector: Counted) -> HttpClient {
         .http2_keep_alive_interval(Duration::from_secs(20))
         .http2_keep_alive_timeout(Duration::from_secs(10))
         .build(connector)
-}
-
-fn headers(
-    configured: &[(String, crate::chain::config::Secret)],
-) -> Result<HeaderMap, TransportError> {
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-    for (name, value) in configured {
-        let name = HeaderName::try_from(name.as_str()).map_err(|_| TransportError::Header)?;
-        let mut value =
-            HeaderValue::try_from(value.expose()).map_err(|_| TransportError::Header)?;
-        value.set_sensitive(true);
-        headers.insert(name, value);
-    }
-    Ok(headers)
-}
-
-/// The URL without its user, who goes into a header.
-fn take_user(uri: Uri, headers: &mut HeaderMap) -> Result<Uri, TransportError> {
-    let mut parts = uri.into_parts();
-    let authority = parts.authority.as_ref().map_or("", Authority::as_str);
-    if let Some((user, host)) = authority.rsplit_once('@') {
-        let (name, password) = user.split_once(':').unwrap_or((user, ""));
-        let mut plain: Vec<u8> = percent_decode_str(name).collect();
-        plain.push(b':');
-        plain.extend(percent_decode_str(password));
-        let value = format!("Basic {}", STANDARD.encode(plain));
-        let mut value = HeaderValue::try_from(value).map_err(|_| TransportError::Header)?;
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
-        let unusable = |_| UrlFault::Unusable("check its host and port");
-        parts.authority = Some(host.parse().map_err(unusable)?);
-    }
-    if parts.path_and_query.is_none() {
-        parts.path_and_query = Some(hyper::http::uri::PathAndQuery::from_static("/"));
-    }
-    let unusable = |_| UrlFault::Unusable("check its host, port and path");
-    Ok(Uri::from_parts(parts).map_err(unusable)?)
 }
 
 fn no_answer(error: &hyper_util::client::legacy::Error) -> Fault {

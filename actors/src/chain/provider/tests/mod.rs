@@ -5,6 +5,7 @@ mod faults;
 mod health;
 mod limits;
 mod secrets;
+mod sockets;
 mod tls;
 
 use std::sync::Arc;
@@ -63,17 +64,22 @@ struct TestProvider {
 impl TestProvider {
     /// Starts one without waiting until it is used.
     async fn begin(system: &TestSystem, config: ProviderConfig) -> Self {
-        Self::begin_with(system, config, Tls::default()).await
+        Self::begin_with(system, config, Tls::default(), Duration::from_secs(1)).await
     }
 
-    async fn begin_with(system: &TestSystem, config: ProviderConfig, tls: Tls) -> Self {
+    async fn begin_with(
+        system: &TestSystem,
+        config: ProviderConfig,
+        tls: Tls,
+        block_time: Duration,
+    ) -> Self {
         let (buffers, (pressure, reader)) = (FixedBuffers::new(256 * MIB), channel());
         let (heads, received) = watch::channel(None);
         let handle = Provider::handle(&config);
         let surroundings = Surroundings {
             chain: "test".into(),
             chain_id: CHAIN_ID,
-            block_time: Duration::from_secs(1),
+            block_time,
             heads,
             buffers: Arc::new(buffers.clone()),
             pressure: reader,

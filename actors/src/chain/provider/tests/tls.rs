@@ -20,6 +20,8 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::ri
 use super::*;
 use crate::kernel::testing::certificate::certificate;
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// A server that ends TLS, speaks HTTP/2 alone, and passes requests on to a node.
 struct Terminator {
     port: u16,
@@ -109,7 +111,7 @@ fn many_calls_share_one_connection_of_http_2() {
         let server = Terminator::start(anvil.url()).await;
         let config = config(&format!("https://localhost:{}", server.port));
         let tls = server.trusting.clone();
-        let provider = TestProvider::begin_with(&system, config, tls).await;
+        let provider = TestProvider::begin_with(&system, config, tls, SECOND).await;
         provider.until(|status| status.head.is_some()).await;
         let results = join_all((0..50).map(|_| provider.number())).await;
         assert!(results.iter().all(Result::is_ok), "{results:?}");
