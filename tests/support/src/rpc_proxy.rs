@@ -31,6 +31,8 @@ pub enum RpcFault {
     Throttle(Option<u64>),
     /// This status, with a short text.
     Status(u16),
+    /// The answer of the node, with this status.
+    Restatus(u16),
     /// This status with this body, as JSON.
     Answer(u16, String),
     /// The status 302 to this place.
@@ -361,6 +363,10 @@ async fn answer(
                 stream.get_mut().write_all(&[byte]).await?;
                 tokio::time::sleep(pause).await;
             }
+        }
+        RpcFault::Restatus(status) => {
+            let (_, answer) = forward(shared, client, body).await;
+            write(stream, status, "", &answer).await?;
         }
         RpcFault::Delay(pause) => {
             tokio::time::sleep(pause).await;

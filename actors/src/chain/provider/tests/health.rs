@@ -212,8 +212,16 @@ fn what_is_known_outlives_a_restart_of_the_actor() {
 fn idle_connections_are_closed_when_memory_is_short() {
     use crate::kernel::pressure::{Level, Stage};
     with_node(async |system, _anvil, proxy| {
-        let provider = TestProvider::start(&system, config(&proxy.url())).await;
+        // Its health is checked only once, so all calls use one connection.
+        let never = Duration::from_secs(600);
+        let provider =
+            TestProvider::begin_with(&system, config(&proxy.url()), Tls::default(), never).await;
+        provider.until(|status| status.head.is_some()).await;
+        for _ in 0..20 {
+            provider.number().await.unwrap();
+        }
         let before = provider.status().await.connects;
+        assert_eq!(before, 1);
         provider
             .pressure
             .publish(Level::High, Some(Stage::Connections), MIB);
