@@ -161,6 +161,8 @@ fn a_caller_that_leaves_ends_its_request_and_frees_its_place() {
     with_node(async |system, _anvil, proxy| {
         let limit = ProviderConfig {
             in_flight_max: 1,
+            // Nothing else ends the request while the test waits.
+            timeout: 2 * LONG,
             ..config(&proxy.url())
         };
         let provider = TestProvider::start(&system, limit).await;
