@@ -166,7 +166,6 @@ impl Heads {
         let gone = self.agreed.split_off(&tip.number.saturating_add(1));
         let branch = self.link(tip);
         let mut changed_from = branch.conflict.or(gone.keys().next().copied());
-        let was_final = self.finalized;
         self.update_finalized();
         let after_final = self
             .finalized
@@ -176,10 +175,6 @@ impl Heads {
             changed_from = changed_from.min(Some(after_final));
             let unknown = changed_from.unwrap_or(0)..branch.from;
             self.agreed.retain(|number, _| !unknown.contains(number));
-        }
-        if self.finalized < was_final {
-            // What was called final may be wrong too.
-            changed_from = changed_from.map(|from| from.min(after_final));
         }
         if let Some(from) = changed_from {
             self.blame(tip);

@@ -312,6 +312,22 @@ fn a_provider_that_was_wrong_does_not_lead_again_soon() {
 }
 
 #[test]
+fn one_provider_alone_does_not_overrule_a_branch_by_its_length() {
+    let mut chain = Chain::new();
+    for number in 97..=100 {
+        chain.tell_all(block(number, &[]));
+    }
+    // The others may be of this branch, as far as anybody knows.
+    assert_eq!(
+        chain.tell("a", block(103, &[(0, 1)])),
+        Change::Gap { from: 101 }
+    );
+    chain.tell("b", block(101, &[]));
+    assert_eq!(chain.tell("a", block(104, &[(0, 2)])), Change::Nothing);
+    assert_eq!(chain.heads.hash_at(103), Some(hash(103, 1)));
+}
+
+#[test]
 fn a_first_provider_that_lies_is_overruled_with_all_that_followed_from_it() {
     let mut chain = Chain::new();
     chain.tell("a", block(1_000_000, &[(0, 9)]));
