@@ -452,6 +452,7 @@ fn results_that_tell_their_block_are_checked_against_the_chain() {
     assert_eq!(block(1000, 1000, 1), None);
     assert_eq!(block(1000, 999, 0), None);
     assert_eq!(block(20, 20, 7), ever(20));
+    assert_eq!(block(20, 21, 7), None, "another block than was asked for");
 }
 
 #[test]
@@ -470,6 +471,11 @@ fn an_answer_of_a_provider_without_the_block_is_not_kept() {
     assert_eq!(by(&heads, "late", "eth_gasPrice", "[]"), None);
     assert_eq!(by(&heads, "nobody", "eth_getLogs", logs), None);
     assert_eq!(by(&heads, "late", "eth_chainId", "[]"), Some(EVER));
+    // a has blocks that are not agreed on.
+    assert_eq!(tell(&mut heads, "a", 1010, 0, 0), Change::Nothing);
+    let call = keep("eth_call", b"[{},\"0x3ed\"]", b"\"0x\"", "a", &heads);
+    assert_eq!(call, None);
+    tell(&mut heads, "a", 1000, 0, 0);
     // b goes over to a branch that does not count.
     tell(&mut heads, "b", 1000, 1, 0);
     assert_eq!(by(&heads, "b", "eth_call", "[{},\"0x3e7\"]"), None);

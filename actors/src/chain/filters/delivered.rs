@@ -59,6 +59,11 @@ impl Delivered {
         self.bytes
     }
 
+    /// The number of the first block.
+    pub(super) fn first(&self) -> Option<u64> {
+        self.items.front().map(|item| item.number)
+    }
+
     /// Puts `items` in the place of all from the block `from` on. Returns the answer that tells the difference.
     pub(super) fn replace(&mut self, from: u64, items: Vec<Item>) -> Bytes {
         let first = self.items.partition_point(|item| item.number < from);

@@ -11,6 +11,9 @@
 //! gone again, newest first, with `removed: true`, then those of the blocks in their place. A log that is in both is not
 //! repeated.
 //!
+//! Where the chain has a [gap](Change::Gap), fill it before a poll: until then, a filter may give out logs of blocks before it
+//! was made.
+//!
 //! Bounds: filters in all and by caller, bytes, the blocks of one poll (a later poll goes on), and the time without a poll.
 //! Logs of final blocks are forgotten once they were given out. If there are too many others, the oldest are forgotten too:
 //! these would not be reported as removed.
@@ -160,6 +163,8 @@ struct Filter {
     caller: Arc<str>,
     /// The parameters of a filter of logs. `None`: a filter of blocks.
     criteria: Option<Bytes>,
+    /// The newest block when it was made.
+    made_at: (u64, BlockHash),
     /// The first block that was not searched.
     next: u64,
     /// How many reorganisations have been taken into account.
@@ -169,6 +174,17 @@ struct Filter {
 }
 
 impl Filter {
+    /// The first block of a reorganisation from the block `lowest` on that matters here. How deep it was may not be known; what
+    /// was there before the filter, and still is, is not new.
+    fn first_changed(&self, lowest: u64, heads: &Heads) -> u64 {
+        let (number, hash) = self.made_at;
+        let is_there = heads.is_final(number) || heads.hash_at(number) == Some(hash);
+        match is_there && self.delivered.first().is_none_or(|first| first > number) {
+            true => lowest.max(number + 1),
+            false => lowest,
+        }
+    }
+
     fn bytes(&self) -> u64 {
         let criteria = self.criteria.as_ref().map_or(0, Bytes::len);
         size_of::<Self>() as u64 + criteria as u64 + self.delivered.bytes()
@@ -265,6 +281,7 @@ impl Filters {
         let filter = Filter {
             caller: Arc::clone(caller),
             criteria,
+            made_at: (head.number, head.hash),
             next: head.number.saturating_add(1),
             seen: self.reorgs.count(),
             delivered: Delivered::default(),
@@ -352,6 +369,7 @@ impl Filters {
         let seen = self.filters.get(&id).map_or(0, |filter| filter.seen);
         let lowest = self.reorgs.lowest_since(seen);
         let filter = self.used(id, now)?;
+        let lowest = lowest.map(|lowest| filter.first_changed(lowest, heads));
         let changed_from = lowest.map_or(filter.next, |lowest| lowest.min(filter.next));
         let last = head.min(changed_from.saturating_add(blocks_max - 1));
         let mut poll = Poll {
@@ -435,18 +453,17 @@ impl Filters {
         }
     }
 
-    /// Whether neither the filter nor the chain has changed since the first half of `poll`, and `items` are of this chain.
+    /// Whether the filter has not changed since the first half of `poll`, and `items` are of the chain. A block that is replaced
+    /// meanwhile, and of which there are no items, is searched again by the next poll.
     fn is_current(&self, poll: &Poll, items: &[Item], heads: &Heads) -> Result<bool, FilterError> {
         let filter = self.filters.get(&poll.id).ok_or(FilterError::NotFound)?;
-        let lowest = self.reorgs.lowest_since(poll.reorgs);
-        let is_replaced = lowest.is_some_and(|lowest| lowest <= poll.last);
         let belongs = |item: &Item| {
             let known = heads.hash_at(item.number);
             (poll.from..=poll.to).contains(&item.number)
                 && known.is_none_or(|known| known == item.hash)
         };
         let is_same = filter.next == poll.next && filter.seen == poll.seen;
-        Ok(is_same && !is_replaced && items.iter().all(belongs))
+        Ok(is_same && items.iter().all(belongs))
     }
 
     /// Moves the place of the filter on, and makes the answer.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::chain::heads::HeadsConfig;
+use crate::chain::heads::{Block, HeadsConfig};
 use crate::chain::provider::Head;
 
 fn hash(number: u64, branch: u8) -> BlockHash {
@@ -75,6 +75,21 @@ impl Chain {
     fn reorganise(&mut self, depth: usize, more: usize, branch: u8) {
         self.branches.truncate(self.branches.len() - depth);
         (0..depth + more).for_each(|_| self.mine(branch));
+    }
+
+    /// Asks for the blocks that are not known, as the owner of the filters does before a poll.
+    fn fill(&mut self) {
+        while let Some(missing) = self.heads.missing() {
+            let number = missing.number;
+            let at = |number: u64| hash(number, self.branches[number as usize]);
+            let block = Block {
+                number,
+                hash: at(number),
+                parent: at(number - 1),
+            };
+            let change = self.heads.fill(block);
+            self.filters.follow(change);
+        }
     }
 
     /// The answer of a provider to what `ask` asks for, as parsed parameters say.
@@ -174,6 +189,40 @@ fn logs_of_replaced_blocks_are_taken_back_newest_first() {
     assert_eq!(short(&answer), expected);
     assert_eq!(answer[0]["data"], "0x");
     assert_eq!(chain.poll(id), Vec::<Value>::new());
+}
+
+#[test]
+fn what_is_as_it_was_is_not_repeated_where_the_depth_is_unknown() {
+    let mut chain = Chain::new(FiltersConfig::default(), 91);
+    let id = new_logs(&mut chain, "[{}]").unwrap();
+    (0..8).for_each(|_| chain.mine(0));
+    // 97 has one log, 98 two.
+    assert_eq!(chain.poll(id).len(), 9);
+    // Only the last one of two new blocks is told: all that is not final may be wrong.
+    chain.branches.truncate(97);
+    chain.branches.push(1);
+    chain.mine(1);
+    assert!(chain.filters.reorgs.lowest_since(0) < Some(90));
+    chain.fill();
+    // In their place, 97 has two and 98 none.
+    let expected = [(98, true), (98, true), (97, true), (97, false), (97, false)];
+    assert_eq!(short(&chain.poll(id)), expected);
+}
+
+#[test]
+fn blocks_from_before_the_filter_that_come_back_end_those_in_their_place() {
+    let mut chain = Chain::new(FiltersConfig::default(), 11);
+    let id = new_logs(&mut chain, "[{}]").unwrap();
+    // 9 has one log now, 10 has two.
+    chain.reorganise(2, 0, 1);
+    assert_eq!(
+        short(&chain.poll(id)),
+        [(9, false), (10, false), (10, false)]
+    );
+    chain.reorganise(2, 1, 0);
+    let gone = [(10, true), (10, true), (9, true)];
+    let new = [(10, false), (11, false), (11, false)];
+    assert_eq!(short(&chain.poll(id)), [gone, new].concat());
 }
 
 #[test]
