@@ -6,6 +6,9 @@
 use std::fs::File;
 use std::io::Write;
 
+use headroom_actors::chain::block_param::{BlockParam, Height, with_number};
+use headroom_actors::chain::cache::Key;
+use headroom_actors::chain::log_range::LogFilter;
 use headroom_actors::upload::content::{Check, FileName, Kind, Limits, kind_of};
 use headroom_actors::upload::{Cursor, RequestKey, UploadId, hash_of_digits};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -17,6 +20,7 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
+    ("chain_params", chain_params),
     ("content", content),
     ("file_name", file_name),
     ("ids", ids),
@@ -26,6 +30,31 @@ pub const TARGETS: &[Target] = &[
     ("rpc_request", rpc_request),
     ("tus", routes::tus),
 ];
+
+/// Parameters of calls of chains. The first byte is the place of the block.
+fn chain_params(data: &[u8]) {
+    let [index, params @ ..] = data else {
+        return;
+    };
+    let index = usize::from(*index % 4);
+    if let Ok(Some(_)) = BlockParam::read(params, index) {
+        let params = with_number(params, index, 7).unwrap();
+        let block = BlockParam::read(&params, index);
+        assert_eq!(block, Ok(Some(BlockParam::At(Height::Number(7)))));
+    }
+    if let Ok(filter) = LogFilter::read(params) {
+        LogFilter::read(&filter.over(1, 2)).unwrap();
+    }
+    let with_space = [b"\n", params, b" "].concat();
+    let (key, same) = (Key::of("a", params), Key::of("a", &with_space));
+    // A space may be one too many.
+    assert!(key == same || same.is_none());
+    if key.is_some()
+        && let Ok(value) = serde_json::from_slice::<Box<serde_json::value::RawValue>>(params)
+    {
+        assert_eq!(Key::of("a", value.get().as_bytes()), key);
+    }
+}
 
 /// The checks of files. The first byte is the kind, the second the size of the pieces.
 fn content(data: &[u8]) {
