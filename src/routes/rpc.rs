@@ -34,11 +34,14 @@ use crate::handles::RequestHandles;
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
 use answer::{Answer, respond};
-use callers::{Caller, Callers};
+use callers::{Caller, Callers, Places};
 use request::{Member, Request, read};
 
 /// How long a request waits for a chain whose owner is being restarted.
 const RESTART_WITHIN: Duration = Duration::from_secs(2);
+
+/// After this time a client that has too many calls may send others.
+const FULL_FOR: Duration = Duration::from_secs(1);
 
 /// The media types of JSON-RPC that nodes take. Some clients send `text/plain`, or none.
 const MEDIA_TYPES: [&str; 4] = [
@@ -76,6 +79,17 @@ impl RpcEdge {
             sockets: Arc::new(Semaphore::new(socket::SOCKETS_MAX)),
             figures,
         }
+    }
+
+    /// Takes places for the calls of a request.
+    fn enter(&self, caller: Caller, calls: usize) -> Result<Places, Problem> {
+        self.callers.enter(caller, calls).ok_or_else(|| {
+            let max = self.client_calls_max;
+            let detail = format!(
+                "this client has too many calls at once: at most {max} are allowed; wait for some to end"
+            );
+            Problem::new(ProblemKind::TooManyRequests, detail).retry_after(FULL_FOR)
+        })
     }
 }
 
@@ -207,12 +221,13 @@ pub(super) async fn call(
         caller: caller.name(),
     };
     let outcomes = serve_calls(&edge, &handles, chain, caller, serve).await;
-    let outcomes = outcomes.inspect_err(|_| {
-        for call in members
-            .iter()
-            .filter_map(|member| member.call.as_ref().ok())
-        {
-            count(figures, Some(&call.method), "refused");
+    let outcomes = outcomes.inspect_err(|problem| {
+        let outcome = match problem.kind {
+            ProblemKind::DeadlineExceeded => "deadline",
+            _ => "refused",
+        };
+        for call in members.iter().filter_map(|it| it.call.as_ref().ok()) {
+            count(figures, Some(&call.method), outcome);
         }
     })?;
     let answers = answers(members, outcomes, figures);
@@ -251,14 +266,7 @@ async fn serve_calls(
     if calls == 0 {
         return Ok(Vec::new());
     }
-    let Some(_places) = edge.callers.enter(caller, calls) else {
-        let max = edge.client_calls_max;
-        let detail = format!(
-            "this client has too many calls at once: at most {max} are allowed; wait for some to end"
-        );
-        let problem = Problem::new(ProblemKind::TooManyRequests, detail);
-        return Err(problem.retry_after(Duration::from_secs(1)));
-    };
+    let _places = edge.enter(caller, calls)?;
     let work = ask(handles.clone(), chain.clone(), serve);
     handles.thread.run(work).await?
 }
@@ -325,4 +333,47 @@ fn check_media_type(request: &HttpRequest) -> Result<(), Problem> {
     }
     let detail = "the body must be JSON: send it with the content type application/json";
     Err(Problem::new(ProblemKind::UnsupportedMediaType, detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::ResponseError;
+    use actix_web::test::TestRequest;
+
+    use super::*;
+
+    #[test]
+    fn a_client_with_too_many_calls_is_told_when_to_try_again() {
+        let edge = RpcEdge::new(1, 2, 3, BTreeMap::new());
+        let caller = || Caller::of(&TestRequest::default().to_http_request());
+        let _first = edge.enter(caller(), 2).unwrap();
+        let response = edge.enter(caller(), 2).unwrap_err().error_response();
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        edge.enter(caller(), 1).unwrap();
+    }
+
+    #[test]
+    fn each_call_has_the_outcome_of_its_place_and_one_without_has_an_error() {
+        let body = Bytes::from_static(
+            br#"[{"jsonrpc":"2.0","id":1,"method":"a"},7,{"jsonrpc":"2.0","method":"b"},
+                 {"jsonrpc":"2.0","id":3,"method":"c"},{"jsonrpc":"2.0","id":4,"method":"d"}]"#,
+        );
+        let Ok(Request::Batch(members)) = read(&body, 9) else {
+            panic!("no batch")
+        };
+        let result = |text: &'static str| Ok(Outcome::Result(Bytes::from_static(text.as_bytes())));
+        let outcomes = vec![result("\"a\""), result("\"b\""), result("\"c\"")];
+        let answers = answers(members, outcomes, None);
+        let texts = answers.iter().map(|(id, answer)| {
+            let (Answer::Result(text) | Answer::Error(text)) = answer;
+            let text = str::from_utf8(text).unwrap();
+            (str::from_utf8(id).unwrap(), text)
+        });
+        let texts: Vec<_> = texts.collect();
+        assert_eq!((texts[0], texts[2]), (("1", "\"a\""), ("3", "\"c\"")));
+        assert!(texts[1].0 == "null" && texts[1].1.contains("-32600"));
+        assert!(texts[3].0 == "4" && texts[3].1.contains("panicked"));
+        assert_eq!(texts.len(), 4);
+    }
 }
