@@ -349,7 +349,7 @@ mod tests {
         let _first = edge.enter(caller(), 2).unwrap();
         let response = edge.enter(caller(), 2).unwrap_err().error_response();
         assert_eq!(response.status(), 429);
-        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        assert_eq!(response.headers().get(header::RETRY_AFTER).unwrap(), "1");
         edge.enter(caller(), 1).unwrap();
     }
 
