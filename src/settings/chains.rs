@@ -250,14 +250,10 @@ impl Leaf for PageUrl {
 }
 
 impl RpcSettings {
-    pub(super) fn check(&self, body_max: ByteSize, rules: &mut Rules) {
+    pub(super) fn check(&self, rules: &mut Rules) {
         rules.require(
             self.request_max.as_u64() > 0,
             "rpc.request_max must be above 0",
-        );
-        rules.require(
-            self.request_max <= body_max,
-            "rpc.request_max must not be above server.request_body_max",
         );
         rules.require(
             self.batch_max.get() <= 10_000,

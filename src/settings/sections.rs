@@ -310,7 +310,7 @@ impl Settings {
         self.postgres.check(&mut rules);
         self.redis.check(&mut rules);
         self.uploads.check(&mut rules);
-        self.rpc.check(self.server.request_body_max, &mut rules);
+        self.rpc.check(&mut rules);
         super::chains::check(&self.chains, &mut rules);
         rules.require(
             !self.auth.enabled,

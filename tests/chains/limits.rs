@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use headroom_test_support::server::Server;
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use serde::de::IgnoredAny;
 use serde_json::json;
@@ -32,13 +33,20 @@ async fn a_batch_has_at_most_so_many_calls() {
 
 #[tokio::test]
 async fn a_body_has_at_most_so_many_bytes() {
-    let server = start("rpc.request_max = '10KiB'");
+    // The smaller one of two bounds counts.
+    for bound in ["rpc.request_max", "server.request_body_max"] {
+        assert_bound(&start(&format!("{bound} = '10KiB'"))).await;
+    }
+}
+
+/// Asserts that the server takes bodies of 10 KiB and no larger ones.
+async fn assert_bound(server: &Server) {
     let text = |length: usize| {
         let call = call("1");
         format!("{call}{}", " ".repeat(length - call.len()))
     };
-    answer(&server, text(10 * 1024)).await;
-    let (status, text_413) = post(&server, "/rpc/ethereum", text(10 * 1024 + 1)).await;
+    answer(server, text(10 * 1024)).await;
+    let (status, text_413) = post(server, "/rpc/ethereum", text(10 * 1024 + 1)).await;
     assert_eq!(status, 413, "{text_413}");
     assert!(text_413.contains("\"limit_bytes\":10240"), "{text_413}");
     // Without an announced length.

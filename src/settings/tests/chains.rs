@@ -182,8 +182,8 @@ fn what_is_wrong_with_a_chain_is_said_without_its_secrets() {
              of 3 providers that are asked, 2 must give the same answer; at most 16 are asked",
         ),
         (
-            "rpc.request_max = '65MiB'".to_owned(),
-            "rpc.request_max must not be above server.request_body_max",
+            "rpc.request_max = 0".to_owned(),
+            "rpc.request_max must be above 0",
         ),
         (
             "rpc.batch_max = 5\nrpc.client_calls_max = 4".to_owned(),
