@@ -49,6 +49,7 @@ impl Drop for Running {
 impl Serving {
     /// Takes the head that a provider has told.
     pub(in crate::chain) fn told(self: &Rc<Self>, provider: usize, head: &Head) {
+        self.head_told_at.set(Some(Instant::now()));
         let upstream = &self.upstreams[provider];
         let standing = upstream
             .view
@@ -137,7 +138,7 @@ impl Serving {
 
     /// As [`Self::catch_up`], in a task of its own.
     pub(super) fn begin_to_catch_up(self: &Rc<Self>) {
-        if self.newest() == self.agreed() {
+        if self.newest() <= self.agreed() {
             return;
         }
         if let Some(running) = self.catches_up.begin() {
@@ -172,9 +173,7 @@ impl Serving {
                 parent: block.parent.to_string().into(),
                 seen_at: Instant::now(),
             };
-            let change = self.heads.borrow_mut().observe(&upstream.name, &head);
-            self.follow(change);
-            self.fill_gap();
+            self.told(provider, &head);
         }
     }
 

@@ -68,6 +68,8 @@ pub(super) struct Serving {
     /// How many blocks one search for logs has at most, as providers have shown.
     logs_blocks: Cell<u64>,
     heads: RefCell<Heads>,
+    /// When a provider has told a head last.
+    head_told_at: Cell<Option<Instant>>,
     /// Notified when there is a new head.
     new_head: Notify,
     fills_gap: OneAtATime,
@@ -137,6 +139,7 @@ impl Serving {
             hedges: HedgeBudget::new(config.selection.hedge_share),
             logs_blocks: Cell::new(logs::blocks_at_first(&config)),
             heads: RefCell::new(Heads::new(HeadsConfig::of(&config))),
+            head_told_at: Cell::new(None),
             new_head: Notify::new(),
             fills_gap: OneAtATime::default(),
             catches_up: OneAtATime::default(),

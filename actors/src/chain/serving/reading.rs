@@ -6,9 +6,11 @@
 //! the chain.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use memchr::memmem;
+use tokio::time::Instant;
 
 use super::{Needs, Serving};
 use crate::chain::block_param::{BlockParam, Height, Tag, with_number};
@@ -19,6 +21,9 @@ use crate::chain::rpc::Call;
 
 /// A block that is revealed is at most so many blocks after the agreed head: a provider that errs must not hold up calls.
 const REVEALED_MAX: u64 = 64;
+/// A head counts for the time between so many blocks, and for this time at least, after a provider has told it.
+const FRESH_BLOCKS: u32 = 4;
+const FRESH_MIN: Duration = Duration::from_secs(5);
 /// How many bytes of an answer are searched for its block.
 const SEARCHED_MAX: usize = 16 * 1024;
 
@@ -32,8 +37,13 @@ pub(super) struct Reading {
 }
 
 impl Serving {
-    /// The number of the newest block that was shown to anybody.
+    /// The number of the newest block that was shown to anybody. `None` if no provider has told its head of late, as after a
+    /// time without calls: then only a provider knows what is newest.
     pub(super) fn newest(&self) -> Option<u64> {
+        let told_at = self.head_told_at.get()?;
+        if !is_fresh(told_at, Instant::now(), self.config.block_time) {
+            return None;
+        }
         let agreed = self.heads.borrow().head()?.number;
         let revealed = self.upstreams.iter().map(|it| it.revealed.get()).max();
         let revealed = revealed.filter(|number| *number <= agreed + REVEALED_MAX);
@@ -99,6 +109,11 @@ impl Serving {
     }
 }
 
+/// Whether a head that was told at `told_at` may still be the newest.
+fn is_fresh(told_at: Instant, now: Instant, block_time: Duration) -> bool {
+    now.saturating_duration_since(told_at) <= (block_time * FRESH_BLOCKS).max(FRESH_MIN)
+}
+
 /// Whether a method reads the state of a block, which nodes forget.
 fn reads_state(method: &str) -> bool {
     matches!(
@@ -142,6 +157,21 @@ fn block_number(result: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_head_that_nobody_tells_any_longer_is_not_the_newest() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        for (age, block_time, expected) in
+            [(4, 0, true), (6, 0, false), (47, 12, true), (49, 12, false)]
+        {
+            let told_at = now - second * age;
+            assert_eq!(
+                is_fresh(told_at, now, second * block_time),
+                expected,
+                "{age}"
+            );
+        }
+    }
 
     #[test]
     fn the_block_of_a_receipt_is_found() {
