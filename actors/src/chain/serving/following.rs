@@ -157,7 +157,7 @@ impl Serving {
         let mut upstreams = self.upstreams.iter().enumerate();
         let ahead =
             upstreams.find(|(_, it)| agreed.is_some_and(|agreed| it.revealed.get() > agreed));
-        let Some((provider, upstream)) = ahead else {
+        let Some((provider, _)) = ahead else {
             return;
         };
         let deadline = Instant::now() + WITHIN;
