@@ -36,7 +36,8 @@ async fn the_page_is_accessible_in_light_and_dark_and_on_a_phone() {
     models
         .add("echo", 1, torchscript::echo)
         .add("broken", 1, |path| std::fs::write(path, "no archive"));
-    let settings = "uploads.disk_free_min = '1MiB'";
+    let settings =
+        "uploads.disk_free_min = '1MiB'\nchains.ethereum.providers.node.url = 'http://127.0.0.1:1'";
     let server = Server::start(models.options(BINARY).settings(settings));
     server.infer("echo", &floats("x", &[1.0])).await.ok();
     server.infer("broken", &floats("x", &[1.0])).await;
