@@ -61,7 +61,7 @@ function providersTable() {
         },
       },
       markColumn("used", "State", useOf),
-      numberColumn("score", "Score", (place) => place.score, (score) => score.toFixed(2)),
+      numberColumn("score", "Score", (place) => place.score, numberOrNone((score) => score.toFixed(2))),
       numberColumn("lag", "Behind", (place) => place.lag_blocks, numberOrNone(formatCount)),
       numberColumn("latency", "Time", (place) => place.latency_seconds, formatSeconds, { minor: true }),
       numberColumn("p95", "Time p95", (place) => place.latency_p95_seconds, formatSeconds, { extra: true }),
