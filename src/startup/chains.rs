@@ -5,7 +5,7 @@ use std::sync::Arc;
 use headroom_actors::chain::config::{
     ChainConfig, ProviderConfig, ProviderUrl, Secret, SelectionConfig,
 };
-use headroom_actors::chain::{ChainDeps, ChainEntry, Chains};
+use headroom_actors::chain::{ChainDeps, ChainEntry, Chains, start_at_zero};
 use headroom_actors::kernel::{SharedStore, SupervisorSpec};
 use headroom_actors::memory::Memory;
 use headroom_actors::redis::{Cache, Role};
@@ -21,7 +21,10 @@ use crate::settings::chains::{
 /// The chains that have a provider.
 pub(super) fn chains(settings: &Settings) -> Chains {
     let chains = settings.chains.0.iter();
-    Chains::new(chains.map(|(name, chain)| chain_config(name, chain)))
+    Chains::new(chains.map(|(name, chain)| {
+        start_at_zero(name);
+        chain_config(name, chain)
+    }))
 }
 
 /// What chains need of the server. Their owners are below `supervisor`.

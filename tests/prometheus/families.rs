@@ -175,7 +175,8 @@ async fn the_series_of_an_actor_end_with_it() {
 async fn counters_to_alert_on_start_at_zero() {
     let models = Models::new();
     models.add("affine", 1, torchscript::affine);
-    let server = Server::start(models.options(BINARY).settings(WITH_ALERTS));
+    let options = models.options(BINARY).settings(WITH_ALERTS);
+    let server = Server::start(options.settings(WITH_CHAIN));
     let of_resource = |metric: &Metric| {
         let mut labels = metric.labels.iter();
         labels.any(|label| matches!(label.values, LabelValues::Cut(_)))

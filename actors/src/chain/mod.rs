@@ -37,7 +37,7 @@ pub use actor::Chain;
 pub use chains::{ChainDeps, ChainEntry, Chains};
 pub use error::{ChainError, Unusable};
 pub use messages::{ReadStatus, Serve, SetDrained, Subscribe, Unsubscribe};
-pub use serving::METRICS;
+pub use serving::{METRICS, start_at_zero};
 pub use status::{ChainStatus, ProviderPlace};
 pub use subscriptions::{
     FilterFault, LogsFilter, Notification, SubscriptionId, TooManySubscriptions, Topic,

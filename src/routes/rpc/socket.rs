@@ -65,7 +65,13 @@ pub(in crate::routes) fn open_docs() -> Docs {
         .variable("chain", "The name, an alias or the id of a chain.", "ethereum")
         .empty_answer(101, "The connection is a WebSocket from here on.")
         .calls_actors()
-        .problems(&[ProblemKind::TooManyRequests, ProblemKind::MemoryExceeded])
+        .problems(&[
+            ProblemKind::MalformedRequest,
+            ProblemKind::Forbidden,
+            ProblemKind::TooManyRequests,
+            ProblemKind::MemoryExceeded,
+            ProblemKind::NotReady,
+        ])
 }
 
 /// A client's connection.

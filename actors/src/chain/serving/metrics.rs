@@ -36,8 +36,8 @@ const HEAD: Metric = Metric::gauge(
 /// The metrics of this module.
 pub const METRICS: &[Metric] = &[FAILOVERS, HEDGES, DISSENTS, LOG_SPLITS, HEAD];
 
-/// The counters of a chain begin when it is opened.
-pub(super) fn start_at_zero(chain: &str) {
+/// The counters of a chain start with the server.
+pub fn start_at_zero(chain: &str) {
     for counter in [FAILOVERS, HEDGES, DISSENTS, LOG_SPLITS] {
         metrics::counter!(counter.name, "chain" => chain.to_owned()).increment(0);
     }

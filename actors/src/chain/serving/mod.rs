@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use self::following::OneAtATime;
 use self::hedging::HedgeBudget;
 use self::kept::Told;
-pub use self::metrics::METRICS;
+pub use self::metrics::{METRICS, start_at_zero};
 pub(super) use self::upstream::Upstream;
 use super::cache::{self, Cache, CacheConfig, Key, SharedAnswers};
 use super::chains::ChainDeps;
@@ -132,7 +132,6 @@ impl Serving {
     ) -> Self {
         let buffers = Arc::clone(&deps.buffers);
         let chain: Arc<str> = config.name.as_str().into();
-        metrics::start_at_zero(&chain);
         let cache = CacheConfig::new(config.cache_max, config.block_time);
         let shared = cache::shared_calls(&chain);
         Self {
