@@ -17,7 +17,7 @@ use super::messages::{ReadStatus, Serve, SetDrained, Subscribe, Unsubscribe};
 use super::provider::{Provider, Surroundings, Tls};
 use super::serving::{Serving, Upstream};
 use super::subscriptions::Hub;
-use crate::kernel::pressure::{Action, Level, PressureReader, Stage};
+use crate::kernel::pressure::{Action, PressureReader, Stage};
 use crate::kernel::{Call, Child, ChildSpec, Exit, Reply};
 
 /// The owner of an open chain.
@@ -76,22 +76,19 @@ impl Chain {
             loop {
                 let pressure = subscription.changed().await;
                 let mut actions = Vec::new();
-                if pressure.asks(Stage::Caches) || pressure.level != Level::Normal {
-                    let before_bytes = serving.kept_bytes();
-                    while !serving.shrink(pressure) {
-                        tokio::task::yield_now().await;
-                    }
-                    let after_bytes = serving.kept_bytes();
-                    if after_bytes < before_bytes {
-                        actions.push(Action {
-                            what: format!("kept answers of {}", serving.name()),
-                            promised_bytes: before_bytes - after_bytes,
-                            before_bytes,
-                            after_bytes,
-                        });
-                    }
-                } else {
-                    serving.shrink(pressure);
+                let before_bytes = serving.kept_bytes();
+                let goal = serving.follow_pressure(pressure);
+                while !serving.shrink(goal) {
+                    tokio::task::yield_now().await;
+                }
+                let after_bytes = serving.kept_bytes();
+                if after_bytes < before_bytes {
+                    actions.push(Action {
+                        what: format!("kept answers of {}", serving.name()),
+                        promised_bytes: before_bytes - after_bytes,
+                        before_bytes,
+                        after_bytes,
+                    });
                 }
                 subscription.acknowledge(pressure.epoch, actions);
             }
@@ -169,8 +166,8 @@ impl Handler<Call<Subscribe>> for Chain {
         let ready = self.subscriptions.ready(&topic);
         let id = match self.subscriptions.subscribe(topic, sender) {
             Ok(id) => id,
-            Err(error) => {
-                reply.send(Err(error));
+            Err(refusal) => {
+                reply.send(Err(refusal));
                 return;
             }
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::error::ChainError;
 use super::rpc::{Call, Outcome};
 use super::status::ChainStatus;
-use super::subscriptions::{Notification, SubscriptionId, TooManySubscriptions, Topic};
+use super::subscriptions::{Notification, SubscribeError, SubscriptionId, Topic};
 use crate::kernel::{EventSender, Message};
 
 /// Serves the calls of one request. Answers in their order. A caller that leaves cancels them.
@@ -35,7 +35,7 @@ pub struct Subscribe {
 }
 
 impl Message for Subscribe {
-    type Reply = Result<SubscriptionId, TooManySubscriptions>;
+    type Reply = Result<SubscriptionId, SubscribeError>;
 
     fn is_failure(reply: &Self::Reply) -> bool {
         reply.is_err()

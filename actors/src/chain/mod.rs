@@ -40,6 +40,6 @@ pub use messages::{ReadStatus, Serve, SetDrained, Subscribe, Unsubscribe};
 pub use serving::{METRICS, start_at_zero};
 pub use status::{ChainStatus, ProviderPlace};
 pub use subscriptions::{
-    FilterFault, LogsFilter, Notification, SubscriptionId, TooManySubscriptions, Topic,
+    FilterFault, LogsFilter, Notification, SubscribeError, SubscriptionId, Topic,
 };
 pub use url::{check_socket_url, check_url};

@@ -21,7 +21,7 @@ pub(super) const PARSE_ERROR: i32 = -32700;
 /// It is JSON, and no request.
 pub(super) const INVALID_REQUEST: i32 = -32600;
 /// There is no such method.
-const NO_METHOD: i32 = -32601;
+pub(super) const NO_METHOD: i32 = -32601;
 /// The parameters are neither a list nor an object.
 pub(super) const INVALID_PARAMS: i32 = -32602;
 

@@ -18,7 +18,8 @@ use bytestring::ByteString;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use headroom_actors::chain::{
-    ChainEntry, LogsFilter, Notification, Serve, Subscribe, SubscriptionId, Topic, Unsubscribe,
+    ChainEntry, LogsFilter, Notification, Serve, Subscribe, SubscribeError, SubscriptionId, Topic,
+    Unsubscribe,
 };
 use headroom_actors::kernel::{
     BufferReservation, Buffers, EventBounds, EventReader, EventSender, Queued, event_queue,
@@ -30,7 +31,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::answer::{self, Answer};
 use super::callers::Caller;
-use super::request::{Fault, INVALID_PARAMS, Member, Request, read};
+use super::request::{Fault, INVALID_PARAMS, Member, NO_METHOD, Request, read};
 use super::{RpcEdge, answers, count, find, serve_calls};
 use crate::handles::RequestHandles;
 use crate::middleware::cross_site;
@@ -52,6 +53,8 @@ const WAITING: EventBounds = EventBounds {
 };
 /// What a connection reserves: its buffers, and some notifications.
 const CONNECTION_BYTES: u64 = 64 * 1024;
+/// A message of no more than this is covered by that.
+const UNRESERVED_BYTES: usize = 2 * 1024;
 /// The time between two pings, and how many a client may leave unanswered.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PINGS_MAX: u32 = 3;
@@ -156,6 +159,11 @@ enum End {
     Close(CloseCode, &'static str),
 }
 
+/// A client that got no answer would wait for ever.
+fn no_memory_for_answer() -> End {
+    End::Close(CloseCode::Again, "there is no memory for an answer")
+}
+
 impl From<Closed> for End {
     fn from(_: Closed) -> Self {
         Self::Gone
@@ -215,8 +223,9 @@ impl Socket {
                     }
                 }
                 Some(answer) = answering.next() => match answer {
-                    Some(text) => self.session.text(text).await,
-                    None => Ok(()),
+                    Ok(Some(text)) => self.session.text(text).await,
+                    Ok(None) => Ok(()),
+                    Err(end) => return end,
                 },
                 notification = self.notifications.next() => match notification {
                     Some(Queued::Event(notification)) => {
@@ -233,7 +242,6 @@ impl Socket {
                     if self.unanswered > PINGS_MAX {
                         return End::Gone;
                     }
-                    // An owner that was restarted knows no subscriptions.
                     self.session.ping(b"").await
                 }
             };
@@ -245,6 +253,14 @@ impl Socket {
 
     /// Takes a message. What concerns subscriptions is done at once; other calls are returned.
     async fn take(&mut self, text: Bytes) -> Result<Option<Calls>, End> {
+        let mut memory = None;
+        if text.len() > UNRESERVED_BYTES {
+            let account: &dyn Buffers = &self.handles.answer_text;
+            let reserved = account.reserve_after_reading(text.len() as u64).await;
+            let mut reserved = reserved.map_err(|_| no_memory_for_answer())?;
+            reserved.fill(text.len() as u64);
+            memory = Some(reserved);
+        }
         let edge = self.edge.clone();
         let figures = edge.figures.get(&self.chain.config.name);
         let (members, is_batch) = match read(&text, self.edge.batch_max) {
@@ -276,6 +292,7 @@ impl Socket {
             return Ok(None);
         }
         Ok(Some(Calls {
+            _memory: memory,
             members,
             is_batch,
             edge: self.edge.clone(),
@@ -289,10 +306,7 @@ impl Socket {
         let text = answer::text(answers, is_batch, &self.handles.answer_text).await;
         match text {
             Ok(text) => Ok(self.session.text(text).await?),
-            Err(_) => Err(End::Close(
-                CloseCode::Again,
-                "there is no memory for an answer",
-            )),
+            Err(_) => Err(no_memory_for_answer()),
         }
     }
 
@@ -315,7 +329,12 @@ impl Socket {
                 self.subscriptions.insert(id);
                 Answer::Result(format!("\"{id}\"").into())
             }
-            Ok(Err(error)) => Fault::new(LIMIT_EXCEEDED, error.to_string()).into(),
+            Ok(Err(error @ SubscribeError::Forbidden)) => {
+                Fault::new(NO_METHOD, error.to_string()).into()
+            }
+            Ok(Err(error @ SubscribeError::TooMany)) => {
+                Fault::new(LIMIT_EXCEEDED, error.to_string()).into()
+            }
             Err(error) => Fault::new(UNAVAILABLE, error.to_string()).into(),
         }
     }
@@ -365,6 +384,7 @@ fn topic(params: &[u8]) -> Result<Topic, Fault> {
 
 /// Calls of one message.
 struct Calls {
+    _memory: Option<BufferReservation>,
     members: Vec<Member>,
     is_batch: bool,
     edge: web::Data<RpcEdge>,
@@ -375,7 +395,7 @@ struct Calls {
 
 impl Calls {
     /// The text of their answers, if there is one.
-    async fn answer(self) -> Option<ByteString> {
+    async fn answer(self) -> Result<Option<ByteString>, End> {
         let figures = self.edge.figures.get(&self.chain.config.name);
         if self.is_batch
             && let Some(figures) = figures
@@ -403,10 +423,10 @@ impl Calls {
             figures.answered(began.elapsed());
         }
         if answers.is_empty() {
-            return None;
+            return Ok(None);
         }
-        let text = answer::text(answers, self.is_batch, &self.handles.answer_text);
-        text.await.ok()
+        let text = answer::text(answers, self.is_batch, &self.handles.answer_text).await;
+        text.map(Some).map_err(|_| no_memory_for_answer())
     }
 }
 

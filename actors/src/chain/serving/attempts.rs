@@ -47,12 +47,16 @@ pub(super) struct Answer {
 struct Attempts {
     /// The providers that have it or had it, in this round.
     tried: Vec<usize>,
+    /// Those of them that have not answered.
+    running: Vec<usize>,
     /// The time in which the last of them answers most calls.
     usual: Option<Duration>,
     /// How often it was sent.
     asked: u32,
     /// The answer if no provider does better: an error of its own, or that there is no such thing.
     second_best: Option<Outcome>,
+    /// The kind of error that it is.
+    second_best_kind: Option<ErrorKind>,
     last: Option<Fault>,
     /// Whether one of those that had it may do better a little later.
     may_pass: bool,
@@ -96,6 +100,17 @@ impl Serving {
                         });
                     }
                     metrics::failed_over(&self.config.name);
+                    attempts.running.retain(|it| *it != index);
+                    // Those that still run may have stalled.
+                    let may_go_on = method.may_be_repeated()
+                        && attempts.asked < self.config.selection.attempts_max;
+                    if !running.is_empty()
+                        && may_go_on
+                        && let Ok(next) = self.best(call, method, needs, &attempts.tried)
+                    {
+                        running.push(self.send_to(call, method, next.candidate.index, deadline));
+                        attempts.sent_to(&next);
+                    }
                 }
                 () = sleep_until(wake_at.min(deadline)) => {
                     let now = Instant::now();
@@ -109,7 +124,7 @@ impl Serving {
                     if !method.may_be_repeated() || attempts.asked >= self.config.selection.attempts_max {
                         continue;
                     }
-                    let has_stalled = attempts.tried.iter().all(|index| {
+                    let has_stalled = attempts.running.iter().all(|index| {
                         self.upstreams[*index].is_stalled(attempts.usual, now)
                     });
                     // A call at a provider that has stalled fails over, and costs no hedge.
@@ -252,7 +267,7 @@ impl Serving {
             let standing = upstream.view.standing(&call.method, method.weight, now);
             let standing = standing.and_then(|standing| {
                 let lag = self.lag(upstream);
-                let revealed = upstream.revealed.get();
+                let revealed = self.revealed(upstream);
                 needs.check(&standing, revealed, lag, &self.config.selection)?;
                 Ok((standing, lag))
             });
@@ -278,9 +293,11 @@ impl Attempts {
     fn new() -> Self {
         Self {
             tried: Vec::new(),
+            running: Vec::new(),
             usual: None,
             asked: 0,
             second_best: None,
+            second_best_kind: None,
             last: None,
             may_pass: false,
             pause: PAUSE_MIN,
@@ -289,6 +306,7 @@ impl Attempts {
 
     fn sent_to(&mut self, to: &Ranked) {
         self.tried.push(to.candidate.index);
+        self.running.push(to.candidate.index);
         self.usual = to.candidate.standing.p95;
         self.asked += 1;
     }
@@ -298,15 +316,19 @@ impl Attempts {
         let fault = match result {
             Ok(Outcome::Result(text)) if needs.must_exist && &*text == b"null" => {
                 self.second_best = Some(Outcome::Result(text));
+                self.second_best_kind = None;
+                self.may_pass = true;
                 return None;
             }
             Ok(outcome) => return Some(outcome),
             Err(fault) => fault,
         };
-        if let Fault::Error { error, .. } = &fault
-            && self.second_best.is_none()
+        // That a range is too large says more than what others say.
+        if let Fault::Error { kind, error } = &fault
+            && (self.second_best.is_none() || *kind == ErrorKind::Range)
         {
             self.second_best = Some(Outcome::Error(error.clone()));
+            self.second_best_kind = Some(*kind);
         }
         self.may_pass |= is_passing(&fault);
         self.last = Some(fault);
@@ -316,13 +338,10 @@ impl Attempts {
     /// What the call ends with if nobody has answered it.
     fn end(self) -> Result<Answer, ChainError> {
         match (self.second_best, self.last) {
-            (Some(outcome), last) => Ok(Answer {
+            (Some(outcome), _) => Ok(Answer {
                 outcome,
                 provider: None,
-                fault: match last {
-                    Some(Fault::Error { kind, .. }) => Some(kind),
-                    _ => None,
-                },
+                fault: self.second_best_kind,
             }),
             (None, Some(last)) => Err(ChainError::Failed {
                 asked: self.asked,
@@ -340,7 +359,8 @@ fn is_passing(fault: &Fault) -> bool {
         Fault::Connect(_) | Fault::Timeout(_) | Fault::Torn | Fault::Throttled { .. } => true,
         Fault::Status(status) => *status >= 500,
         Fault::NotRpc(_) | Fault::Owner(_) => true,
-        Fault::TooLarge { .. } | Fault::Error { .. } => false,
+        Fault::Error { kind, .. } => *kind == ErrorKind::Behind,
+        Fault::TooLarge { .. } => false,
     }
 }
 

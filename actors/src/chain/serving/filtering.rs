@@ -80,7 +80,8 @@ impl Serving {
             method: method.into(),
             params,
         });
-        self.logs(&call, Method::of(method), deadline).await
+        let newest = self.newest();
+        self.logs(&call, Method::of(method), newest, deadline).await
     }
 
     async fn changes(

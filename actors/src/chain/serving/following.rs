@@ -72,7 +72,7 @@ impl Serving {
         let Some(store) = self.shared_store.clone() else {
             return;
         };
-        if self.shared.borrow().is_some() {
+        if self.shared.borrow().is_some() || self.is_shared_wrong.get() {
             return;
         }
         if let Some(running) = self.looks_for_first.begin() {
@@ -95,6 +95,7 @@ impl Serving {
         {
             // What was stored as final is not.
             self.shared.replace(None);
+            self.is_shared_wrong.set(true);
         }
         let heads = self.heads.borrow();
         self.cache.borrow_mut().follow(change, &heads);
@@ -156,8 +157,8 @@ impl Serving {
         let agreed = self.agreed();
         let mut upstreams = self.upstreams.iter().enumerate();
         let ahead =
-            upstreams.find(|(_, it)| agreed.is_some_and(|agreed| it.revealed.get() > agreed));
-        let Some((provider, _)) = ahead else {
+            upstreams.find(|(_, it)| agreed.is_some_and(|agreed| self.revealed(it) > agreed));
+        let Some((provider, upstream)) = ahead else {
             return;
         };
         let deadline = Instant::now() + WITHIN;
@@ -167,6 +168,9 @@ impl Serving {
             return;
         };
         if let Some(block) = read_block(&text) {
+            // It does not have what it has revealed.
+            let revealed = upstream.revealed.get();
+            upstream.revealed.set(revealed.min(block.number));
             let head = Head {
                 number: block.number,
                 hash: block.hash.to_string().into(),

@@ -20,13 +20,16 @@ pub(super) enum Told {
     /// Its answer.
     Answer(Result<Outcome, ChainError>),
     /// Its caller has left: whoever is told this sends the call.
-    Lead(Leader<Key>),
+    Lead(Lead),
 }
 
-/// The lead of a flight, which goes to a follower if its caller leaves.
-struct Lead {
+/// What equal calls have in common: their key, and what their callers have seen.
+pub(super) type FlightKey = (Key, Option<u64>);
+
+/// The lead of a flight, which goes to a follower if its caller leaves, also before that one knows that it has it.
+pub(super) struct Lead {
     serving: Rc<Serving>,
-    leader: Option<Leader<Key>>,
+    leader: Option<Leader<FlightKey>>,
 }
 
 impl Lead {
@@ -44,16 +47,18 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        let mut flights = self.serving.flights.borrow_mut();
-        let mut leader = self.leader.take();
-        while let Some(left) = leader.take() {
-            let waits = |follower: &oneshot::Sender<Told>| !follower.is_closed();
-            let Some((next, follower)) = flights.hand_over(left, waits) else {
-                return;
+        let Some(leader) = self.leader.take() else {
+            return;
+        };
+        let waits = |follower: &oneshot::Sender<Told>| !follower.is_closed();
+        let next = self.serving.flights.borrow_mut().hand_over(leader, waits);
+        if let Some((leader, follower)) = next {
+            let lead = Self {
+                serving: Rc::clone(&self.serving),
+                leader: Some(leader),
             };
-            if let Err(Told::Lead(returned)) = follower.send(Told::Lead(next)) {
-                leader = Some(returned);
-            }
+            // If this follower leaves before it reads this, the lead is dropped and goes to the next one.
+            follower.send(Told::Lead(lead)).ok();
         }
     }
 }
@@ -74,22 +79,25 @@ impl Serving {
             return Ok(Outcome::Result(text));
         }
         let (teller, told) = oneshot::channel();
-        let joined = self.flights.borrow_mut().join(key, teller);
-        let leader = match joined {
+        let joined = self.flights.borrow_mut().join((key, reading.seen), teller);
+        let lead = match joined {
             Joined::Alone(_) => return self.ask_and_keep(call, method, &reading, deadline).await,
-            Joined::Leads(leader, _) => leader,
+            Joined::Leads(leader, _) => Lead {
+                serving: Rc::clone(self),
+                leader: Some(leader),
+            },
             Joined::Follows => match told.await {
                 Ok(Told::Answer(answer)) => return answer,
-                Ok(Told::Lead(leader)) => leader,
+                Ok(Told::Lead(lead)) => lead,
                 Err(_) => return Err(ChainError::Panicked),
             },
         };
-        let lead = Lead {
-            serving: Rc::clone(self),
-            leader: Some(leader),
-        };
         let answer = self.ask_and_keep(call, method, &reading, deadline).await;
-        lead.end(&answer);
+        match answer.is_err() && Instant::now() >= deadline {
+            // The others may have more time: one of them asks again.
+            true => drop(lead),
+            false => lead.end(&answer),
+        }
         answer
     }
 
@@ -123,8 +131,8 @@ impl Serving {
             let kept = keep(&call.method, &call.params, text, &upstream.name, &heads);
             if let (Some(key), Some(kept)) = (reading.key, kept) {
                 let mut cache = self.cache.borrow_mut();
-                cache.insert(key, text, kept, mark, Instant::now());
-                if let (Some(shared), Hold::Ever) = (shared, kept.hold) {
+                let is_kept = cache.insert(key, text, kept, mark, Instant::now());
+                if let (true, Some(shared), Hold::Ever) = (is_kept, shared, kept.hold) {
                     let text = text.clone();
                     self.spawn(async move { shared.put(&key, &text, kept).await });
                 }

@@ -69,11 +69,15 @@ impl Serving {
         &self,
         call: &Arc<Call>,
         method: Method,
+        newest: Option<u64>,
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
-        let Some(search) = Search::read(&call.params, self.newest()) else {
-            // One block, or what a provider understands better.
-            let needs = Needs::default();
+        let Some(search) = Search::read(&call.params, newest) else {
+            // What a provider understands better. One that is behind would not find all.
+            let needs = Needs {
+                head_min: newest,
+                ..Needs::default()
+            };
             let answer = self.attempt(call, method, &needs, deadline).await?;
             return Ok(answer.outcome);
         };
@@ -106,6 +110,12 @@ impl Serving {
                             ));
                         }
                         found.insert(*blocks, logs);
+                        if blocks.count() >= self.logs_blocks.get() {
+                            // What was refused may have been one crowded range.
+                            let more = self.logs_blocks.get().saturating_mul(2);
+                            self.logs_blocks
+                                .set(more.min(blocks_at_first(&self.config)));
+                        }
                     }
                     Outcome::Error(_)
                         if answer.fault == Some(ErrorKind::Range) && blocks.count() > 1 =>
@@ -167,7 +177,7 @@ impl<'params> Search<'params> {
             Some(text) => number(text.get(), head),
         };
         let (first, last) = (block("fromBlock")?, block("toBlock")?);
-        let is_range = !filter.contains_key("blockHash") && first < last && last <= head;
+        let is_range = !filter.contains_key("blockHash") && first <= last && last <= head;
         is_range.then_some(Self {
             blocks: Blocks { first, last },
             filter,
@@ -237,9 +247,9 @@ mod tests {
                 r#"[{"fromBlock":"earliest","toBlock":"latest"}]"#,
                 Some((0, 100)),
             ),
+            (r#"[{}]"#, Some((100, 100))),
+            (r#"[{"fromBlock":"0x5","toBlock":"0x5"}]"#, Some((5, 5))),
             // Not ranges, or not known here.
-            (r#"[{}]"#, None),
-            (r#"[{"fromBlock":"0x5","toBlock":"0x5"}]"#, None),
             (r#"[{"fromBlock":"0x9","toBlock":"0x5"}]"#, None),
             (r#"[{"fromBlock":"0x1","toBlock":"0xffff"}]"#, None),
             (r#"[{"fromBlock":"0x1","toBlock":"finalized"}]"#, None),

@@ -29,10 +29,10 @@ use tokio::time::Instant;
 
 use self::following::OneAtATime;
 use self::hedging::HedgeBudget;
-use self::kept::Told;
+use self::kept::{FlightKey, Told};
 pub use self::metrics::{METRICS, start_at_zero};
 pub(super) use self::upstream::Upstream;
-use super::cache::{self, Cache, CacheConfig, Key, SharedAnswers};
+use super::cache::{self, Cache, CacheConfig, SharedAnswers};
 use super::chains::ChainDeps;
 use super::config::{ChainConfig, SelectionConfig};
 use super::error::ChainError;
@@ -68,6 +68,8 @@ pub(super) struct Serving {
     /// How many blocks one search for logs has at most, as providers have shown.
     logs_blocks: Cell<u64>,
     heads: RefCell<Heads>,
+    /// How many blocks after the agreed head an answer may reveal: a provider that errs must not hold up calls.
+    revealed_max: u64,
     /// When a provider has told a head last.
     head_told_at: Cell<Option<Instant>>,
     /// Notified when there is a new head.
@@ -79,7 +81,9 @@ pub(super) struct Serving {
     /// Where final answers are kept for other servers too. Used once the first block of the chain is known.
     shared_store: Option<Arc<dyn SharedStore>>,
     shared: RefCell<Option<SharedAnswers>>,
-    flights: RefCell<Flights<Key, oneshot::Sender<Told>>>,
+    /// Whether what other servers have stored as final was found wrong.
+    is_shared_wrong: Cell<bool>,
+    flights: RefCell<Flights<FlightKey, oneshot::Sender<Told>>>,
     filters: RefCell<Filters>,
     /// What runs beside the calls: transactions on their way to further providers, and searches for blocks.
     tasks: RefCell<JoinSet<()>>,
@@ -110,12 +114,12 @@ impl Needs {
         }
         let head = standing.head.as_ref();
         let head = head.map(|head| head.number.max(revealed));
-        if let (Some(needed), Some(head)) = (self.head_min, head)
-            && head < needed
+        // One that has told no head counts as one without blocks.
+        if let Some(needed) = self.head_min
+            && head.unwrap_or_default() < needed
         {
-            return Err(Unused::Behind {
-                blocks: needed - head,
-            });
+            let blocks = needed - head.unwrap_or_default();
+            return Err(Unused::Behind { blocks });
         }
         match (self.state_of, standing.oldest_state) {
             (Some(needed), Some(oldest)) if needed < oldest => Err(Unused::Pruned),
@@ -132,12 +136,14 @@ impl Serving {
     ) -> Self {
         let buffers = Arc::clone(&deps.buffers);
         let chain: Arc<str> = config.name.as_str().into();
+        let heads = HeadsConfig::of(&config);
         let cache = CacheConfig::new(config.cache_max, config.block_time);
         let shared = cache::shared_calls(&chain);
         Self {
             hedges: HedgeBudget::new(config.selection.hedge_share),
             logs_blocks: Cell::new(logs::blocks_at_first(&config)),
-            heads: RefCell::new(Heads::new(HeadsConfig::of(&config))),
+            revealed_max: heads.lead_max,
+            heads: RefCell::new(Heads::new(heads)),
             head_told_at: Cell::new(None),
             new_head: Notify::new(),
             fills_gap: OneAtATime::default(),
@@ -146,6 +152,7 @@ impl Serving {
             cache: RefCell::new(Cache::new(&chain, cache, Arc::clone(&buffers))),
             shared_store: deps.shared.clone(),
             shared: RefCell::new(None),
+            is_shared_wrong: Cell::new(false),
             flights: RefCell::new(Flights::new(FLIGHTS_MAX, FOLLOWERS_MAX, shared)),
             filters: RefCell::new(Filters::new(FiltersConfig::default())),
             config,
@@ -244,13 +251,17 @@ impl Serving {
             match method.effect {
                 Effect::Publishes => self.publish(call, deadline).await,
                 Effect::Filters => self.filter(call, caller, deadline).await,
-                Effect::Reads(Depends::Range) => self.logs(call, method, deadline).await,
+                Effect::Reads(Depends::Range) => self.logs(call, method, newest, deadline).await,
                 Effect::Reads(_) => {
                     let (call, reading) = self.reading(call, method, newest);
                     match self.quorum_of(&call.method) {
                         Some(quorum) => {
                             let needs = &reading.needs;
                             self.agree(&call, method, quorum, needs, deadline).await
+                        }
+                        None if &*call.method == "eth_blockNumber" => {
+                            let answer = self.read(&call, method, reading, deadline).await;
+                            answer.map(|answer| Self::at_least(newest, answer))
                         }
                         None => self.read(&call, method, reading, deadline).await,
                     }
@@ -267,6 +278,15 @@ impl Serving {
         };
         let answered = tokio::time::timeout_at(deadline, answered).await;
         answered.unwrap_or(Err(ChainError::Deadline))
+    }
+
+    /// Whether a method is allowed here.
+    pub(super) fn allows(&self, method: &str) -> bool {
+        let call = Call {
+            method: method.into(),
+            params: Bytes::new(),
+        };
+        self.check_allowed(&call, Method::of(method)).is_ok()
     }
 
     fn check_allowed(&self, call: &Call, method: Method) -> Result<(), ChainError> {
@@ -298,21 +318,27 @@ impl Serving {
         self.upstreams.iter().map(|upstream| upstream.told.clone())
     }
 
-    /// Runs something beside the calls. It ends with the chain. If there is too much of that, it is left out.
-    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+    /// Runs something beside the calls. It ends with the chain. If there is too much of that, it is returned.
+    fn spawn<T: Future<Output = ()> + 'static>(&self, task: T) -> Option<T> {
         let mut tasks = self.tasks.borrow_mut();
         while tasks.try_join_next().is_some() {}
-        if tasks.len() < TASKS_MAX {
-            tasks.spawn_local(task);
+        if tasks.len() >= TASKS_MAX {
+            return Some(task);
         }
+        tasks.spawn_local(task);
+        None
     }
 
-    /// Gives some memory of kept answers back. Returns whether that is all that should be given.
-    pub(super) fn shrink(&self, pressure: Pressure) -> bool {
+    /// Takes the pressure on memory. Returns how many bytes of kept answers there should be now.
+    pub(super) fn follow_pressure(&self, pressure: Pressure) -> u64 {
+        self.cache.borrow_mut().follow_pressure(pressure)
+    }
+
+    /// Gives some memory of kept answers back, until they have so many bytes. Returns whether they have.
+    pub(super) fn shrink(&self, bytes: u64) -> bool {
         let mut cache = self.cache.borrow_mut();
         let before = cache.bytes();
-        let wanted = cache.follow_pressure(pressure);
-        cache.shrink(wanted, SHRUNK_AT_ONCE) || cache.bytes() == before
+        cache.shrink(bytes, SHRUNK_AT_ONCE) || cache.bytes() == before
     }
 
     /// The memory of kept answers.

@@ -4,6 +4,7 @@
 //! confirmed it, and after an error or a time-out that leaves it open the transaction is looked for by its hash, which is
 //! computed here.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ethers_core::types::Bytes as RawTransaction;
 use ethers_core::utils::keccak256;
+use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -33,8 +35,6 @@ const KNOWN: &[&str] = &[
     "already known",
     "known transaction",
     "alreadyknown",
-    "already_exists",
-    "already exists",
     "already imported",
     "already in mempool",
     "already in the mempool",
@@ -43,6 +43,8 @@ const KNOWN: &[&str] = &[
 ];
 /// What they say of one that may be in a block.
 const USED_NONCE: &[&str] = &[
+    "already_exists",
+    "already exists",
     "nonce too low",
     "nonce is too low",
     "oldnonce",
@@ -136,13 +138,16 @@ impl Serving {
         let (answers, answered) = mpsc::channel(AT_ONCE);
         for ranked in to {
             let (serving, call, answers) = (Rc::clone(self), Arc::clone(call), answers.clone());
-            self.spawn(async move {
+            let sending = self.spawn(async move {
                 let upstream = &serving.upstreams[ranked.candidate.index];
                 let within = deadline.saturating_duration_since(Instant::now());
                 let sent = upstream.send(call, method.weight, within).await;
                 // Nobody may wait for it any more.
                 answers.send(sent).await.ok();
             });
+            if let Some(sending) = sending {
+                sending.await;
+            }
         }
         Ok(answered)
     }
@@ -177,9 +182,19 @@ fn hash_of(params: &[u8]) -> Option<String> {
     is_transaction.then(|| format!("{:?}", ethers_core::types::H256(keccak256(&raw))))
 }
 
+/// What is read of an error.
+#[derive(Deserialize)]
+struct Message<'text> {
+    #[serde(borrow)]
+    message: Cow<'text, str>,
+}
+
 /// What the error of a provider means for a transaction.
 fn meaning(error: &[u8]) -> Meaning {
-    let text = String::from_utf8_lossy(error).to_ascii_lowercase();
+    let message = serde_json::from_slice::<Message<'_>>(error);
+    let text = message.map_or_else(|_| String::new(), |it| it.message.to_ascii_lowercase());
+    // An unknown type of transactions is no known transaction.
+    let text = text.replace("unknown transaction", "");
     let says = |phrases: &[&str]| phrases.iter().any(|phrase| text.contains(phrase));
     if says(KNOWN) {
         Meaning::Known
@@ -221,6 +236,8 @@ mod tests {
             ("already known", Meaning::Known),
             ("AlreadyKnown", Meaning::Known),
             ("ALREADY_EXISTS: already known", Meaning::Known),
+            ("unknown transaction type: 48", Meaning::Refused),
+            ("an account that already exists", Meaning::UsedNonce),
             ("known transaction: 0xab", Meaning::Known),
             (
                 "Transaction with the same hash was already imported.",

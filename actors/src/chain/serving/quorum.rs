@@ -2,17 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
+use super::selection::Ranked;
 use super::{Needs, Serving, metrics};
 use crate::chain::config::QuorumConfig;
 use crate::chain::error::ChainError;
 use crate::chain::methods::Method;
 use crate::chain::rpc::{Call, Outcome};
+
+/// How long, and how often, it is looked for providers if there are too few.
+const PATIENCE: Duration = Duration::from_secs(1);
+const STEP: Duration = Duration::from_millis(10);
 
 impl Serving {
     /// The rule for a method, if it has one.
@@ -33,8 +39,9 @@ impl Serving {
     ) -> Result<Outcome, ChainError> {
         self.wait_for_provider(call, method, needs, deadline)
             .await?;
-        let ranked = self.ranked(call, method, needs, &[]);
-        let mut left = ranked.map_err(ChainError::NoProvider)?.into_iter();
+        let mut left = self
+            .wait_for_several(call, method, needs, rule.needed)
+            .await?;
         let mut running = FuturesUnordered::new();
         for to in left.by_ref().take(rule.asked as usize) {
             running.push(self.send_to(call, method, to.candidate.index, deadline));
@@ -44,9 +51,17 @@ impl Serving {
         while let Some((index, result)) = running.next().await {
             asked += 1;
             let outcome = match result {
-                Ok(outcome) => outcome,
+                // It does not have what is there.
+                Ok(Outcome::Result(text)) if needs.must_exist && &*text == b"null" => None,
+                Ok(outcome) => Some(outcome),
                 Err(fault) => {
                     last = Some(fault);
+                    None
+                }
+            };
+            let outcome = match outcome {
+                Some(outcome) => outcome,
+                None => {
                     if let Some(to) = left.next() {
                         running.push(self.send_to(call, method, to.candidate.index, deadline));
                     }
@@ -61,10 +76,11 @@ impl Serving {
                 .values()
                 .find(|(_, equal)| equal.len() >= rule.needed as usize);
             if let Some((outcome, _)) = agreed {
-                self.report_dissent(call, &answers, outcome);
+                self.report_dissent(call, &answers, Some(outcome));
                 return Ok(outcome.clone());
             }
         }
+        self.report_dissent(call, &answers, None);
         match (answers.is_empty(), last) {
             (true, Some(last)) => Err(ChainError::Failed { asked, last }),
             _ => Err(ChainError::NoQuorum {
@@ -75,13 +91,37 @@ impl Serving {
         }
     }
 
+    /// The providers that can serve a call, best first. Waits a moment for as many as are needed, as just after the opening of
+    /// a chain.
+    async fn wait_for_several(
+        &self,
+        call: &Arc<Call>,
+        method: Method,
+        needs: &Needs,
+        needed: u32,
+    ) -> Result<impl Iterator<Item = Ranked> + use<>, ChainError> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let ranked = self.ranked(call, method, needs, &[]);
+            let ranked = ranked.map_err(ChainError::NoProvider)?;
+            if ranked.len() >= needed as usize || Instant::now() >= until {
+                return Ok(ranked.into_iter());
+            }
+            sleep(STEP).await;
+        }
+    }
+
     fn report_dissent(
         &self,
         call: &Call,
         answers: &BTreeMap<String, (Outcome, Vec<usize>)>,
-        agreed: &Outcome,
+        agreed: Option<&Outcome>,
     ) {
-        let others = answers.values().filter(|(outcome, _)| outcome != agreed);
+        if agreed.is_none() && answers.len() < 2 {
+            return;
+        }
+        let others = answers.values();
+        let others = others.filter(|(outcome, _)| Some(outcome) != agreed);
         for index in others.flat_map(|(_, providers)| providers) {
             let provider = &*self.upstreams[*index].name;
             let (chain, method) = (&*self.config.name, &*call.method);
@@ -98,13 +138,15 @@ impl Serving {
 
 /// What of an answer is compared: its meaning, not how it is written. Of errors, the code and the data.
 fn compared(outcome: &Outcome) -> String {
-    let value = |text: &[u8]| serde_json::from_slice(text).unwrap_or(Value::Null);
-    match outcome {
-        Outcome::Result(text) => format!("result {}", value(text)),
-        Outcome::Error(text) => {
-            let error = value(text);
-            format!("error {} {}", error["code"], error["data"])
-        }
+    let (kind, text) = match outcome {
+        Outcome::Result(text) => ("result", text),
+        Outcome::Error(text) => ("error", text),
+    };
+    match (kind, serde_json::from_slice::<Value>(text)) {
+        ("error", Ok(error)) => format!("error {} {}", error["code"], error["data"]),
+        (_, Ok(value)) => format!("{kind} {value}"),
+        // What is nested too deeply to be read is compared as it is written.
+        (_, Err(_)) => format!("{kind} {}", String::from_utf8_lossy(text)),
     }
 }
 

@@ -12,15 +12,13 @@ use bytes::Bytes;
 use memchr::memmem;
 use tokio::time::Instant;
 
-use super::{Needs, Serving};
+use super::{Needs, Serving, Upstream};
 use crate::chain::block_param::{BlockParam, Height, Tag, with_number};
 use crate::chain::cache::Key;
 use crate::chain::hex::quantity;
 use crate::chain::methods::{Depends, Effect, Method};
-use crate::chain::rpc::Call;
+use crate::chain::rpc::{Call, Outcome};
 
-/// A block that is revealed is at most so many blocks after the agreed head: a provider that errs must not hold up calls.
-const REVEALED_MAX: u64 = 64;
 /// A head counts for the time between so many blocks, and for this time at least, after a provider has told it.
 const FRESH_BLOCKS: u32 = 4;
 const FRESH_MIN: Duration = Duration::from_secs(5);
@@ -32,6 +30,8 @@ const SEARCHED_MAX: usize = 16 * 1024;
 pub(super) struct Reading {
     /// Under what its answer is kept.
     pub(super) key: Option<Key>,
+    /// The newest block that its caller may have seen: only callers with the same one share an answer that is on its way.
+    pub(super) seen: Option<u64>,
     /// What a provider must have for it.
     pub(super) needs: Needs,
 }
@@ -44,10 +44,19 @@ impl Serving {
         if !is_fresh(told_at, Instant::now(), self.config.block_time) {
             return None;
         }
-        let agreed = self.heads.borrow().head()?.number;
-        let revealed = self.upstreams.iter().map(|it| it.revealed.get()).max();
-        let revealed = revealed.filter(|number| *number <= agreed + REVEALED_MAX);
-        Some(agreed.max(revealed.unwrap_or_default()))
+        let revealed = self.upstreams.iter().map(|it| self.revealed(it));
+        self.agreed().max(revealed.max())
+    }
+
+    /// The newest block that an answer of a provider has revealed, unless it is too far ahead of the agreed head to be
+    /// believed.
+    pub(super) fn revealed(&self, upstream: &Upstream) -> u64 {
+        let agreed = self.agreed().unwrap_or_default();
+        let revealed = upstream.revealed.get();
+        match revealed <= agreed + self.revealed_max {
+            true => revealed,
+            false => 0,
+        }
     }
 
     /// How a call is sent when the newest block is `newest`. The call may be another one than before.
@@ -57,19 +66,19 @@ impl Serving {
         method: Method,
         newest: Option<u64>,
     ) -> (Arc<Call>, Reading) {
+        let mut call = Arc::clone(call);
         let mut needs = Needs {
             head_min: newest,
             ..Needs::default()
-        };
-        let (mut call, Some(newest)) = (Arc::clone(call), newest) else {
-            return (Arc::clone(call), Reading::default());
         };
         let mut moves_with_head = false;
         match method.effect {
             Effect::Reads(Depends::Block(index)) => match BlockParam::read(&call.params, index) {
                 Ok(None | Some(BlockParam::At(Height::Tag(Tag::Latest)))) => {
-                    match with_number(&call.params, index, newest) {
+                    let pinned = newest.and_then(|it| with_number(&call.params, index, it));
+                    match pinned {
                         Some(params) => {
+                            needs.must_exist = is_of_block(&call.method);
                             let method = Arc::clone(&call.method);
                             call = Arc::new(Call { method, params });
                         }
@@ -77,24 +86,50 @@ impl Serving {
                     }
                 }
                 Ok(Some(BlockParam::At(Height::Number(number)))) => {
-                    needs.head_min = (number <= newest).then_some(number);
+                    let is_there = newest.is_some_and(|newest| number <= newest);
+                    needs.head_min = is_there.then_some(number);
                     needs.state_of = reads_state(&call.method).then_some(number);
-                    needs.must_exist = number <= newest && is_of_block(&call.method);
+                    needs.must_exist = is_there && is_of_block(&call.method);
+                }
+                // Each caller sees what has become of its own transactions.
+                Ok(Some(BlockParam::At(Height::Tag(Tag::Pending)))) | Err(_) => {
+                    return (
+                        call,
+                        Reading {
+                            needs,
+                            ..Reading::default()
+                        },
+                    );
                 }
                 Ok(Some(_)) => moves_with_head = true,
-                Err(_) => return (call, Reading::default()),
             },
             Effect::Reads(Depends::Head) => moves_with_head = true,
             Effect::Reads(Depends::Nothing) => needs.head_min = None,
             Effect::Reads(_) => {}
             _ => return (call, Reading::default()),
         }
-        let key = match moves_with_head {
+        let key = match (moves_with_head, newest) {
             // What moves with the head is shared by those who see the same one.
-            true => Key::of(&format!("{}@{newest}", call.method), &call.params),
-            false => Key::of(&call.method, &call.params),
+            (true, Some(newest)) => Key::of(&format!("{}@{newest}", call.method), &call.params),
+            (true, None) => None,
+            (false, _) => Key::of(&call.method, &call.params),
         };
-        (call, Reading { key, needs })
+        let seen = newest;
+        (call, Reading { key, seen, needs })
+    }
+
+    /// The answer to `eth_blockNumber`, which is never less than what was shown before.
+    pub(super) fn at_least(newest: Option<u64>, answer: Outcome) -> Outcome {
+        match (&answer, newest) {
+            (Outcome::Result(result), Some(newest))
+                if text(result)
+                    .and_then(quantity)
+                    .is_some_and(|it| it < newest) =>
+            {
+                Outcome::Result(format!("\"{newest:#x}\"").into())
+            }
+            _ => answer,
+        }
     }
 
     /// Takes the block that an answer of a provider reveals.

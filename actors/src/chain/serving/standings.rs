@@ -20,7 +20,7 @@ impl Serving {
             let standing = upstream.view.standing(METHOD, Weight::Light, now);
             let standing = standing.and_then(|standing| {
                 let lag = self.lag(upstream);
-                let revealed = upstream.revealed.get();
+                let revealed = self.revealed(upstream);
                 needs.check(&standing, revealed, lag, &self.config.selection)?;
                 Ok((standing, lag))
             });

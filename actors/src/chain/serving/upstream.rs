@@ -67,8 +67,12 @@ impl Upstream {
         weight: Weight,
         within: Duration,
     ) -> Result<Outcome, Fault> {
-        let _waiting = (weight < Weight::Heavy).then(|| Waiting::new(self));
-        self.handle.ask(Send { call }, within).await?
+        let waiting = (weight < Weight::Heavy).then(|| Waiting::new(self));
+        let answer = self.handle.ask(Send { call }, within).await;
+        if waiting.is_some() {
+            self.silent_since.set(Some(Instant::now()));
+        }
+        answer?
     }
 
     /// Whether it has calls and answers none of them, although most take no longer than `usual`.
@@ -99,7 +103,9 @@ impl Drop for Waiting<'_> {
         let Self(upstream) = self;
         let waiting = upstream.waiting.get() - 1;
         upstream.waiting.set(waiting);
-        // A call that its caller has cancelled counts as an answer: nobody knows better.
-        upstream.silent_since.set((waiting > 0).then(Instant::now));
+        // A call that its caller has cancelled says nothing about the others.
+        if waiting == 0 {
+            upstream.silent_since.set(None);
+        }
     }
 }

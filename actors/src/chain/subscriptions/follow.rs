@@ -166,10 +166,15 @@ impl Hub {
         let params = format!("[{{\"blockHash\":\"{}\"}}]", block.hash);
         let text = self.ask("eth_getLogs", params).await?;
         let logs: Vec<&RawValue> = serde_json::from_slice(&text).ok()?;
+        // Only what somebody is told can be taken back later.
+        let logs = logs.into_iter().filter(|log| {
+            let head = serde_json::from_str::<LogHead<'_>>(log.get());
+            head.is_ok_and(|head| {
+                self.wants(|topic| matches!(topic, Topic::Logs(filter) if filter.wants(&head)))
+            })
+        });
         // Copies: a log that waits in a queue must not hold the logs of its whole block.
-        let copies = logs
-            .iter()
-            .map(|log| Bytes::copy_from_slice(log.get().as_bytes()));
+        let copies = logs.map(|log| Bytes::copy_from_slice(log.get().as_bytes()));
         Some(copies.collect())
     }
 }

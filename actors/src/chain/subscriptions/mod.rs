@@ -69,10 +69,16 @@ impl std::str::FromStr for SubscriptionId {
     }
 }
 
-/// There are as many subscriptions as there may be.
+/// Why somebody cannot subscribe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the chain has {SUBSCRIPTIONS_MAX} subscriptions, which is the most")]
-pub struct TooManySubscriptions;
+pub enum SubscribeError {
+    /// The settings do not allow it.
+    #[error("the method eth_subscribe is not allowed here")]
+    Forbidden,
+    /// There are as many subscriptions as there may be.
+    #[error("the chain has {SUBSCRIPTIONS_MAX} subscriptions, which is the most")]
+    TooMany,
+}
 
 struct Subscriber {
     topic: Topic,
@@ -121,11 +127,14 @@ impl Hub {
         self: &Rc<Self>,
         topic: Topic,
         sender: Arc<EventSender<Notification>>,
-    ) -> Result<SubscriptionId, TooManySubscriptions> {
+    ) -> Result<SubscriptionId, SubscribeError> {
+        if !self.serving.allows("eth_subscribe") {
+            return Err(SubscribeError::Forbidden);
+        }
         self.forget_closed();
         let mut subscribers = self.subscribers.borrow_mut();
         if subscribers.len() >= SUBSCRIPTIONS_MAX {
-            return Err(TooManySubscriptions);
+            return Err(SubscribeError::TooMany);
         }
         let id = SubscriptionId(rand::rng().random());
         let is_pending = matches!(topic, Topic::NewPendingTransactions);
@@ -150,6 +159,12 @@ impl Hub {
         };
         let mut is_ready = following.is_ready.subscribe();
         async move { drop(is_ready.wait_for(|is_ready| *is_ready).await) }
+    }
+
+    /// Whether somebody wants to be told.
+    fn wants(&self, wants: impl Fn(&Topic) -> bool) -> bool {
+        let subscribers = self.subscribers.borrow();
+        subscribers.values().any(|it| wants(&it.topic))
     }
 
     /// Ends a subscription. Returns whether there was one.
@@ -187,5 +202,12 @@ impl Hub {
         let subscribers = self.subscribers.borrow();
         let concerned = subscribers.values().filter(|it| wants(&it.topic));
         concerned.for_each(|it| it.sender.send_gap());
+    }
+}
+
+impl Drop for Hub {
+    /// The next owner knows none of the subscriptions: their connections end, and clients subscribe again.
+    fn drop(&mut self) {
+        self.tell_gap(|_| true);
     }
 }
