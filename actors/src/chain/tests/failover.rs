@@ -224,3 +224,25 @@ fn methods_are_refused_for_what_they_do_or_by_the_settings() {
         chain.stop().await;
     });
 }
+
+#[test]
+fn equal_calls_that_leave_together_hold_up_no_later_one() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start(&system, &node, 1).await;
+        for round in 1..=5 {
+            chain.proxies[0].set_for(&["eth_getCode"], RpcFault::Stall);
+            let account = format!("0x{round:040x}");
+            let code = || chain.ask("eth_getCode", json!([account, "0x0"]));
+            let together = futures_util::future::join3(code(), code(), code());
+            let left = tokio::time::timeout(Duration::from_millis(200), together).await;
+            assert!(left.is_err(), "{left:?}");
+            chain.proxies[0].clear();
+            let answer = tokio::time::timeout(LONG / 3, code()).await;
+            assert!(answer.is_ok(), "nobody leads");
+        }
+        chain.stop().await;
+    });
+}

@@ -108,3 +108,40 @@ fn more_blocks_than_allowed_are_refused() {
         chain.stop().await;
     });
 }
+
+#[test]
+fn logs_of_the_newest_block_are_not_asked_of_a_provider_without_it() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        make_logs(&node, 3).await;
+        let chain = TestChain::start(&system, &node, 2).await;
+        chain.until(|status| status.head == Some(4)).await;
+        // One is a block behind, and is asked first.
+        let older = node
+            .call("eth_getBlockByNumber", json!(["0x3", false]))
+            .await;
+        chain.proxies[1].set_for(
+            &["eth_getBalance"],
+            RpcFault::Delay(Duration::from_millis(50)),
+        );
+        chain.proxies[0].set_for(&["eth_getBlockByNumber"], RpcFault::Result(older));
+        chain.proxies[0].set_for(&["eth_getLogs"], RpcFault::Result(json!([])));
+        chain
+            .until(|status| {
+                let mut places = status.providers.iter();
+                places.any(|it| it.name == "one" && it.lag_blocks == Some(1))
+            })
+            .await;
+        for filter in [
+            json!([{ "fromBlock": "0x4", "toBlock": "0x4" }]),
+            json!([{ "fromBlock": "latest" }]),
+            json!([{}]),
+        ] {
+            let logs = chain.result("eth_getLogs", filter.clone()).await;
+            assert_eq!(logs.as_array().map(Vec::len), Some(1), "{filter}");
+        }
+        chain.stop().await;
+    });
+}

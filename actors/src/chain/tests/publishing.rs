@@ -38,10 +38,12 @@ fn a_transaction_that_a_provider_has_is_published() {
             let result = chain.result("eth_sendRawTransaction", json!([raw])).await;
             assert_eq!(result, hash);
         }
-        let receipt = chain
-            .result("eth_getTransactionReceipt", json!([hash]))
-            .await;
-        assert_eq!(receipt["status"], "0x1");
+        wait_for_async(LONG, async || {
+            let receipt = chain.result("eth_getTransactionReceipt", json!([hash]));
+            let receipt = receipt.await;
+            (receipt["status"] == "0x1").then_some(()).ok_or(receipt)
+        })
+        .await;
         // Another transaction with its nonce is refused.
         let refused = json!(["0x02f86d827a6980843b9aca00847735940082520894709979"]);
         assert!(chain.error("eth_sendRawTransaction", refused).await["code"].is_i64());

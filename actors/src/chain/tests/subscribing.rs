@@ -2,7 +2,9 @@
 
 use headroom_test_support::rpc_proxy::RpcFault;
 
-use super::super::{LogsFilter, Notification, Subscribe, SubscriptionId, Topic, Unsubscribe};
+use super::super::{
+    LogsFilter, Notification, Subscribe, SubscribeError, SubscriptionId, Topic, Unsubscribe,
+};
 use super::logs::{log_once, make_logs};
 use super::*;
 use crate::kernel::{EventBounds, EventReader, EventSender, Queued, event_queue};
@@ -182,6 +184,36 @@ fn pending_transactions_are_told_from_another_provider_when_one_fails() {
                 .map_err(|_| "nothing")
         })
         .await;
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn a_subscription_ends_with_the_owner_of_the_chain_and_is_refused_if_the_settings_say_so() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start(&system, &node, 1).await;
+        let mut heads = Subscription::to(&chain, Topic::NewHeads).await;
+        chain.stop().await;
+        let end = tokio::time::timeout(LONG, heads.events.next()).await;
+        assert!(matches!(end.unwrap(), Some(Queued::Gap)));
+
+        let chain = TestChain::start_with(&system, &node, 1, |config| {
+            config.methods_denied = vec!["eth_subscribe".into()];
+        })
+        .await;
+        let (sender, _events) = event_queue(EventBounds {
+            events: 1,
+            bytes: 1,
+        });
+        let subscribe = Subscribe {
+            topic: Topic::NewHeads,
+            sender: Arc::new(sender),
+        };
+        let refused = chain.entry.handle.ask(subscribe, LONG).await.unwrap();
+        assert_eq!(refused, Err(SubscribeError::Forbidden));
         chain.stop().await;
     });
 }
