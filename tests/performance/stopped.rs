@@ -38,7 +38,8 @@ async fn start() -> (Server, Models) {
         .add("cold", 1, torchscript::affine);
     let server = Server::start(models.options(BINARY).settings(
         "server.request_deadline = '2s'\n\
-         models.heartbeat_timeout = '60s'",
+         models.heartbeat_timeout = '60s'\n\
+         chains.ethereum.providers.node.url = 'http://127.0.0.1:1'",
     ));
     server.infer("loaded", &milliseconds(0)).await.ok();
     for pool in ["postgres", "redis-primary", "redis-cache", "redis-pubsub"] {
@@ -117,6 +118,7 @@ async fn every_route_answers_in_time_and_says_what_is_not_well() {
             .path
             .replace("{id}", job.rsplit('/').next().unwrap())
             .replace("{pool}", "postgres")
+            .replace("{chain}", "ethereum")
             .replace("{model}", "loaded")
             .replace("{version}", "1");
         let (status, text, took) = ask(&server, &path).await;
