@@ -1,7 +1,5 @@
 //! The form of the URLs of providers, which is checked with the settings.
 
-use hyper::Uri;
-
 use crate::kernel::url::{UrlFault, UrlForm};
 
 const HTTP: UrlForm = form(&["http", "https"]);
@@ -20,7 +18,7 @@ const fn form(schemes: &'static [&'static str]) -> UrlForm {
 /// # Errors
 /// What is wrong, without any part of the URL.
 pub fn check_url(url: &str) -> Result<(), UrlFault> {
-    check(&HTTP, url)
+    HTTP.check_uri(url)
 }
 
 /// Checks a URL that takes WebSocket connections.
@@ -28,12 +26,5 @@ pub fn check_url(url: &str) -> Result<(), UrlFault> {
 /// # Errors
 /// What is wrong, without any part of the URL.
 pub fn check_socket_url(url: &str) -> Result<(), UrlFault> {
-    check(&SOCKET, url)
-}
-
-fn check(form: &UrlForm, url: &str) -> Result<(), UrlFault> {
-    form.check(url)?;
-    let uri: Result<Uri, _> = url.parse();
-    uri.map(drop)
-        .map_err(|_| UrlFault::Unusable("check its host, port and path"))
+    SOCKET.check_uri(url)
 }

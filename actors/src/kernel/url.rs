@@ -100,6 +100,19 @@ impl UrlForm {
     }
 }
 
+impl UrlForm {
+    /// As [`Self::check`], of a URL that the HTTP client gets, which must be able to read it.
+    ///
+    /// # Errors
+    /// The first fault.
+    pub(crate) fn check_uri(&self, url: &str) -> Result<(), UrlFault> {
+        self.check(url)?;
+        let uri: Result<hyper::Uri, _> = url.parse();
+        uri.map(drop)
+            .map_err(|_| UrlFault::Unusable("check its host, port and path"))
+    }
+}
+
 fn check_percent_signs(text: &str) -> Result<(), UrlFault> {
     for after in text.split('%').skip(1) {
         let is_code = after.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;

@@ -69,10 +69,7 @@ const FORM: UrlForm = UrlForm {
 /// # Errors
 /// What is wrong with it.
 pub fn check_webhook_url(url: &str) -> Result<(), UrlFault> {
-    FORM.check(url)?;
-    let uri: Result<Uri, _> = url.parse();
-    uri.map(drop)
-        .map_err(|_| UrlFault::Unusable("check its host, port and path"))
+    FORM.check_uri(url)
 }
 
 /// Sends alerts. See the module.

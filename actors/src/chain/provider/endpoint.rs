@@ -10,45 +10,11 @@ use hyper::header::{
 use hyper::http::uri::Authority;
 use percent_encoding::percent_decode_str;
 
-use crate::chain::config::{ProviderConfig, ProviderUrl, Secret};
-use crate::kernel::url::{UrlFault, UrlForm};
+use crate::chain::check_socket_url;
+use crate::chain::config::{ProviderConfig, Secret};
+use crate::kernel::url::UrlFault;
 
 const AGENT: &str = concat!("headroom/", env!("CARGO_PKG_VERSION"));
-
-/// The form of the URLs.
-const FORM: UrlForm = UrlForm {
-    schemes: &["http", "https"],
-    authority_ends: &['/', '?', '#'],
-    any_number_of_hosts: false,
-};
-
-/// Checks whether `url` is one that calls can be sent to. It sends nothing.
-///
-/// # Errors
-/// What is wrong with it, without any part of it.
-pub fn check_url(url: &ProviderUrl) -> Result<(), UrlFault> {
-    FORM.check(url.expose())?;
-    let uri: Result<Uri, _> = url.expose().parse();
-    uri.map(drop)
-        .map_err(|_| UrlFault::Unusable("check its host, port and path"))
-}
-
-/// The form of the URLs of WebSockets.
-const WS_FORM: UrlForm = UrlForm {
-    schemes: &["ws", "wss"],
-    ..FORM
-};
-
-/// Checks whether `url` is one of a WebSocket. It connects to nothing.
-///
-/// # Errors
-/// What is wrong with it, without any part of it.
-pub fn check_ws_url(url: &ProviderUrl) -> Result<(), UrlFault> {
-    WS_FORM.check(url.expose())?;
-    let uri: Result<Uri, _> = url.expose().parse();
-    uri.map(drop)
-        .map_err(|_| UrlFault::Unusable("check its host, port and path"))
-}
 
 /// Where the WebSocket of a provider is.
 pub(super) struct WsTarget {
@@ -65,7 +31,7 @@ impl WsTarget {
         let Some(url) = &config.ws_url else {
             return Ok(None);
         };
-        check_ws_url(url)?;
+        check_socket_url(url.expose())?;
         let unusable = || UrlFault::Unusable("check its host, port and path");
         let uri: Uri = url.expose().parse().map_err(|_| unusable())?;
         let mut headers = headers(&config.headers)?;

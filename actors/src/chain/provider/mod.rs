@@ -48,7 +48,6 @@ mod view;
 mod wire;
 
 pub use actor::{Provider, Surroundings};
-pub use endpoint::{check_url, check_ws_url};
 pub use fault::{ErrorKind, Fault, Unused};
 pub use figures::{CallCounts, Latencies};
 pub use messages::{ReadStatus, Send, SetDrained};

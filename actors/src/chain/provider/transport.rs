@@ -19,9 +19,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::rustls::RootCertStore;
 use tower_service::Service;
 
-use super::endpoint::{TransportError, check_url, headers, take_user};
+use super::endpoint::{TransportError, headers, take_user};
 use super::fault::Fault;
 use super::tls::{self, Tls};
+use crate::chain::check_url;
 use crate::chain::config::ProviderConfig;
 use crate::kernel::url::UrlFault;
 use crate::kernel::{BufferReservation, Buffers, chain, reserved_bytes};
@@ -74,7 +75,7 @@ impl Transport {
         buffers: Arc<dyn Buffers>,
         connects: Arc<AtomicU64>,
     ) -> Result<Self, TransportError> {
-        check_url(&config.url)?;
+        check_url(config.url.expose())?;
         let unusable = |_| UrlFault::Unusable("check its host, port and path");
         let uri: Uri = config.url.expose().parse().map_err(unusable)?;
         let mut headers = headers(&config.headers)?;

@@ -16,7 +16,7 @@ use super::metrics;
 use super::selection::{Candidate, Ranked, rank};
 use super::{Needs, Serving};
 use crate::chain::error::{ChainError, Unusable};
-use crate::chain::methods::Method;
+use crate::chain::methods::{Method, Weight};
 use crate::chain::provider::{ErrorKind, Fault, Unused};
 use crate::chain::rpc::{Call, Outcome};
 
@@ -264,21 +264,8 @@ impl Serving {
             if tried.contains(&index) {
                 continue;
             }
-            let standing = upstream.view.standing(&call.method, method.weight, now);
-            let standing = standing.and_then(|standing| {
-                let lag = self.lag(upstream);
-                let revealed = self.revealed(upstream);
-                needs.check(&standing, revealed, lag, &self.config.selection)?;
-                Ok((standing, lag))
-            });
-            match standing {
-                Ok((standing, lag)) => candidates.push(Candidate {
-                    index,
-                    lag,
-                    cost: upstream.cost,
-                    is_stalled: upstream.is_stalled(standing.p95, now),
-                    standing,
-                }),
+            match self.candidate(index, &call.method, method.weight, needs, now) {
+                Ok(candidate) => candidates.push(candidate),
                 Err(reason) => reasons.push((Arc::clone(&upstream.name), reason)),
             }
         }
@@ -286,6 +273,28 @@ impl Serving {
             return Err(Unusable::new(reasons, now));
         }
         Ok(rank(candidates, &self.config.selection, self.first.get()))
+    }
+
+    /// A provider, if calls of `method` that need `needs` may be sent to it now.
+    pub(super) fn candidate(
+        &self,
+        index: usize,
+        method: &str,
+        weight: Weight,
+        needs: &Needs,
+        now: Instant,
+    ) -> Result<Candidate, Unused> {
+        let upstream = &self.upstreams[index];
+        let standing = upstream.view.standing(method, weight, now)?;
+        let (lag, revealed) = (self.lag(upstream), self.revealed(upstream));
+        needs.check(&standing, revealed, lag, &self.config.selection)?;
+        Ok(Candidate {
+            index,
+            lag,
+            cost: upstream.cost,
+            is_stalled: upstream.is_stalled(standing.p95, now),
+            standing,
+        })
     }
 }
 

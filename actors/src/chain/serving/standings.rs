@@ -17,21 +17,8 @@ impl Serving {
         let needs = Needs::default();
         let (mut candidates, mut unused) = (Vec::new(), Vec::new());
         for (index, upstream) in self.upstreams.iter().enumerate() {
-            let standing = upstream.view.standing(METHOD, Weight::Light, now);
-            let standing = standing.and_then(|standing| {
-                let lag = self.lag(upstream);
-                let revealed = self.revealed(upstream);
-                needs.check(&standing, revealed, lag, &self.config.selection)?;
-                Ok((standing, lag))
-            });
-            match standing {
-                Ok((standing, lag)) => candidates.push(Candidate {
-                    index,
-                    lag,
-                    cost: upstream.cost,
-                    is_stalled: upstream.is_stalled(standing.p95, now),
-                    standing,
-                }),
+            match self.candidate(index, METHOD, Weight::Light, &needs, now) {
+                Ok(candidate) => candidates.push(candidate),
                 Err(reason) => unused.push(ProviderPlace {
                     name: upstream.name.to_string(),
                     url: upstream.url.clone(),

@@ -147,7 +147,7 @@ fn an_unusable_url_is_no_panic_and_is_not_shown() {
             "",
         ] {
             let config = config(url);
-            let fault = crate::chain::provider::check_url(&config.url).unwrap_err();
+            let fault = crate::chain::check_url(config.url.expose()).unwrap_err();
             assert_hidden(&format!("{fault:?} {fault}"));
             let handle = Provider::handle(&config);
             let (heads, _) = watch::channel(None);
