@@ -92,10 +92,14 @@ impl Heads {
             head.is_none_or(|head| !self.conflict(head, candidate.block))
         };
         // Of equal ones the first: the order of the providers decides, not who spoke last.
-        let rank = |candidate: &&Candidate| (candidate.support, candidate.block.number);
         let first = candidates.iter().rev();
-        let ours = first.clone().filter(is_ours).max_by_key(rank);
-        let theirs = first.filter(|other| !is_ours(other)).max_by_key(rank);
+        let ours = first.clone().filter(is_ours);
+        let ours = ours.max_by_key(|candidate| (candidate.support, candidate.block.number));
+        // Another branch is gone over to at a block that two have: a provider that led alone, and then says something else,
+        // does not lead again.
+        let theirs = first.filter(|other| !is_ours(other));
+        let theirs =
+            theirs.max_by_key(|other| (other.support, !other.is_alone, other.block.number));
         let chosen = match (ours, theirs) {
             (Some(ours), Some(theirs)) => {
                 let lead_min = ours.block.number.saturating_add(TIE_LEAD);

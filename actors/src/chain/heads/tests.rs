@@ -380,6 +380,26 @@ fn the_final_block_is_the_median_of_what_providers_tell_and_never_goes_back() {
     assert!(chain.heads.is_final(960) && !chain.heads.is_final(961));
 }
 
+#[test]
+fn a_provider_that_led_alone_and_then_says_something_else_is_not_followed_again() {
+    let mut chain = Chain::new();
+    chain.tell_all(block(100, &[]));
+    chain.tell("a", block(103, &[(0, 3)]));
+    assert_eq!(chain.head(), Some(103), "one leads by few blocks");
+    chain.tell("b", block(101, &[]));
+    chain.tell("c", block(101, &[]));
+    chain.tell("a", block(104, &[(0, 1)]));
+    chain.tell("b", block(102, &[]));
+    let change = chain.tell("c", block(102, &[]));
+    assert!(
+        matches!(change, Change::Reorganised { .. }),
+        "what a said is gone: {change:?}"
+    );
+    assert_eq!(chain.heads.head(), Some(block(102, &[])));
+    chain.tell("a", block(105, &[(0, 3)]));
+    assert_eq!(chain.heads.head(), Some(block(102, &[])));
+}
+
 /// What happens to the providers of a model.
 #[derive(Debug, Clone)]
 enum Step {
