@@ -9,6 +9,7 @@
 
 mod answer;
 mod callers;
+mod logs;
 pub(crate) mod request;
 pub(super) mod socket;
 
@@ -19,9 +20,9 @@ use std::time::Duration;
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
-use headroom_actors::chain::rpc::Outcome;
+use headroom_actors::chain::rpc::{Call, Outcome};
 use headroom_actors::chain::{ChainEntry, ChainError, Chains, Serve};
-use headroom_actors::lazy::Acquire;
+use headroom_actors::lazy::{Acquire, Lease};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -35,6 +36,7 @@ use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
 use answer::{Answer, respond};
 use callers::{Caller, Callers, Places};
+use logs::Found;
 use request::{Member, Request, read};
 
 /// How long a request waits for a chain whose owner is being restarted.
@@ -212,15 +214,29 @@ pub(super) async fn call(
     if is_batch && let Some(figures) = figures {
         figures.batch(members.len());
     }
-    let calls = members
-        .iter()
-        .filter_map(|member| member.call.as_ref().ok());
     let caller = Caller::of(&request);
-    let serve = Serve {
-        calls: calls.cloned().collect(),
-        caller: caller.name(),
+    let outcomes = match search_of(&members, is_batch) {
+        Some((id, search)) => match logs::search(&edge, &handles, chain, caller, search).await {
+            Ok(Found::Whole(outcome)) => Ok(vec![outcome]),
+            Ok(Found::Parts(parts)) => {
+                if let Some(figures) = figures {
+                    figures.answered(began.elapsed());
+                }
+                return Ok(parts.respond(id, figures.cloned()));
+            }
+            Err(problem) => Err(problem),
+        },
+        None => {
+            let calls = members
+                .iter()
+                .filter_map(|member| member.call.as_ref().ok());
+            let serve = Serve {
+                calls: calls.cloned().collect(),
+                caller: caller.name(),
+            };
+            serve_calls(&edge, &handles, chain, caller, serve).await
+        }
     };
-    let outcomes = serve_calls(&edge, &handles, chain, caller, serve).await;
     let outcomes = outcomes.inspect_err(|problem| {
         let outcome = match problem.kind {
             ProblemKind::DeadlineExceeded => "deadline",
@@ -238,6 +254,19 @@ pub(super) async fn call(
         return Ok(HttpResponse::NoContent().finish());
     }
     respond(answers, is_batch, &handles.answer_text).await
+}
+
+/// A search for logs whose answer may be sent in parts, with its id.
+fn search_of(members: &[Member], is_batch: bool) -> Option<(Bytes, Arc<Call>)> {
+    match members {
+        [
+            Member {
+                id: Some(id),
+                call: Ok(call),
+            },
+        ] if !is_batch && &*call.method == "eth_getLogs" => Some((id.clone(), Arc::clone(call))),
+        _ => None,
+    }
 }
 
 /// The chain with this name, alias or id.
@@ -277,14 +306,20 @@ async fn ask(
     chain: ChainEntry,
     serve: Serve,
 ) -> Result<Outcomes, Problem> {
+    let _lease = open(&handles, &chain).await?;
+    Ok(chain.handle.ask(serve, handles.left()).await?)
+}
+
+/// Opens the chain, which stays open as long as the lease.
+async fn open(handles: &RequestHandles, chain: &ChainEntry) -> Result<Lease, Problem> {
     let name = chain.resource.to_string();
     let lease = handles.loader.ask(Acquire { name }, handles.left());
-    let _lease = lease.await??;
+    let lease = lease.await??;
     if !chain.handle.is_up() {
         let within = RESTART_WITHIN.min(handles.left());
         chain.handle.running(within).await;
     }
-    Ok(chain.handle.ask(serve, handles.left()).await?)
+    Ok(lease)
 }
 
 /// The answers to all members but notifications. `outcomes` has what became of those that are calls.

@@ -9,6 +9,7 @@
 
 mod clients;
 mod limits;
+mod logs;
 mod nodes;
 mod requests;
 mod settings;

@@ -13,12 +13,12 @@ use tokio::time::timeout_at;
 
 use super::chains::{ChainDeps, ChainEntry};
 use super::error::ChainError;
-use super::messages::{ReadStatus, Serve, SetDrained, Subscribe, Unsubscribe};
+use super::messages::{ReadStatus, SearchLogs, Serve, SetDrained, Subscribe, Unsubscribe};
 use super::provider::{Provider, Surroundings, Tls};
 use super::serving::{Serving, Upstream};
 use super::subscriptions::Hub;
 use crate::kernel::pressure::{Action, PressureReader, Stage};
-use crate::kernel::{Call, Child, ChildSpec, Exit, Reply};
+use crate::kernel::{Call, Child, ChildSpec, Exit, Message, Reply};
 
 /// The owner of an open chain.
 pub struct Chain {
@@ -96,25 +96,26 @@ impl Chain {
         context.spawn(wrap_future(watch));
     }
 
-    fn serve(&self, serve: Serve, mut reply: Reply<Serve>, context: &mut Context<Self>) {
-        let serving = Rc::clone(&self.serving);
-        let work = async move {
-            let deadline = reply.deadline();
-            let calls = serve.calls.len();
-            // A panic ends this request alone. The set aborts its task when it is dropped.
+    /// Answers with what `work` ends with, or with `failed` if it panics, which ends no other work. A caller that leaves cancels it.
+    fn answer<M: Message>(
+        mut reply: Reply<M>,
+        work: impl Future<Output = M::Reply> + 'static,
+        failed: impl FnOnce() -> M::Reply + 'static,
+        context: &mut Context<Self>,
+    ) {
+        let answer = async move {
+            // The set aborts its task when it is dropped.
             let mut task = JoinSet::new();
-            task.spawn_local(
-                async move { serving.serve(&serve.calls, &serve.caller, deadline).await },
-            );
-            let served = tokio::select! {
+            task.spawn_local(work);
+            let done = tokio::select! {
                 biased;
                 () = reply.cancelled() => return,
-                served = task.join_next() => served,
+                done = task.join_next() => done,
             };
-            let failed = || (0..calls).map(|_| Err(ChainError::Panicked)).collect();
-            reply.send(served.and_then(Result::ok).unwrap_or_else(failed));
+            let done = done.and_then(Result::ok);
+            reply.send(done.unwrap_or_else(failed));
         };
-        context.spawn(wrap_future(work).map(|(), _, _| ()));
+        context.spawn(wrap_future(answer).map(|(), _, _| ()));
     }
 }
 
@@ -150,9 +151,34 @@ impl Handler<Call<Serve>> for Chain {
     type Result = ();
 
     fn handle(&mut self, call: Call<Serve>, context: &mut Context<Self>) {
-        if let Some((serve, reply)) = call.accept() {
-            self.serve(serve, reply, context);
-        }
+        let Some((serve, reply)) = call.accept() else {
+            return;
+        };
+        let serving = Rc::clone(&self.serving);
+        let (deadline, calls) = (reply.deadline(), serve.calls.len());
+        let work = async move { serving.serve(&serve.calls, &serve.caller, deadline).await };
+        let failed = move || (0..calls).map(|_| Err(ChainError::Panicked)).collect();
+        Self::answer(reply, work, failed, context);
+    }
+}
+
+impl Handler<Call<SearchLogs>> for Chain {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<SearchLogs>, context: &mut Context<Self>) {
+        let Some((search, reply)) = call.accept() else {
+            return;
+        };
+        let serving = Rc::clone(&self.serving);
+        let work = async move {
+            let SearchLogs {
+                call,
+                parts,
+                within,
+            } = search;
+            serving.stream_logs(&call, &parts, within).await
+        };
+        Self::answer(reply, work, || Err(ChainError::Panicked), context);
     }
 }
 

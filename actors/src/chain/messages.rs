@@ -1,6 +1,10 @@
 //! What the owner of a chain is asked.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use super::error::ChainError;
 use super::rpc::{Call, Outcome};
@@ -23,6 +27,35 @@ impl Message for Serve {
 
     fn is_failure(reply: &Self::Reply) -> bool {
         reply.iter().any(Result::is_err)
+    }
+}
+
+/// Searches logs for one call of `eth_getLogs`. A caller that leaves cancels it.
+#[derive(Debug, Clone)]
+pub struct SearchLogs {
+    /// The call.
+    pub call: Arc<Call>,
+    /// Takes the logs, in order, while the search goes on, if they are many: in each part, the members of an array.
+    pub parts: mpsc::Sender<Bytes>,
+    /// The time until the first part is sent or the answer is there, and then for each further step.
+    pub within: Duration,
+}
+
+/// What a search for logs ended with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Searched {
+    /// The answer. It counts also if parts were sent before: then it is an error.
+    Whole(Outcome),
+    /// All logs were sent as parts.
+    Streamed,
+}
+
+impl Message for SearchLogs {
+    type Reply = Result<Searched, ChainError>;
+    const CANCELLABLE: bool = true;
+
+    fn is_failure(reply: &Self::Reply) -> bool {
+        reply.is_err()
     }
 }
 

@@ -36,7 +36,7 @@ mod url;
 pub use actor::Chain;
 pub use chains::{ChainDeps, ChainEntry, Chains};
 pub use error::{ChainError, Unusable};
-pub use messages::{ReadStatus, Serve, SetDrained, Subscribe, Unsubscribe};
+pub use messages::{ReadStatus, SearchLogs, Searched, Serve, SetDrained, Subscribe, Unsubscribe};
 pub use serving::{METRICS, start_at_zero};
 pub use status::{ChainStatus, ProviderPlace};
 pub use subscriptions::{

@@ -280,13 +280,16 @@ impl MessageBody for Pieces {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Infallible>>> {
-        let Some(first) = self.pieces.front_mut() else {
-            return Poll::Ready(None);
-        };
-        if first.len() > PIECE_MAX {
-            return Poll::Ready(Some(Ok(first.split_to(PIECE_MAX))));
-        }
-        Poll::Ready(self.pieces.pop_front().map(Ok))
+        Poll::Ready(next_piece(&mut self.pieces).map(Ok))
+    }
+}
+
+/// What the connection gets next of `pieces`.
+pub(super) fn next_piece(pieces: &mut VecDeque<Bytes>) -> Option<Bytes> {
+    let first = pieces.front_mut()?;
+    match first.len() > PIECE_MAX {
+        true => Some(first.split_to(PIECE_MAX)),
+        false => pieces.pop_front(),
     }
 }
 

@@ -81,6 +81,9 @@ impl Heads {
             let supports = |other: &&&Claim| !self.conflict(block, other.head);
             let support = counted.iter().filter(supports).count();
             let is_alone = counted.len() >= VOTERS_MIN && !self.is_confirmed(claim, &counted);
+            if is_alone && self.contradicts_itself(claim) {
+                continue;
+            }
             candidates.push(Candidate {
                 block,
                 support,
@@ -92,14 +95,10 @@ impl Heads {
             head.is_none_or(|head| !self.conflict(head, candidate.block))
         };
         // Of equal ones the first: the order of the providers decides, not who spoke last.
+        let rank = |candidate: &&Candidate| (candidate.support, candidate.block.number);
         let first = candidates.iter().rev();
-        let ours = first.clone().filter(is_ours);
-        let ours = ours.max_by_key(|candidate| (candidate.support, candidate.block.number));
-        // Another branch is gone over to at a block that two have: a provider that led alone, and then says something else,
-        // does not lead again.
-        let theirs = first.filter(|other| !is_ours(other));
-        let theirs =
-            theirs.max_by_key(|other| (other.support, !other.is_alone, other.block.number));
+        let ours = first.clone().filter(is_ours).max_by_key(rank);
+        let theirs = first.filter(|other| !is_ours(other)).max_by_key(rank);
         let chosen = match (ours, theirs) {
             (Some(ours), Some(theirs)) => {
                 let lead_min = ours.block.number.saturating_add(TIE_LEAD);
@@ -131,6 +130,12 @@ impl Heads {
             return others.any(|other| !self.conflict(other.head, claim.head));
         }
         number >= claim.leads_from && number - second.head.number <= self.lead_max(claim, second)
+    }
+
+    /// Whether the provider of `claim` has led to the present head, and now tells one of another branch.
+    fn contradicts_itself(&self, claim: &Claim) -> bool {
+        let has_led = self.leader.as_ref() == Some(&claim.provider);
+        has_led && !self.follows(claim)
     }
 
     /// Whether another provider is known to have the head of `claim`.

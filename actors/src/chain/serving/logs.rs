@@ -3,19 +3,24 @@
 //! Providers differ in how many blocks and how many logs they search at once, and few say so in the same words. So a range
 //! that all of them refuse is halved until they take it. What they took is remembered, and later ranges are split before
 //! they are sent.
+//!
+//! Many logs go to a caller that takes them in parts while the rest is searched: then no more than a few parts are held.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::value::RawValue;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Needs, Serving, metrics};
 use crate::chain::config::ChainConfig;
 use crate::chain::error::ChainError;
+use crate::chain::messages::Searched;
 use crate::chain::methods::Method;
 use crate::chain::provider::ErrorKind;
 use crate::chain::rpc::{Call, Outcome};
@@ -25,6 +30,8 @@ use crate::kernel::reserved_bytes;
 const AT_ONCE: usize = 4;
 /// The blocks of a part before any provider has refused one.
 const BLOCKS_AT_FIRST: u64 = 10_000;
+/// Logs of more bytes are sent while others are searched. What is less comes whole, so that an error can take its place.
+const STREAMED_FROM: u64 = 1024 * 1024;
 
 /// Blocks from the first to the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +70,52 @@ pub(super) fn blocks_at_first(config: &ChainConfig) -> u64 {
     known.max().unwrap_or(BLOCKS_AT_FIRST)
 }
 
+/// A part of a search.
+enum Part {
+    /// Nobody has searched it yet.
+    Unsearched(Blocks),
+    /// Its logs, which wait for those of the parts before it.
+    Found(Bytes),
+}
+
+/// The logs that were found, in order.
+struct Found<'sender> {
+    /// The arrays that were not sent, without those that are empty.
+    waiting: Vec<Bytes>,
+    /// The bytes of all logs, also of those that were sent.
+    bytes: u64,
+    bytes_max: u64,
+    /// Where many logs go.
+    sender: Option<&'sender mpsc::Sender<Bytes>>,
+}
+
+impl Found<'_> {
+    fn are_streamed(&self) -> bool {
+        self.sender.is_some() && self.bytes > STREAMED_FROM
+    }
+
+    async fn add(&mut self, logs: Bytes) -> Result<(), ChainError> {
+        if members(&logs).is_empty() {
+            return Ok(());
+        }
+        self.bytes += logs.len() as u64;
+        self.waiting.push(logs);
+        match self.sender {
+            Some(sender) if self.are_streamed() => {
+                for logs in self.waiting.drain(..) {
+                    // A caller that has gone away cancels the search.
+                    sender.send(logs.slice_ref(members(&logs))).await.ok();
+                }
+                Ok(())
+            }
+            None if self.bytes > self.bytes_max => Err(ChainError::Invalid(
+                "the logs of the range are too many: ask for fewer blocks at once",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Serving {
     /// Searches logs.
     pub(super) async fn logs(
@@ -72,77 +125,163 @@ impl Serving {
         newest: Option<u64>,
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
-        let Some(search) = Search::read(&call.params, newest) else {
-            // What a provider understands better. One that is behind would not find all.
-            let needs = Needs {
-                head_min: newest,
-                ..Needs::default()
-            };
-            let answer = self.attempt(call, method, &needs, deadline).await?;
-            return Ok(answer.outcome);
+        let providers = self.config.providers.iter();
+        let mut found = Found {
+            waiting: Vec::new(),
+            bytes: 0,
+            bytes_max: providers.map(|it| it.answer_max).max().unwrap_or_default(),
+            sender: None,
         };
+        let Some(search) = Search::read(&call.params, newest) else {
+            return self.logs_unread(call, method, newest, deadline).await;
+        };
+        let within = deadline.saturating_duration_since(Instant::now());
+        match self
+            .search_parts(&search, call, method, within, &mut found)
+            .await?
+        {
+            Some(error) => Ok(Outcome::Error(error)),
+            None => self.join(found.waiting),
+        }
+    }
+
+    /// Searches logs, and sends them while the search goes on if they are many. `within` is the time until the first are
+    /// sent, and then for each step.
+    pub(in crate::chain) async fn stream_logs(
+        &self,
+        call: &Arc<Call>,
+        sender: &mpsc::Sender<Bytes>,
+        within: Duration,
+    ) -> Result<Searched, ChainError> {
+        let method = Method::of(&call.method);
+        self.check_allowed(call, method)?;
+        let newest = self.newest();
+        let Some(search) = Search::read(&call.params, newest) else {
+            let deadline = Instant::now() + within;
+            let unread = self.logs_unread(call, method, newest, deadline);
+            return Ok(Searched::Whole(unread.await?));
+        };
+        let mut found = Found {
+            waiting: Vec::new(),
+            bytes: 0,
+            bytes_max: u64::MAX,
+            sender: Some(sender),
+        };
+        let error = self.search_parts(&search, call, method, within, &mut found);
+        Ok(match error.await? {
+            Some(error) => Searched::Whole(Outcome::Error(error)),
+            None if found.are_streamed() => Searched::Streamed,
+            None => Searched::Whole(self.join(found.waiting)?),
+        })
+    }
+
+    /// Passes a search on that a provider understands better.
+    async fn logs_unread(
+        &self,
+        call: &Arc<Call>,
+        method: Method,
+        newest: Option<u64>,
+        deadline: Instant,
+    ) -> Result<Outcome, ChainError> {
+        // A provider that is behind would not find all.
+        let needs = Needs {
+            head_min: newest,
+            ..Needs::default()
+        };
+        let answer = self.attempt(call, method, &needs, deadline);
+        let answer = tokio::time::timeout_at(deadline, answer).await;
+        Ok(answer.unwrap_or(Err(ChainError::Deadline))?.outcome)
+    }
+
+    /// Searches all parts, and adds what they have to `found`. Returns the error of a provider that concerns the caller.
+    async fn search_parts(
+        &self,
+        search: &Search<'_>,
+        call: &Call,
+        method: Method,
+        within: Duration,
+        found: &mut Found<'_>,
+    ) -> Result<Option<Bytes>, ChainError> {
         if search.blocks.count() > self.config.logs_range_max {
             return Err(ChainError::Invalid(
                 "the range has too many blocks: ask for fewer at once",
             ));
         }
-        let mut found = BTreeMap::new();
-        let mut bytes = 0;
-        let mut left: VecDeque<_> = search.blocks.split(self.logs_blocks.get()).collect();
+        let mut deadline = Instant::now() + within;
+        let parts = search.blocks.split(self.logs_blocks.get());
+        let mut left: VecDeque<_> = parts.map(Part::Unsearched).collect();
         while !left.is_empty() {
             let wave: Vec<_> = left.drain(..left.len().min(AT_ONCE)).collect();
-            let searched = wave.iter().map(|blocks| {
-                let call = search.call(&call.method, *blocks);
-                let needs = Needs {
-                    head_min: Some(blocks.last),
-                    ..Needs::default()
-                };
-                async move { self.attempt(&call, method, &needs, deadline).await }
+            let searched = wave.into_iter().map(|part| async move {
+                match part {
+                    Part::Unsearched(blocks) => {
+                        self.search_part(search, call, method, blocks, deadline)
+                            .await
+                    }
+                    part => Ok(Ok(vec![part])),
+                }
             });
-            for (blocks, answer) in wave.iter().zip(join_all(searched).await) {
-                let answer = answer?;
-                match answer.outcome {
-                    Outcome::Result(logs) => {
-                        bytes += logs.len() as u64;
-                        if bytes > self.logs_bytes_max() {
-                            return Err(ChainError::Invalid(
-                                "the logs of the range are too many: ask for fewer blocks at once",
-                            ));
-                        }
-                        found.insert(*blocks, logs);
-                        if blocks.count() >= self.logs_blocks.get() {
-                            // What was refused may have been one crowded range.
-                            let more = self.logs_blocks.get().saturating_mul(2);
-                            self.logs_blocks
-                                .set(more.min(blocks_at_first(&self.config)));
-                        }
-                    }
-                    Outcome::Error(_)
-                        if answer.fault == Some(ErrorKind::Range) && blocks.count() > 1 =>
-                    {
-                        metrics::split(&self.config.name);
-                        let half = blocks.count().div_ceil(2);
-                        self.logs_blocks.set(self.logs_blocks.get().min(half));
-                        for part in blocks.split(half) {
-                            left.push_back(part);
-                        }
-                    }
-                    error => return Ok(error),
+            let searched = tokio::time::timeout_at(deadline, join_all(searched)).await;
+            let searched = searched.map_err(|_| ChainError::Deadline)?;
+            // What was split comes back in its place.
+            for parts in searched.into_iter().rev() {
+                match parts? {
+                    Ok(parts) => parts
+                        .into_iter()
+                        .rev()
+                        .for_each(|part| left.push_front(part)),
+                    Err(error) => return Ok(Some(error)),
                 }
             }
+            while let Some(Part::Found(logs)) =
+                left.pop_front_if(|part| matches!(part, Part::Found(_)))
+            {
+                found.add(logs).await?;
+            }
+            if found.are_streamed() {
+                deadline = Instant::now() + within;
+            }
         }
-        self.join(found.into_values())
+        Ok(None)
     }
 
-    /// The most bytes of the logs of one call.
-    fn logs_bytes_max(&self) -> u64 {
-        let providers = self.config.providers.iter();
-        providers.map(|it| it.answer_max).max().unwrap_or_default()
+    /// Searches a part: what was found, or its halves if that is too much for the providers, or the error for the caller.
+    async fn search_part(
+        &self,
+        search: &Search<'_>,
+        call: &Call,
+        method: Method,
+        blocks: Blocks,
+        deadline: Instant,
+    ) -> Result<Result<Vec<Part>, Bytes>, ChainError> {
+        let call = search.call(&call.method, blocks);
+        let needs = Needs {
+            head_min: Some(blocks.last),
+            ..Needs::default()
+        };
+        let answer = self.attempt(&call, method, &needs, deadline).await?;
+        match answer.outcome {
+            Outcome::Result(logs) => {
+                if blocks.count() >= self.logs_blocks.get() {
+                    // What was refused may have been one crowded range.
+                    let more = self.logs_blocks.get().saturating_mul(2);
+                    self.logs_blocks
+                        .set(more.min(blocks_at_first(&self.config)));
+                }
+                Ok(Ok(vec![Part::Found(logs)]))
+            }
+            Outcome::Error(_) if answer.fault == Some(ErrorKind::Range) && blocks.count() > 1 => {
+                metrics::split(&self.config.name);
+                let half = blocks.count().div_ceil(2);
+                self.logs_blocks.set(self.logs_blocks.get().min(half));
+                Ok(Ok(blocks.split(half).map(Part::Unsearched).collect()))
+            }
+            Outcome::Error(error) => Ok(Err(error)),
+        }
     }
 
     /// One array of the members of several.
-    fn join(&self, parts: impl Iterator<Item = Bytes>) -> Result<Outcome, ChainError> {
-        let mut parts: Vec<_> = parts.filter(|part| !members(part).is_empty()).collect();
+    fn join(&self, mut parts: Vec<Bytes>) -> Result<Outcome, ChainError> {
         if parts.len() == 1 {
             return Ok(Outcome::Result(parts.remove(0)));
         }

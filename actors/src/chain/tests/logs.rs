@@ -2,7 +2,9 @@
 
 use headroom_test_support::anvil::ACCOUNT;
 use headroom_test_support::rpc_proxy::RpcFault;
+use tokio::sync::mpsc;
 
+use super::super::{SearchLogs, Searched};
 use super::*;
 
 /// A contract that logs the first word of its data as a topic, and counts.
@@ -88,6 +90,124 @@ fn what_providers_refuse_is_learned() {
         let direct = node.call("eth_getLogs", filter.clone()).await;
         assert_eq!(direct.as_array().unwrap().len(), 10);
         assert_eq!(chain.result("eth_getLogs", filter).await, direct);
+        chain.stop().await;
+    });
+}
+
+/// A contract that logs 100 KiB of zeros.
+const LARGE: &str = "0x67620190006000a00060005260086018f3";
+
+/// Makes so many logs, one in a block, whose JSON has 200 KiB each.
+async fn make_large_logs(node: &Anvil, count: usize) {
+    let deploy = json!([{ "from": ACCOUNT, "data": LARGE, "gas": "0x100000" }]);
+    let contract = mined(node, deploy).await["contractAddress"].clone();
+    for _ in 0..count {
+        let call = json!([{ "from": ACCOUNT, "to": contract, "gas": "0x100000" }]);
+        let receipt = mined(node, call).await;
+        assert_eq!(receipt["status"], "0x1", "{receipt}");
+    }
+}
+
+/// A search of all blocks, and the parts of its answer.
+fn search(
+    chain: &TestChain,
+) -> (
+    impl Future<Output = Result<Searched, ChainError>>,
+    mpsc::Receiver<Bytes>,
+) {
+    let (parts, found) = mpsc::channel(1);
+    let search = SearchLogs {
+        call: Arc::new(Call {
+            method: "eth_getLogs".into(),
+            params: r#"[{"fromBlock":"0x0","toBlock":"latest"}]"#.into(),
+        }),
+        parts,
+        within: LONG,
+    };
+    let search = chain.entry.handle.ask(search, LONG);
+    (async { search.await.unwrap() }, found)
+}
+
+#[test]
+fn many_logs_are_sent_in_order_while_others_are_searched() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        make_large_logs(&node, 20).await;
+        let chain = TestChain::start_with(&system, &node, 1, |config| {
+            config.providers[0].logs_range_max = Some(4);
+        })
+        .await;
+        chain.until(|status| status.head >= Some(21)).await;
+        // The first ranges are too large, and are split.
+        let refusal = RpcFault::Error(-32005, "query returned more than 10000 results".into());
+        chain.proxies[0].set_times(3, &["eth_getLogs"], refusal);
+        let (search, mut found) = search(&chain);
+        let read = async {
+            let mut all = String::new();
+            while let Some(part) = found.recv().await {
+                let separator = if all.is_empty() { "[" } else { "," };
+                all += &format!("{separator}{}", str::from_utf8(&part).unwrap());
+            }
+            serde_json::from_str::<Value>(&format!("{all}]")).unwrap()
+        };
+        let (ended, all) = tokio::join!(search, read);
+        assert_eq!(ended.unwrap(), Searched::Streamed);
+        let filter = json!([{ "fromBlock": "0x0", "toBlock": "latest" }]);
+        assert_eq!(all, node.call("eth_getLogs", filter).await);
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn a_search_waits_for_a_caller_that_does_not_read_and_tells_a_failure() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        make_large_logs(&node, 40).await;
+        let chain = TestChain::start_with(&system, &node, 1, |config| {
+            config.providers[0].logs_range_max = Some(1);
+        })
+        .await;
+        chain.until(|status| status.head >= Some(41)).await;
+        let (search, mut found) = search(&chain);
+        let read = async {
+            found.recv().await.unwrap();
+            // It holds few parts. Whoever reads none stops it.
+            chain.proxies[0].set_for(&["eth_getLogs"], RpcFault::Status(500));
+            let mut parts = 1;
+            while found.recv().await.is_some() {
+                parts += 1;
+            }
+            parts
+        };
+        let (ended, parts) = tokio::join!(search, read);
+        assert!(matches!(ended, Err(ChainError::Failed { .. })), "{ended:?}");
+        assert!(parts < 40, "{parts}");
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn few_logs_come_whole() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        make_logs(&node, 5).await;
+        let chain = TestChain::start_with(&system, &node, 1, |config| {
+            config.providers[0].logs_range_max = Some(1);
+        })
+        .await;
+        chain.until(|status| status.head >= Some(6)).await;
+        let (search, mut found) = search(&chain);
+        let Searched::Whole(Outcome::Result(logs)) = search.await.unwrap() else {
+            panic!("no result")
+        };
+        let logs: Vec<Value> = serde_json::from_slice(&logs).unwrap();
+        assert_eq!((logs.len(), found.recv().await), (5, None));
         chain.stop().await;
     });
 }
