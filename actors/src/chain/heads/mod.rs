@@ -33,6 +33,9 @@ use claims::{Claim, Claims};
 /// By how many blocks a branch must be longer than the present one if it has as many providers.
 pub const TIE_LEAD: u64 = 3;
 
+/// From so many providers on, one alone does not lead as it likes.
+pub const VOTERS_MIN: usize = 3;
+
 /// The most branches that are remembered at one number.
 const BRANCHES_MAX: usize = 8;
 

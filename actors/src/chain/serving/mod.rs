@@ -261,7 +261,7 @@ impl Serving {
                         }
                         None if &*call.method == "eth_blockNumber" => {
                             let answer = self.read(&call, method, reading, deadline).await;
-                            answer.map(|answer| Self::at_least(newest, answer))
+                            answer.map(|answer| self.block_number(newest, answer))
                         }
                         None => self.read(&call, method, reading, deadline).await,
                     }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::{Needs, Serving, Upstream};
 use crate::chain::block_param::{BlockParam, Height, Tag, with_number};
 use crate::chain::cache::Key;
+use crate::chain::heads::VOTERS_MIN;
 use crate::chain::hex::quantity;
 use crate::chain::methods::{Depends, Effect, Method};
 use crate::chain::rpc::{Call, Outcome};
@@ -48,15 +49,20 @@ impl Serving {
         self.agreed().max(revealed.max())
     }
 
-    /// The newest block that an answer of a provider has revealed, unless it is too far ahead of the agreed head to be
-    /// believed.
+    /// The newest block that an answer of a provider has revealed, if it is believed.
     pub(super) fn revealed(&self, upstream: &Upstream) -> u64 {
-        let agreed = self.agreed().unwrap_or_default();
         let revealed = upstream.revealed.get();
-        match revealed <= agreed + self.revealed_max {
+        match self.is_believed(revealed) {
             true => revealed,
             false => 0,
         }
+    }
+
+    /// Whether one provider is believed that there is a block with this number: not if it is far ahead of the head that
+    /// three or more agree on.
+    fn is_believed(&self, number: u64) -> bool {
+        let agreed = self.agreed().unwrap_or_default();
+        self.upstreams.len() < VOTERS_MIN || number <= agreed.saturating_add(self.revealed_max)
     }
 
     /// How a call is sent when the newest block is `newest`. The call may be another one than before.
@@ -118,14 +124,13 @@ impl Serving {
         (call, Reading { key, seen, needs })
     }
 
-    /// The answer to `eth_blockNumber`, which is never less than what was shown before.
-    pub(super) fn at_least(newest: Option<u64>, answer: Outcome) -> Outcome {
-        match (&answer, newest) {
-            (Outcome::Result(result), Some(newest))
-                if text(result)
-                    .and_then(quantity)
-                    .is_some_and(|it| it < newest) =>
-            {
+    /// The answer to `eth_blockNumber`, which is never less than what was shown before, nor a block that is not believed.
+    pub(super) fn block_number(&self, newest: Option<u64>, answer: Outcome) -> Outcome {
+        let Outcome::Result(result) = &answer else {
+            return answer;
+        };
+        match (text(result).and_then(quantity), newest) {
+            (Some(number), Some(newest)) if number < newest || !self.is_believed(number) => {
                 Outcome::Result(format!("\"{newest:#x}\"").into())
             }
             _ => answer,

@@ -4,6 +4,7 @@ mod failover;
 mod logs;
 mod publishing;
 mod quorum;
+mod reading;
 mod subscribing;
 
 use std::sync::Arc;
