@@ -39,8 +39,8 @@ SETUP=scripts/setup
 . "$SETUP/clamav.sh"
 # shellcheck source=scripts/setup/object_store.sh
 . "$SETUP/object_store.sh"
-# shellcheck source=scripts/setup/anvil.sh
-. "$SETUP/anvil.sh"
+# shellcheck source=scripts/setup/foundry.sh
+. "$SETUP/foundry.sh"
 # shellcheck source=scripts/setup/peers.sh
 . "$SETUP/peers.sh"
 
