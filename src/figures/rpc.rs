@@ -72,13 +72,14 @@ const METHODS: [&str; 31] = [
 ];
 
 /// What can become of a call.
-const OUTCOMES: [&str; 12] = [
+const OUTCOMES: [&str; 13] = [
     "result",
     "error",
     "malformed",
     "refused",
     "forbidden",
     "invalid",
+    "unsupported",
     "no_provider",
     "failed",
     "no_quorum",

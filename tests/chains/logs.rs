@@ -1,38 +1,17 @@
 //! Searches for logs whose answers are long.
 
-use headroom_test_support::anvil::ACCOUNT;
 use headroom_test_support::rpc_proxy::RpcFault;
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use serde_json::{Value, json};
 
 use super::nodes::Gateway;
 
-/// A contract that logs 500 KiB of zeros.
-const LARGE: &str = "0x676207d0006000a00060005260086018f3";
-
 /// Makes so many logs, one in a block, whose JSON has 1 MiB each.
-async fn make_large_logs(gateway: &Gateway, count: usize) {
-    let node = &gateway.node;
-    let mined = async |transaction: Value| {
-        let sent = node.call("eth_sendTransaction", transaction).await;
-        wait_for_async(DEADLINE, async || {
-            let receipt = node.call("eth_getTransactionReceipt", json!([sent])).await;
-            match receipt["status"] == "0x1" {
-                true => Ok(receipt),
-                false => Err(receipt),
-            }
-        })
-        .await
-    };
-    let deploy = json!([{ "from": ACCOUNT, "data": LARGE, "gas": "0x100000" }]);
-    let contract = mined(deploy).await["contractAddress"].clone();
-    for _ in 0..count {
-        mined(json!([{ "from": ACCOUNT, "to": contract, "gas": "0x800000" }])).await;
-    }
-    let blocks = count as u64 + 1;
+async fn make_large_logs(gateway: &Gateway, count: u64) {
+    gateway.node.log_zeros(count as usize, 500 * 1024).await;
     wait_for_async(DEADLINE, || async {
         let newest = gateway.answer("eth_blockNumber", &json!([])).await;
-        let expected = json!(format!("{blocks:#x}"));
+        let expected = json!(format!("{:#x}", count + 1));
         (newest["result"] == expected).then_some(()).ok_or(newest)
     })
     .await;

@@ -18,6 +18,12 @@ pub enum ChainError {
     /// The call cannot be served as it is.
     #[error("{0}")]
     Invalid(&'static str),
+    /// No provider offers the method.
+    #[error("no provider offers the method {method}")]
+    Unsupported {
+        /// The method.
+        method: Arc<str>,
+    },
     /// No provider can be used for the call now.
     #[error("no provider of the chain can be used: {0}")]
     NoProvider(Unusable),
@@ -72,10 +78,21 @@ impl fmt::Display for Unusable {
 }
 
 impl ChainError {
+    /// Why a call of `method` was sent to no provider.
+    pub(super) fn not_sent(unusable: Unusable, method: &Arc<str>) -> Self {
+        let mut reasons = unusable.reasons.iter();
+        match reasons.all(|(_, reason)| *reason == Unused::Unsupported) {
+            true => Self::Unsupported {
+                method: Arc::clone(method),
+            },
+            false => Self::NoProvider(unusable),
+        }
+    }
+
     /// The code of JSON-RPC 2.0 or EIP-1474 for it.
     pub fn rpc_code(&self) -> i32 {
         match self {
-            Self::Forbidden { .. } => -32601,
+            Self::Forbidden { .. } | Self::Unsupported { .. } => -32601,
             Self::Invalid(_) => -32602,
             Self::NoProvider(_) | Self::Failed { .. } | Self::Deadline => -32002,
             Self::NoQuorum { .. } | Self::Panicked => -32603,

@@ -123,6 +123,7 @@ pub(super) fn kind(failure: &ChainError) -> &'static str {
     match failure {
         ChainError::Forbidden { .. } => "forbidden",
         ChainError::Invalid(_) => "invalid",
+        ChainError::Unsupported { .. } => "unsupported",
         ChainError::NoProvider(_) => "no_provider",
         ChainError::Failed { .. } => "failed",
         ChainError::NoQuorum { .. } => "no_quorum",

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::capability::skip;
 use crate::child::{self, Child};
 use crate::models::cache;
-use crate::wait::{DEADLINE, wait_for};
+use crate::wait::{DEADLINE, wait_for, wait_for_async};
 
 /// The chain's id, unless [`AnvilOptions::chain_id`] gives another one.
 pub const CHAIN_ID: u64 = 31337;
@@ -20,6 +20,11 @@ pub const CHAIN_ID: u64 = 31337;
 pub const ACCOUNT: &str = "0xf39fd6e51aad88f6f4ce6ab8827279cfffb92266";
 /// The second one.
 pub const OTHER_ACCOUNT: &str = "0x70997970c51812dc3a010c7d01b50e0d17dc79c8";
+
+/// The code of a contract that counts its calls in the slot 0, and logs each count with the first word of the call's data as
+/// the topic. Without data it reverts with 0xdeadbeef and 32 zeros.
+const COUNTER: &str = "0x6030600c60003960306000f33615601f576000546001018060005560005260003560206000a160206000f35b\
+    63deadbeef60e01b60005260246000fd";
 
 /// How to start a node.
 #[derive(Debug, Clone, Default)]
@@ -158,6 +163,65 @@ impl Anvil {
         answer["result"].take()
     }
 
+    /// Sends a transaction of the first account, with much gas unless it says otherwise. Returns its receipt.
+    ///
+    /// # Panics
+    /// It is refused, or not mined.
+    pub async fn transact(&self, transaction: Value) -> Value {
+        let mut whole = json!({ "from": ACCOUNT, "gas": "0x100000" });
+        for (name, value) in transaction.as_object().unwrap() {
+            whole[name] = value.clone();
+        }
+        let hash = self.call("eth_sendTransaction", json!([whole])).await;
+        wait_for_async(DEADLINE, async || {
+            let receipt = self.call("eth_getTransactionReceipt", json!([hash])).await;
+            match receipt {
+                Value::Null => Err("no receipt"),
+                receipt => Ok(receipt),
+            }
+        })
+        .await
+    }
+
+    /// Deploys a contract that counts its calls, and logs each. Without data it reverts. Returns its address.
+    ///
+    /// # Panics
+    /// It is not mined.
+    pub async fn deploy_counter(&self) -> String {
+        let receipt = self.transact(json!({ "data": COUNTER })).await;
+        receipt["contractAddress"].as_str().unwrap().to_owned()
+    }
+
+    /// Has this contract log once, with 32 such bytes as the topic. Returns the receipt.
+    ///
+    /// # Panics
+    /// There is no log.
+    pub async fn log(&self, contract: &str, byte: u8) -> Value {
+        let topic = topic(byte);
+        let receipt = self
+            .transact(json!({ "to": contract, "data": topic }))
+            .await;
+        assert_eq!(receipt["logs"][0]["topics"], json!([topic]), "{receipt}");
+        receipt
+    }
+
+    /// Makes so many logs of so many zeros, one in a block, after a block with their contract. In JSON they have twice as
+    /// many bytes.
+    ///
+    /// # Panics
+    /// They are not mined.
+    pub async fn log_zeros(&self, logs: usize, bytes: u32) {
+        // PUSH4 bytes, PUSH1 0, LOG0, STOP, and before it what returns these 9 bytes as the contract.
+        let code = format!("0x6863{bytes:08x}6000a00060005260096017f3");
+        let deployed = self.transact(json!({ "data": code })).await;
+        let contract = &deployed["contractAddress"];
+        for _ in 0..logs {
+            let call = json!({ "to": contract, "gas": "0x800000" });
+            let receipt = self.transact(call).await;
+            assert_eq!(receipt["status"], "0x1", "{receipt}");
+        }
+    }
+
     /// Mines so many blocks at once.
     ///
     /// # Panics
@@ -192,6 +256,11 @@ impl Anvil {
     pub async fn rollback(&self, blocks: u64) {
         self.call("anvil_rollback", json!([blocks])).await;
     }
+}
+
+/// A topic of 32 such bytes.
+pub fn topic(byte: u8) -> String {
+    format!("0x{}", format!("{byte:02x}").repeat(32))
 }
 
 /// Where the setup puts it, or the one in `PATH`.

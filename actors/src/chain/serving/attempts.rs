@@ -205,7 +205,7 @@ impl Serving {
                 let since = self.unusable_since.get().unwrap_or(now);
                 self.unusable_since.set(Some(since));
                 if now.saturating_duration_since(since) >= PATIENCE {
-                    return Err(ChainError::NoProvider(unusable));
+                    return Err(ChainError::not_sent(unusable, &call.method));
                 }
             }
             let is_late = |patience, pause| now + pause >= (began + patience).min(deadline);
@@ -219,7 +219,7 @@ impl Serving {
                 continue;
             }
             if attempts.asked == 0 {
-                return Err(ChainError::NoProvider(unusable));
+                return Err(ChainError::not_sent(unusable, &call.method));
             }
             // All have had it. Those that may do better are asked again.
             if !attempts.may_pass || is_late(PATIENCE, attempts.pause) {

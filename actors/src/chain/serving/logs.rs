@@ -6,20 +6,20 @@
 //!
 //! Many logs go to a caller that takes them in parts while the rest is searched: then no more than a few parts are held.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Needs, Serving, metrics};
+use crate::chain::block_param::{Height, Tag};
 use crate::chain::config::ChainConfig;
 use crate::chain::error::ChainError;
+use crate::chain::log_range::{LogBlocks, LogFilter};
 use crate::chain::messages::Searched;
 use crate::chain::methods::Method;
 use crate::chain::provider::ErrorKind;
@@ -59,7 +59,7 @@ impl Blocks {
 
 /// The filter of a search, and the blocks in it.
 struct Search<'params> {
-    filter: BTreeMap<Cow<'params, str>, &'params RawValue>,
+    filter: LogFilter<'params>,
     blocks: Blocks,
 }
 
@@ -254,7 +254,10 @@ impl Serving {
         blocks: Blocks,
         deadline: Instant,
     ) -> Result<Result<Vec<Part>, Bytes>, ChainError> {
-        let call = search.call(&call.method, blocks);
+        let call = Arc::new(Call {
+            method: Arc::clone(&call.method),
+            params: search.filter.over(blocks.first, blocks.last),
+        });
         let needs = Needs {
             head_min: Some(blocks.last),
             ..Needs::default()
@@ -308,50 +311,21 @@ impl Serving {
 impl<'params> Search<'params> {
     /// The search that `params` describe, if it is one of a range of blocks that are there.
     fn read(params: &'params [u8], head: Option<u64>) -> Option<Self> {
-        let (filter,): (BTreeMap<Cow<'params, str>, &RawValue>,) =
-            serde_json::from_slice(params).ok()?;
-        let head = head?;
-        let block = |key: &str| match filter.get(key) {
-            None => Some(head),
-            Some(text) => number(text.get(), head),
+        let (filter, head) = (LogFilter::read(params).ok()?, head?);
+        let LogBlocks::Range { from, to } = filter.blocks() else {
+            return None;
         };
-        let (first, last) = (block("fromBlock")?, block("toBlock")?);
-        let is_range = !filter.contains_key("blockHash") && first <= last && last <= head;
-        is_range.then_some(Self {
-            blocks: Blocks { first, last },
-            filter,
-        })
-    }
-
-    /// The call that searches a part of the blocks.
-    fn call(&self, method: &Arc<str>, blocks: Blocks) -> Arc<Call> {
-        let mut params = String::from("[{");
-        for (key, value) in &self.filter {
-            if !matches!(&**key, "fromBlock" | "toBlock") {
-                let key = serde_json::Value::from(&**key);
-                params.push_str(&format!("{key}:{},", value.get()));
-            }
-        }
-        let Blocks { first, last } = blocks;
-        params.push_str(&format!(
-            "\"fromBlock\":\"{first:#x}\",\"toBlock\":\"{last:#x}\"}}]"
-        ));
-        Arc::new(Call {
-            method: Arc::clone(method),
-            params: params.into(),
-        })
-    }
-}
-
-/// The number of a block. `None` for one that only a provider knows.
-fn number(text: &str, head: u64) -> Option<u64> {
-    match text {
-        "null" | "\"latest\"" | "\"\"" => Some(head),
-        "\"earliest\"" => Some(0),
-        text => {
-            let digits = text.strip_prefix("\"0x")?.strip_suffix('"')?;
-            u64::from_str_radix(digits, 16).ok()
-        }
+        let number = |height| match height {
+            Height::Number(number) => Some(number),
+            Height::Tag(Tag::Latest) => Some(head),
+            Height::Tag(Tag::Earliest) => Some(0),
+            // Only a provider knows them.
+            Height::Tag(Tag::Pending | Tag::Safe | Tag::Finalized) => None,
+        };
+        let (first, last) = (number(from)?, number(to)?);
+        let is_there = first <= last && last <= head;
+        let blocks = Blocks { first, last };
+        is_there.then_some(Self { filter, blocks })
     }
 }
 
@@ -394,24 +368,17 @@ mod tests {
             (r#"[{"fromBlock":"0x1","toBlock":"finalized"}]"#, None),
             (r#"[{"fromBlock":1,"toBlock":2}]"#, None),
             (r#"[{"fromBlock":"0x1","blockHash":"0x12"}]"#, None),
+            // What a node would refuse, or read otherwise.
+            (r#"[{"fromBlock":""}]"#, None),
+            (r#"[{"fromBlock":"0x+1"}]"#, None),
+            (r#"[{"FromBlock":"0x1"}]"#, None),
+            (r#"[{"fromBlock":"0x1","fromBlock":"0x2"}]"#, None),
+            (r#"[{},{}]"#, None),
             (r#"[]"#, None),
             ("", None),
         ] {
             assert_eq!(blocks_of(params, 100), expected, "{params}");
         }
-    }
-
-    #[test]
-    fn the_rest_of_the_filter_stays_as_it_is() {
-        let params =
-            r#"[{"topics":[null,["0xAB"]],"fromBlock":"0x1","a\"b":{"x": 1.50},"toBlock":"0x9"}]"#;
-        let search = Search::read(params.as_bytes(), Some(9)).unwrap();
-        let part = Blocks { first: 3, last: 4 };
-        let call = search.call(&"eth_getLogs".into(), part);
-        assert_eq!(
-            call.params,
-            r#"[{"a\"b":{"x": 1.50},"topics":[null,["0xAB"]],"fromBlock":"0x3","toBlock":"0x4"}]"#
-        );
     }
 
     #[test]

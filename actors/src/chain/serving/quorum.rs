@@ -103,7 +103,7 @@ impl Serving {
         let until = Instant::now() + PATIENCE;
         loop {
             let ranked = self.ranked(call, method, needs, &[]);
-            let ranked = ranked.map_err(ChainError::NoProvider)?;
+            let ranked = ranked.map_err(|unusable| ChainError::not_sent(unusable, &call.method))?;
             if ranked.len() >= needed as usize || Instant::now() >= until {
                 return Ok(ranked.into_iter());
             }

@@ -1,45 +1,21 @@
 //! Searches for logs in more blocks than a provider takes.
 
-use headroom_test_support::anvil::ACCOUNT;
 use headroom_test_support::rpc_proxy::RpcFault;
 use tokio::sync::mpsc;
 
 use super::super::{SearchLogs, Searched};
 use super::*;
 
-/// A contract that logs the first word of its data as a topic, and counts.
-const CODE: &str = "0x6030600c60003960306000f33615601f576000546001018060005560005260003560206000a160206000f35b\
-    63deadbeef60e01b60005260246000fd";
+/// The byte that topics are made of.
+pub(super) const TOPIC: u8 = 0xc1;
 
-/// Deploys the contract, and has it log in so many blocks. Returns its address.
-pub(super) async fn make_logs(node: &Anvil, count: usize) -> Value {
-    let deploy = json!([{ "from": ACCOUNT, "data": CODE, "gas": "0x100000" }]);
-    let contract = mined(node, deploy).await["contractAddress"].clone();
+/// Deploys a contract, and has it log in so many blocks. Returns its address.
+pub(super) async fn make_logs(node: &Anvil, count: usize) -> String {
+    let contract = node.deploy_counter().await;
     for _ in 0..count {
-        log_once(node, &contract).await;
+        node.log(&contract, TOPIC).await;
     }
     contract
-}
-
-pub(super) async fn log_once(node: &Anvil, contract: &Value) {
-    let topic = format!("0x{}", "c1".repeat(32));
-    let call = json!([{ "from": ACCOUNT, "to": contract, "data": topic, "gas": "0x100000" }]);
-    let receipt = mined(node, call).await;
-    assert_eq!(receipt["logs"].as_array().unwrap().len(), 1, "{receipt}");
-}
-
-/// Sends a transaction. Returns its receipt.
-async fn mined(node: &Anvil, transaction: Value) -> Value {
-    let sent = node.call("eth_sendTransaction", transaction).await;
-    wait_for_async(LONG, async || {
-        let receipt = node.call("eth_getTransactionReceipt", json!([sent])).await;
-        if receipt.is_null() {
-            Err("no receipt")
-        } else {
-            Ok(receipt)
-        }
-    })
-    .await
 }
 
 #[test]
@@ -94,19 +70,8 @@ fn what_providers_refuse_is_learned() {
     });
 }
 
-/// A contract that logs 100 KiB of zeros.
-const LARGE: &str = "0x67620190006000a00060005260086018f3";
-
-/// Makes so many logs, one in a block, whose JSON has 200 KiB each.
-async fn make_large_logs(node: &Anvil, count: usize) {
-    let deploy = json!([{ "from": ACCOUNT, "data": LARGE, "gas": "0x100000" }]);
-    let contract = mined(node, deploy).await["contractAddress"].clone();
-    for _ in 0..count {
-        let call = json!([{ "from": ACCOUNT, "to": contract, "gas": "0x100000" }]);
-        let receipt = mined(node, call).await;
-        assert_eq!(receipt["status"], "0x1", "{receipt}");
-    }
-}
+/// The zeros of a log whose JSON has 200 KiB.
+const ZEROS: u32 = 100 * 1024;
 
 /// A search of all blocks, and the parts of its answer.
 fn search(
@@ -134,7 +99,7 @@ fn many_logs_are_sent_in_order_while_others_are_searched() {
         return;
     };
     TestSystem::real_time(|system| async move {
-        make_large_logs(&node, 20).await;
+        node.log_zeros(20, ZEROS).await;
         let chain = TestChain::start_with(&system, &node, 1, |config| {
             config.providers[0].logs_range_max = Some(4);
         })
@@ -166,7 +131,7 @@ fn a_search_waits_for_a_caller_that_does_not_read_and_tells_a_failure() {
         return;
     };
     TestSystem::real_time(|system| async move {
-        make_large_logs(&node, 40).await;
+        node.log_zeros(40, ZEROS).await;
         let chain = TestChain::start_with(&system, &node, 1, |config| {
             config.providers[0].logs_range_max = Some(1);
         })

@@ -5,7 +5,7 @@ use headroom_test_support::rpc_proxy::RpcFault;
 use super::super::{
     LogsFilter, Notification, Subscribe, SubscribeError, SubscriptionId, Topic, Unsubscribe,
 };
-use super::logs::{log_once, make_logs};
+use super::logs::TOPIC;
 use super::*;
 use crate::kernel::{EventBounds, EventReader, EventSender, Queued, event_queue};
 
@@ -125,16 +125,16 @@ fn logs_are_told_once_and_taken_back_after_a_reorganisation() {
         return;
     };
     TestSystem::real_time(|system| async move {
-        let contract = make_logs(&node, 0).await;
-        let other = make_logs(&node, 0).await;
+        let contract = node.deploy_counter().await;
+        let other = node.deploy_counter().await;
         let chain = TestChain::start(&system, &node, 2).await;
         chain.until(|status| status.head >= Some(2)).await;
         let filter = LogsFilter::read(&json!({ "address": contract }).to_string()).unwrap();
         let mut logs = Subscription::to(&chain, Topic::Logs(filter)).await;
         let mut heads = Subscription::to(&chain, Topic::NewHeads).await;
         for count in 1..=3 {
-            log_once(&node, &contract).await;
-            log_once(&node, &other).await;
+            node.log(&contract, TOPIC).await;
+            node.log(&other, TOPIC).await;
             let log = logs.next().await;
             assert_eq!(
                 (number(&log["data"]), &log["removed"]),
@@ -155,7 +155,7 @@ fn logs_are_told_once_and_taken_back_after_a_reorganisation() {
         for expected in 5..=8 {
             assert_eq!(heads.next_number().await, expected);
         }
-        log_once(&node, &contract).await;
+        node.log(&contract, TOPIC).await;
         assert_eq!(logs.next().await["removed"], json!(false));
         chain.stop().await;
     });
@@ -167,10 +167,10 @@ fn pending_transactions_are_told_from_another_provider_when_one_fails() {
         return;
     };
     TestSystem::real_time(|system| async move {
-        let contract = make_logs(&node, 0).await;
+        let contract = node.deploy_counter().await;
         let chain = TestChain::start(&system, &node, 2).await;
         let mut pending = Subscription::to(&chain, Topic::NewPendingTransactions).await;
-        log_once(&node, &contract).await;
+        node.log(&contract, TOPIC).await;
         let first = pending.next().await;
         assert_eq!(first.as_str().unwrap().len(), 66);
         for proxy in &chain.proxies {
@@ -178,7 +178,7 @@ fn pending_transactions_are_told_from_another_provider_when_one_fails() {
         }
         // Until another filter is there, transactions may be missed.
         wait_for_async(LONG, async || {
-            log_once(&node, &contract).await;
+            node.log(&contract, TOPIC).await;
             let next = tokio::time::timeout(Duration::from_millis(300), pending.next()).await;
             next.map(|next| assert_ne!(next, first))
                 .map_err(|_| "nothing")

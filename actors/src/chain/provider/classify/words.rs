@@ -6,6 +6,7 @@ pub(super) const EXECUTION: &[&str] = &[
     "execution reverted",
     "vm exception while processing",
     "vm execution error",
+    "evm error",
     "transaction: revert",
     "reverted",
     "invalid opcode",
