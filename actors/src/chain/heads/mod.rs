@@ -256,6 +256,12 @@ impl Heads {
         has_it && (self.is_final(number) || self.follows(claim))
     }
 
+    /// Whether the head of `provider` is known to be on another branch.
+    pub fn is_on_other_branch(&self, provider: &str) -> bool {
+        let claim = self.claims.get(provider);
+        claim.is_some_and(|claim| self.head.is_some() && !self.follows(claim))
+    }
+
     /// Whether the head of `claim` may be of this chain.
     fn follows(&self, claim: &Claim) -> bool {
         self.head

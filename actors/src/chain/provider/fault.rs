@@ -111,6 +111,9 @@ pub enum Unused {
         /// How many blocks it lacks.
         blocks: u64,
     },
+    /// Its newest block is on another branch than that of the chain.
+    #[error("it follows another branch")]
+    OtherBranch,
     /// It does not have the state of the block.
     #[error("it does not have the state of so old a block")]
     Pruned,

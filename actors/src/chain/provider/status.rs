@@ -43,8 +43,10 @@ impl From<&Unused> for ProviderState {
             Unused::Syncing => Self::Syncing,
             Unused::Throttled { .. } => Self::Throttled,
             Unused::Full => Self::Full,
-            // What a call needs, not the provider.
-            Unused::Unsupported | Unused::Behind { .. } | Unused::Pruned => Self::Ready,
+            // What a call or the chain needs, not the provider.
+            Unused::Unsupported | Unused::Behind { .. } | Unused::OtherBranch | Unused::Pruned => {
+                Self::Ready
+            }
         }
     }
 }

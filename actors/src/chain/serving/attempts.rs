@@ -288,6 +288,9 @@ impl Serving {
         let standing = upstream.view.standing(method, weight, now)?;
         let (lag, revealed) = (self.lag(upstream), self.revealed(upstream));
         needs.check(&standing, revealed, lag, &self.config.selection)?;
+        if self.heads.borrow().is_on_other_branch(&upstream.name) {
+            return Err(Unused::OtherBranch);
+        }
         Ok(Candidate {
             index,
             lag,
@@ -397,7 +400,7 @@ impl Unused {
     /// Whether it may be usable by then.
     fn passes_until(&self, limit: Instant) -> bool {
         match self {
-            Self::Unchecked | Self::Full | Self::Behind { .. } => true,
+            Self::Unchecked | Self::Full | Self::Behind { .. } | Self::OtherBranch => true,
             Self::CircuitOpen { until } | Self::Throttled { until } => *until <= limit,
             Self::Drained | Self::WrongChain { .. } | Self::Syncing => false,
             Self::Unsupported | Self::Pruned => false,

@@ -16,7 +16,7 @@ use crate::chain::cache::{SharedAnswers, SharedConfig};
 use crate::chain::heads::{Block, Change};
 use crate::chain::hex::{BlockHash, quantity};
 use crate::chain::methods::Weight;
-use crate::chain::provider::Head;
+use crate::chain::provider::{Head, Unused};
 use crate::chain::rpc::{Call, Outcome};
 
 /// How long one question may take.
@@ -62,8 +62,33 @@ impl Serving {
         }
         let change = self.heads.borrow_mut().observe(&upstream.name, head);
         self.follow(change);
+        if self.heads.borrow().is_on_other_branch(&upstream.name) {
+            self.forget_unused();
+        }
         self.fill_gap();
         self.look_for_first();
+    }
+
+    /// Forgets what providers have told that are not used any longer: they would hold the chain on a branch that nobody else
+    /// has.
+    fn forget_unused(&self) {
+        for upstream in &self.upstreams {
+            let now = Instant::now();
+            let standing = upstream
+                .view
+                .standing("eth_blockNumber", Weight::Light, now);
+            let is_unused = matches!(
+                standing,
+                Err(Unused::CircuitOpen { .. }
+                    | Unused::Drained
+                    | Unused::Syncing
+                    | Unused::WrongChain { .. })
+            );
+            if is_unused {
+                let change = self.heads.borrow_mut().forget(&upstream.name);
+                self.follow(change);
+            }
+        }
     }
 
     /// Uses the answers of other servers once the first block is known: a chain for development that begins anew has the
@@ -171,14 +196,20 @@ impl Serving {
             // It does not have what it has revealed.
             let revealed = upstream.revealed.get();
             upstream.revealed.set(revealed.min(block.number));
-            let head = Head {
-                number: block.number,
-                hash: block.hash.to_string().into(),
-                parent: block.parent.to_string().into(),
-                seen_at: Instant::now(),
-            };
-            self.told(provider, &head);
+            self.told(provider, &head_of(block));
         }
+    }
+
+    /// Asks the best provider for its newest block. Returns the newest block of the chain.
+    pub(in crate::chain) async fn look_for_head(self: &Rc<Self>) -> Option<Block> {
+        let (method, params) = ("eth_getBlockByNumber", "[\"latest\",false]");
+        let asked = self.ask_best(method, params, Instant::now() + WITHIN).await;
+        if let Some((provider, Outcome::Result(text))) = asked
+            && let Some(block) = read_block(&text)
+        {
+            self.told(provider, &head_of(block));
+        }
+        self.heads.borrow().head()
     }
 
     pub(super) async fn block(&self, method: &str, params: String) -> Option<Block> {
@@ -190,6 +221,16 @@ impl Serving {
             Outcome::Result(text) => read_block(&text),
             Outcome::Error(_) => None,
         }
+    }
+}
+
+/// The block as a provider's newest.
+fn head_of(block: Block) -> Head {
+    Head {
+        number: block.number,
+        hash: block.hash.to_string().into(),
+        parent: block.parent.to_string().into(),
+        seen_at: Instant::now(),
     }
 }
 

@@ -187,19 +187,17 @@ impl Serving {
         self.config.block_time
     }
 
-    /// Whether a block with this number is not the newest.
-    pub(super) fn is_behind(&self, number: u64) -> bool {
-        self.agreed().is_some_and(|agreed| number < agreed)
-    }
-
-    /// Asks on behalf of the gateway itself: any provider.
+    /// Asks on behalf of the gateway itself, for something that exists: any provider that has it.
     pub(super) async fn ask(
         &self,
         call: &Arc<Call>,
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
         let method = Method::of(&call.method);
-        let needs = Needs::default();
+        let needs = Needs {
+            must_exist: true,
+            ..Needs::default()
+        };
         let answer = self.attempt(call, method, &needs, deadline).await?;
         Ok(answer.outcome)
     }

@@ -68,14 +68,17 @@ fn wants_blocks(topic: &Topic) -> bool {
 impl Hub {
     /// Tells the blocks that are new.
     async fn look(&self, trail: &mut Trail) {
-        let Some(newest) = self.block("eth_getBlockByNumber", "\"latest\"").await else {
+        // Nobody is told a block before the answers of all calls are of it.
+        let Some(newest) = self.serving.look_for_head().await else {
             return;
         };
-        // A provider that is behind says nothing about the blocks after.
-        let is_behind = trail.newest().is_some_and(|told| newest.number < told);
-        if trail.has(&newest.hash) || (is_behind && self.serving.is_behind(newest.number)) {
+        let hash = newest.hash.to_string();
+        if trail.has(&hash) {
             return;
         }
+        let Some(newest) = self.block(&hash).await else {
+            return;
+        };
         let mut fresh = vec![newest];
         let joint = loop {
             let Some(first) = fresh.last() else {
@@ -85,9 +88,8 @@ impl Hub {
                 Joint::Unknown if fresh.len() < BLOCKS_MAX && first.number > 0 => {}
                 joint => break joint,
             }
-            let parent = format!("\"{}\"", first.parent);
             // If no provider has the parent now, the next look tries again.
-            let Some(block) = self.block("eth_getBlockByHash", &parent).await else {
+            let Some(block) = self.block(&first.parent).await else {
                 return;
             };
             fresh.push(block);
@@ -156,8 +158,10 @@ impl Hub {
         }
     }
 
-    async fn block(&self, method: &str, which: &str) -> Option<Block> {
-        let text = self.ask(method, format!("[{which},false]")).await?;
+    /// The block with this hash.
+    async fn block(&self, hash: &str) -> Option<Block> {
+        let params = format!("[\"{hash}\",false]");
+        let text = self.ask("eth_getBlockByHash", params).await?;
         Block::read(&text)
     }
 
@@ -199,7 +203,6 @@ impl Block {
 
     fn told(self, logs: Rc<[Bytes]>) -> Told {
         Told {
-            number: self.number,
             hash: self.hash,
             logs,
         }

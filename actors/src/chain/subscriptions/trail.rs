@@ -12,7 +12,6 @@ pub(super) const BLOCKS_MAX: usize = 128;
 /// A block that was told.
 #[derive(Debug, Clone)]
 pub(super) struct Told {
-    pub(super) number: u64,
     pub(super) hash: Rc<str>,
     /// The texts of its logs, if somebody wanted to know them.
     pub(super) logs: Rc<[Bytes]>,
@@ -37,11 +36,6 @@ impl Trail {
     /// Whether this block was told.
     pub(super) fn has(&self, hash: &str) -> bool {
         self.0.iter().any(|told| &*told.hash == hash)
-    }
-
-    /// The number of the newest block.
-    pub(super) fn newest(&self) -> Option<u64> {
-        self.0.back().map(|told| told.number)
     }
 
     /// Where a block with this parent continues.
@@ -73,9 +67,8 @@ mod tests {
 
     fn trail(hashes: &[&str]) -> Trail {
         let mut trail = Trail::default();
-        for (number, hash) in hashes.iter().enumerate() {
+        for hash in hashes {
             trail.push(Told {
-                number: number as u64,
                 hash: (*hash).into(),
                 logs: Rc::new([]),
             });
@@ -90,18 +83,16 @@ mod tests {
         assert_eq!(trail.joint("c"), Joint::After(3));
         assert_eq!(trail.joint("a"), Joint::After(1));
         assert_eq!(trail.joint("x"), Joint::Unknown);
-        let cut: Vec<_> = trail.cut(1).map(|told| told.number).collect();
-        assert_eq!(cut, [2, 1]);
+        let cut: Vec<_> = trail.cut(1).map(|told| told.hash.to_string()).collect();
+        assert_eq!(cut, ["c", "b"]);
         assert!(trail.has("a") && !trail.has("b"));
-        assert_eq!(trail.newest(), Some(0));
     }
 
     #[test]
     fn old_blocks_are_forgotten() {
         let mut trail = Trail::default();
-        for number in 0..BLOCKS_MAX as u64 + 10 {
+        for number in 0..BLOCKS_MAX + 10 {
             trail.push(Told {
-                number,
                 hash: number.to_string().into(),
                 logs: Rc::new([]),
             });
