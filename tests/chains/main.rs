@@ -8,6 +8,7 @@
 )]
 
 mod clients;
+mod differential;
 mod limits;
 mod logs;
 mod nodes;
@@ -24,6 +25,12 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_headroom");
 
 /// A chain whose only provider cannot be reached.
 pub(crate) const ETHEREUM: &str = "chains.ethereum.providers.node.url = 'http://127.0.0.1:1'";
+
+/// A number that the environment may give.
+pub(crate) fn number(name: &str, default: u64) -> u64 {
+    let value = std::env::var(name).ok();
+    value.map_or(default, |value| value.parse().unwrap())
+}
 
 pub(crate) fn start(settings: &str) -> Server {
     Server::start(Options::new(BINARY).settings(ETHEREUM).settings(settings))

@@ -37,7 +37,8 @@ impl Gateway {
         Self::start_before(node, providers, more).await
     }
 
-    async fn start_before(node: Anvil, providers: usize, more: &str) -> Option<Self> {
+    /// As [`Gateway::start`], of this node.
+    pub(crate) async fn start_before(node: Anvil, providers: usize, more: &str) -> Option<Self> {
         let proxies: Vec<_> = (0..providers)
             .map(|_| RpcProxy::start(node.url()))
             .collect();
@@ -69,9 +70,25 @@ impl Gateway {
         answer.json
     }
 
+    /// The JSON that this URL answers to `body`: the gateway's, or the node's.
+    pub(crate) async fn post(&self, url: &str, body: &Value) -> Value {
+        let answer = self.server.client().post(url).json(body).send().await;
+        answer.unwrap().json().await.unwrap()
+    }
+
     /// What `GET /api/chains/dev` says.
     pub(crate) async fn status(&self) -> Value {
         self.server.get_json("/api/chains/dev").await.ok()["status"].take()
+    }
+
+    /// Waits until the gateway says that its head is that of this node.
+    pub(crate) async fn wait_for_head_of(&self, node: &Anvil) {
+        wait_for_async(DEADLINE, || async {
+            let (status, newest) = (self.status().await, node.newest().await);
+            let is_told = status["head_hash"] == newest["hash"];
+            is_told.then_some(()).ok_or((status, newest))
+        })
+        .await;
     }
 
     /// Waits until each provider is used. Calls keep them from resting meanwhile.

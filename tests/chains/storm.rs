@@ -13,11 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, interval, sleep_until};
 
 use super::nodes::Gateway;
-
-fn number(name: &str, default: u64) -> u64 {
-    let value = std::env::var(name).ok();
-    value.map_or(default, |value| value.parse().unwrap())
-}
+use super::number;
 
 /// Whether an answer is right.
 type IsRight = fn(&Value) -> bool;

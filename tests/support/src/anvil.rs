@@ -249,6 +249,15 @@ impl Anvil {
         u64::from_str_radix(&digits, 16).unwrap()
     }
 
+    /// The newest block, without its transactions.
+    ///
+    /// # Panics
+    /// It does not answer.
+    pub async fn newest(&self) -> Value {
+        self.call("eth_getBlockByNumber", json!(["latest", false]))
+            .await
+    }
+
     /// Ends its chain `blocks` earlier.
     ///
     /// # Panics
