@@ -12,8 +12,10 @@ mod differential;
 mod limits;
 mod logs;
 mod nodes;
+mod reorgs;
 mod requests;
 mod settings;
+mod socket;
 mod storm;
 mod views;
 
