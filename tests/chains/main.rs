@@ -9,6 +9,7 @@
 
 mod clients;
 mod differential;
+mod hostile;
 mod limits;
 mod logs;
 mod nodes;

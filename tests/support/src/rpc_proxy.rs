@@ -43,10 +43,14 @@ pub enum RpcFault {
     Reset,
     /// The head, and so many bytes of the body. Then the connection closes.
     Cut(usize),
+    /// The head, and so many bytes of the body. Then nothing, on a connection that stays open.
+    Pause(usize),
     /// A page of HTML with the status 200.
     Html,
     /// An answer of so many bytes, as one valid text of JSON-RPC.
     Huge(u64),
+    /// An answer that begins as one valid text of JSON-RPC, has no length, and never ends.
+    Endless,
     /// The answer, one byte after the other, with such pauses.
     Trickle(Duration),
     /// The answer, so much later.
@@ -99,6 +103,7 @@ struct Shared {
     last_head: Mutex<String>,
     requests: AtomicU64,
     connections: AtomicU64,
+    given_up: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -129,6 +134,7 @@ impl RpcProxy {
             last_head: Mutex::default(),
             requests: AtomicU64::default(),
             connections: AtomicU64::default(),
+            given_up: AtomicU64::default(),
         });
         let (stop, stopped) = oneshot::channel();
         let serving = Arc::clone(&shared);
@@ -216,6 +222,11 @@ impl RpcProxy {
     /// How many connections it has accepted.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Relaxed)
+    }
+
+    /// How many requests their client has given up, of those that were not answered whole.
+    pub fn given_up(&self) -> u64 {
+        self.shared.given_up.load(Relaxed)
     }
 
     /// The head of the last request.
@@ -334,10 +345,18 @@ async fn answer(
                 "code": -32600, "message": "batch requests are not supported" } });
             write(stream, 400, "", error.to_string().as_bytes()).await?;
         }
-        RpcFault::Stall => {
-            // Until the client gives up.
-            stream.read_u8().await.ok();
-            return Ok(false);
+        RpcFault::Stall => return wait_for_end(stream, shared).await,
+        RpcFault::Pause(bytes) => {
+            let (status, answer) = forward(shared, client, body).await;
+            write_head(stream, status, "", JSON, answer.len() as u64).await?;
+            let begin = bytes.min(answer.len());
+            stream.get_mut().write_all(&answer[..begin]).await?;
+            return wait_for_end(stream, shared).await;
+        }
+        RpcFault::Endless => {
+            let answered = write_endless(stream, &request).await;
+            shared.given_up.fetch_add(1, Relaxed);
+            return answered.map(|()| false);
         }
         RpcFault::Reset => {
             stream.get_ref().set_zero_linger()?;
@@ -380,6 +399,13 @@ async fn answer(
         }
     }
     Ok(true)
+}
+
+/// Waits until the client gives up.
+async fn wait_for_end(stream: &mut BufReader<TcpStream>, shared: &Shared) -> io::Result<bool> {
+    stream.read_u8().await.ok();
+    shared.given_up.fetch_add(1, Relaxed);
+    Ok(false)
 }
 
 /// The answer of the node, changed as the fault says.
@@ -466,6 +492,21 @@ fn head(status: u16, headers: &str, content_type: &str, length: u64) -> String {
     )
     .unwrap();
     head
+}
+
+/// One answer whose result is a text without an end.
+async fn write_endless(stream: &mut BufReader<TcpStream>, request: &Value) -> io::Result<()> {
+    let begin = format!(r#"{{"jsonrpc":"2.0","id":{},"result":""#, request["id"]);
+    let head =
+        format!("HTTP/1.1 200 It\r\ncontent-type: {JSON}\r\ntransfer-encoding: chunked\r\n\r\n");
+    let stream = stream.get_mut();
+    stream.write_all(head.as_bytes()).await?;
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    stream.write_all(chunk(&begin).as_bytes()).await?;
+    let piece = chunk(&"x".repeat(64 * 1024));
+    loop {
+        stream.write_all(piece.as_bytes()).await?;
+    }
 }
 
 /// One answer whose result is a text of about so many bytes.
