@@ -13,6 +13,7 @@ mod hostile;
 mod limits;
 mod logs;
 mod nodes;
+mod refused;
 mod reorgs;
 mod requests;
 mod settings;
