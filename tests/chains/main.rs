@@ -7,6 +7,7 @@
     clippy::print_stdout
 )]
 
+mod cast;
 mod clients;
 mod differential;
 mod hostile;
