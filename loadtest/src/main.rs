@@ -10,6 +10,7 @@
     reason = "it prints a report"
 )]
 
+mod chains;
 mod chart;
 mod client;
 mod edge;
@@ -55,14 +56,14 @@ struct Arguments {
     /// For `postgres`, `postgres-slow` and `redis`: write the results to this folder too, as JSON and SVG.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// For `postgres`, `postgres-slow`, `redis`, `edge` and `uploads`: how long each peer is measured. For `uploads`: with
-    /// each size and number of clients.
+    /// For `postgres`, `postgres-slow`, `redis`, `edge`, `uploads` and `chains`: how long each peer is measured. For `uploads`:
+    /// with each size and number of clients. For `chains`: with each node, load and number of connections.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
     /// For `postgres`, `postgres-slow` and `redis`: the number of callers.
     #[arg(long)]
     callers: Option<u32>,
-    /// For `postgres`, `redis` and `edge`: run as the peer of this label, as the environment says.
+    /// For `postgres`, `redis`, `edge` and `chains`: run as the peer of this label, as the environment says.
     #[arg(long, hide = true)]
     peer: Option<String>,
 }
@@ -95,6 +96,8 @@ enum Scenario {
     Edge,
     /// Uploads of large and small files, beside other servers and the disk itself.
     Uploads,
+    /// Calls to a chain, beside other gateways and without one.
+    Chains,
 }
 
 fn main() -> ExitCode {
@@ -111,6 +114,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     if let Some(peer) = &arguments.peer {
         return match arguments.scenario {
             Scenario::Edge => edge::run_server(peer),
+            Scenario::Chains => chains::run_upstream(),
             _ => pools::run_peer(peer),
         };
     }
@@ -126,6 +130,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Scenario::Redis => compare_pools(pools::Kind::Redis)?,
         Scenario::Edge => edge::compare(arguments.seconds)?,
         Scenario::Uploads => uploads::compare(&arguments.server, arguments.seconds)?,
+        Scenario::Chains => chains::compare(&arguments.server, arguments.seconds)?,
         of_server => scenario::run(of_server, &arguments.server)?,
     }
     report::load_average();

@@ -17,6 +17,11 @@ pub(crate) fn figure_at_most(target: f64, name: &str, value: f64, unit: &str) {
     println!("  {name:<58} {value:>10.3} {unit:<6}   target: at most {target} {unit}");
 }
 
+/// Prints a figure with the lower bound that is aimed at.
+pub(crate) fn figure_at_least(target: f64, name: &str, value: f64, unit: &str) {
+    println!("  {name:<58} {value:>10.3} {unit:<6}   target: at least {target} {unit}");
+}
+
 /// Prints the number of cores, and the load average of the last minute.
 pub(crate) fn load_average() {
     let cores = std::thread::available_parallelism().map_or(1, Into::into);

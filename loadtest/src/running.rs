@@ -1,11 +1,12 @@
 //! Servers that are compared: each in a process of its own, which writes its address to a file when it is ready.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use actix_web::{App, HttpServer, web};
 use headroom_test_support::child::{self, Child};
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,20 @@ impl Ready {
 /// The ready file of this process.
 pub(crate) fn ready_file() -> Result<PathBuf> {
     Ok(std::env::var_os(READY_FILE).ok_or("no ready file")?.into())
+}
+
+/// Serves routes with bare actix-web in this process, with one thread.
+pub(crate) fn serve(
+    configure: impl Fn(&mut web::ServiceConfig) + Send + Clone + 'static,
+) -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    actix_rt::System::new().block_on(async {
+        let app = move || App::new().configure(&configure);
+        let server = HttpServer::new(app).workers(1).listen(listener)?.run();
+        Ready::write(address)?;
+        Ok(server.await?)
+    })
 }
 
 impl Running {

@@ -1,16 +1,15 @@
 //! The servers that are compared.
 
-use std::net::TcpListener;
 use std::thread;
 use std::time::Instant;
 
 use actix_web::error::ErrorServiceUnavailable;
-use actix_web::{App, HttpServer, web};
+use actix_web::web;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Item, headroom, hops};
 use crate::Result;
-use crate::running::Ready;
+use crate::running::serve;
 
 /// A server that is compared.
 #[derive(Clone, Copy)]
@@ -124,23 +123,13 @@ async fn item_of_task(
     Ok(web::Json(item))
 }
 
-/// Serves `app` with one thread.
-fn serve(configure: impl Fn(&mut web::ServiceConfig) + Send + Clone + 'static) -> Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?;
-    actix_rt::System::new().block_on(async {
-        let app = move || App::new().configure(&configure);
-        let server = HttpServer::new(app).workers(1).listen(listener)?.run();
-        Ready::write(address)?;
-        Ok(server.await?)
-    })
-}
-
 #[cfg(feature = "peers")]
 fn axum_server() -> Result<()> {
     use axum::extract::Path;
     use axum::routing::get;
     use axum::{Json, Router};
+
+    use crate::running::Ready;
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -7,7 +7,7 @@ mod pressure;
 mod resident;
 mod scrape;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use headroom_test_support::models::Models;
@@ -29,10 +29,7 @@ const MEASUREMENTS: [(Scenario, &str, Measure); 6] = [
 
 /// Measures the server with the binary at `path`.
 pub(crate) fn run(scenario: Scenario, path: &Path) -> Result<()> {
-    let binary = path.canonicalize().map_err(|error| {
-        let build = "cargo build --release -p headroom -p headroom-model-host";
-        format!("{}: {error}: build it first ({build})", path.display())
-    })?;
+    let binary = built(path)?;
     for (each, title, measure) in MEASUREMENTS {
         if [each, Scenario::All].contains(&scenario) {
             report::title(title);
@@ -40,6 +37,14 @@ pub(crate) fn run(scenario: Scenario, path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The binary at `path`, which must have been built.
+pub(crate) fn built(path: &Path) -> Result<PathBuf> {
+    Ok(path.canonicalize().map_err(|error| {
+        let build = "cargo build --release -p headroom -p headroom-model-host";
+        format!("{}: {error}: build it first ({build})", path.display())
+    })?)
 }
 
 /// Starts a server with `models` and these lines of settings.
