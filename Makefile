@@ -97,6 +97,9 @@ bench: build ## run the criterion benches, then the load scenarios
 	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- edge
 	@echo "bench: uploads compared with other servers and with the disk"
 	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- uploads --seconds 4
+	@echo "bench: the gateway to chains compared with other gateways"
+	@scripts/setup.sh anvil
+	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- chains --seconds 10
 
 screenshots: test-programs ## take the pictures of the page again: docs/page.png, and others in target/screenshots
 	@mkdir -p target/screenshots
