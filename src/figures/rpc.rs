@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use headroom_actors::chain::ChainEntry;
 use headroom_actors::kernel::{Label, Metric, SHORT_TIMES};
-use metrics::{Counter, Histogram};
+use metrics::{Counter, Gauge, Histogram};
 
 const CHAIN: Label = Label::described("chain", "the name of a chain in the settings");
 
@@ -33,8 +33,29 @@ const BATCH_CALLS: Metric = Metric::histogram(
 )
 .labels(&[CHAIN]);
 
+const WEBSOCKETS: Metric = Metric::gauge(
+    "headroom_rpc_websockets",
+    "WebSocket connections to chains that are open.",
+)
+.labels(&[CHAIN]);
+const WEBSOCKETS_REFUSED: Metric = Metric::counter(
+    "headroom_rpc_websockets_refused_total",
+    "WebSocket connections to chains that were refused. Reasons: client: this client has too many; server: all clients \
+     together have; memory: there is none for the connection.",
+)
+.labels(&[CHAIN, Label::one_of("reason", &REFUSED_FOR)]);
+
 /// The metrics of requests to chains.
-pub const METRICS: &[Metric] = &[CALLS, REQUEST_SECONDS, BATCH_CALLS];
+pub const METRICS: &[Metric] = &[
+    CALLS,
+    REQUEST_SECONDS,
+    BATCH_CALLS,
+    WEBSOCKETS,
+    WEBSOCKETS_REFUSED,
+];
+
+/// Why a WebSocket connection can be refused.
+const REFUSED_FOR: [&str; 3] = ["client", "server", "memory"];
 
 /// The methods that are counted by themselves. All others are `other`.
 const METHODS: [&str; 31] = [
@@ -98,6 +119,17 @@ struct Series {
     calls: Vec<OnceLock<Counter>>,
     seconds: Histogram,
     batches: Histogram,
+    sockets: Gauge,
+}
+
+/// A WebSocket connection that counts as open, until it is dropped.
+pub struct OpenSocket(RpcFigures);
+
+impl Drop for OpenSocket {
+    fn drop(&mut self) {
+        let Self(RpcFigures(series)) = self;
+        series.sockets.decrement(1.0);
+    }
 }
 
 impl RpcFigures {
@@ -109,8 +141,22 @@ impl RpcFigures {
             calls: calls.take(METHODS.len() * OUTCOMES.len()).collect(),
             seconds: metrics::histogram!(REQUEST_SECONDS.name, "chain" => Arc::clone(&chain)),
             batches: metrics::histogram!(BATCH_CALLS.name, "chain" => Arc::clone(&chain)),
+            sockets: metrics::gauge!(WEBSOCKETS.name, "chain" => Arc::clone(&chain)),
             chain,
         }))
+    }
+
+    /// Counts a WebSocket connection that was refused.
+    pub fn refused_socket(&self, reason: &'static str) {
+        let chain = Arc::clone(&self.0.chain);
+        metrics::counter!(WEBSOCKETS_REFUSED.name, "chain" => chain, "reason" => reason)
+            .increment(1);
+    }
+
+    /// Counts a WebSocket connection as open.
+    pub fn open_socket(&self) -> OpenSocket {
+        self.0.sockets.increment(1.0);
+        OpenSocket(self.clone())
     }
 
     /// Counts a call of `method`, if it is one, that ended with `outcome`.

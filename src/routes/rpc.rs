@@ -25,7 +25,7 @@ use headroom_actors::chain::{ChainEntry, ChainError, Chains, Serve};
 use headroom_actors::lazy::{Acquire, Lease};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
@@ -42,8 +42,9 @@ use request::{Member, Request, read};
 /// How long a request waits for a chain whose owner is being restarted.
 const RESTART_WITHIN: Duration = Duration::from_secs(2);
 
-/// After this time a client that has too many calls may send others.
+/// After this time a client that has too many calls, or too many connections, may try again.
 const FULL_FOR: Duration = Duration::from_secs(1);
+const SOCKETS_FULL_FOR: Duration = Duration::from_secs(5);
 
 /// The media types of JSON-RPC that nodes take. Some clients send `text/plain`, or none.
 const MEDIA_TYPES: [&str; 4] = [
@@ -57,27 +58,31 @@ const MEDIA_TYPES: [&str; 4] = [
 pub struct RpcEdge {
     request_max: u64,
     batch_max: usize,
-    client_calls_max: usize,
+    /// Places for the calls of each client.
     callers: Callers,
-    /// Places for WebSocket connections.
+    /// Places for its WebSocket connections.
+    socket_callers: Callers,
+    /// Places for the WebSocket connections of all clients.
     sockets: Arc<Semaphore>,
     /// By the name of the chain.
     figures: BTreeMap<String, RpcFigures>,
 }
 
 impl RpcEdge {
-    /// At most `request_max` bytes and `batch_max` calls per request, and `client_calls_max` calls of one client at once.
+    /// At most `request_max` bytes and `batch_max` calls per request. One client has at most `client_calls_max` calls and
+    /// `client_websockets_max` WebSocket connections at once.
     pub fn new(
         request_max: u64,
         batch_max: usize,
         client_calls_max: usize,
+        client_websockets_max: usize,
         figures: BTreeMap<String, RpcFigures>,
     ) -> Self {
         Self {
             request_max,
             batch_max,
-            client_calls_max,
             callers: Callers::new(client_calls_max),
+            socket_callers: Callers::new(client_websockets_max),
             sockets: Arc::new(Semaphore::new(socket::SOCKETS_MAX)),
             figures,
         }
@@ -86,12 +91,60 @@ impl RpcEdge {
     /// Takes places for the calls of a request.
     fn enter(&self, caller: Caller, calls: usize) -> Result<Places, Problem> {
         self.callers.enter(caller, calls).ok_or_else(|| {
-            let max = self.client_calls_max;
+            let max = self.callers.places_max();
             let detail = format!(
                 "this client has too many calls at once: at most {max} are allowed; wait for some to end"
             );
             Problem::new(ProblemKind::TooManyRequests, detail).retry_after(FULL_FOR)
         })
+    }
+
+    /// Takes a place for a WebSocket connection.
+    fn enter_socket(&self, caller: Caller) -> Result<SocketPlace, SocketsFull> {
+        let max = self.socket_callers.places_max();
+        let of_client = self.socket_callers.enter(caller, 1);
+        let of_client = of_client.ok_or(SocketsFull::OfClient { max })?;
+        let of_all = Arc::clone(&self.sockets).try_acquire_owned();
+        Ok(SocketPlace {
+            _of_client: of_client,
+            _of_all: of_all.map_err(|_| SocketsFull::OfAll)?,
+        })
+    }
+}
+
+/// The place of a WebSocket connection, until it is dropped.
+struct SocketPlace {
+    _of_client: Places,
+    _of_all: OwnedSemaphorePermit,
+}
+
+/// Why there is no place for a WebSocket connection.
+#[derive(Debug, thiserror::Error)]
+enum SocketsFull {
+    #[error(
+        "this client has {max} WebSocket connections, which is the most; close one, or subscribe over one that is open"
+    )]
+    OfClient { max: usize },
+    #[error(
+        "there are {} WebSocket connections, which is the most; try again later",
+        socket::SOCKETS_MAX
+    )]
+    OfAll,
+}
+
+impl SocketsFull {
+    /// How it is counted.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::OfClient { .. } => "client",
+            Self::OfAll => "server",
+        }
+    }
+}
+
+impl From<SocketsFull> for Problem {
+    fn from(full: SocketsFull) -> Self {
+        Self::new(ProblemKind::TooManyRequests, full.to_string()).retry_after(SOCKETS_FULL_FOR)
     }
 }
 
@@ -379,13 +432,20 @@ mod tests {
 
     #[test]
     fn a_client_with_too_many_calls_is_told_when_to_try_again() {
-        let edge = RpcEdge::new(1, 2, 3, BTreeMap::new());
+        let edge = RpcEdge::new(1, 2, 3, 1, BTreeMap::new());
         let caller = || Caller::of(&TestRequest::default().to_http_request());
         let _first = edge.enter(caller(), 2).unwrap();
         let response = edge.enter(caller(), 2).unwrap_err().error_response();
         assert_eq!(response.status(), 429);
         assert_eq!(response.headers().get(header::RETRY_AFTER).unwrap(), "1");
         edge.enter(caller(), 1).unwrap();
+        // Connections have places of their own.
+        let _connection = edge.enter_socket(caller()).ok().unwrap();
+        let full = edge.enter_socket(caller()).err().unwrap();
+        assert_eq!(full.reason(), "client");
+        let response = Problem::from(full).error_response();
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers().get(header::RETRY_AFTER).unwrap(), "5");
     }
 
     #[test]

@@ -23,6 +23,8 @@ sections! {
         pub batch_max: NonZeroUsize,
         /// Calls of one client at the same time.
         pub client_calls_max: NonZeroUsize,
+        /// WebSocket connections of one client at the same time.
+        pub client_websockets_max: NonZeroUsize,
         /// How long an unused chain stays open; for ever if not set.
         pub ttl: Option<Duration>,
         /// Most bytes of kept answers.

@@ -67,6 +67,7 @@ pub(super) fn edge(settings: &Settings, chains: &Chains) -> RpcEdge {
         rpc.request_max.as_u64(),
         rpc.batch_max.get(),
         rpc.client_calls_max.get(),
+        rpc.client_websockets_max.get(),
         figures.collect(),
     )
 }

@@ -19,6 +19,7 @@ mod reorgs;
 mod requests;
 mod settings;
 mod socket;
+mod sockets;
 mod storm;
 mod views;
 

@@ -1,4 +1,4 @@
-//! How many calls each client has at once.
+//! How many calls and connections each client has at once.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -25,57 +25,62 @@ impl Caller {
     }
 }
 
-/// The calls of all clients. There is an entry for each client that has calls, so connections bound their number. Clones
-/// share them.
+/// The places of all clients, of one kind: for calls, or for connections. There is an entry for each client that has some, so
+/// connections bound their number. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct Callers {
-    calls_max: usize,
-    calls: Arc<Mutex<HashMap<Caller, usize>>>,
+    places_max: usize,
+    taken: Arc<Mutex<HashMap<Caller, usize>>>,
 }
 
-/// The places of a client's calls, until it is dropped.
+/// Places of a client, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Places {
     callers: Callers,
     caller: Caller,
-    calls: usize,
+    count: usize,
 }
 
 impl Callers {
-    /// Each has at most `calls_max` calls.
-    pub(super) fn new(calls_max: usize) -> Self {
+    /// Each has at most `places_max` places.
+    pub(super) fn new(places_max: usize) -> Self {
         Self {
-            calls_max,
-            calls: Arc::default(),
+            places_max,
+            taken: Arc::default(),
         }
     }
 
-    /// Takes places for so many calls. `None` if the client has too many.
-    pub(super) fn enter(&self, caller: Caller, calls: usize) -> Option<Places> {
+    /// The most places of one client.
+    pub(super) fn places_max(&self) -> usize {
+        self.places_max
+    }
+
+    /// Takes so many places. `None` if the client would have too many.
+    pub(super) fn enter(&self, caller: Caller, count: usize) -> Option<Places> {
         let mut all = self.lock();
         let before = all.get(&caller).copied().unwrap_or(0);
-        if before + calls > self.calls_max {
+        if before + count > self.places_max {
             return None;
         }
-        all.insert(caller, before + calls);
+        all.insert(caller, before + count);
         Some(Places {
             callers: self.clone(),
             caller,
-            calls,
+            count,
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Caller, usize>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Places {
     fn drop(&mut self) {
         let mut all = self.callers.lock();
-        if let Some(calls) = all.get_mut(&self.caller) {
-            *calls -= self.calls.min(*calls);
-            if *calls == 0 {
+        if let Some(taken) = all.get_mut(&self.caller) {
+            *taken -= self.count.min(*taken);
+            if *taken == 0 {
                 all.remove(&self.caller);
             }
         }

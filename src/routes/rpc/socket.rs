@@ -26,13 +26,14 @@ use headroom_actors::kernel::{
 };
 use headroom_actors::lazy::{Acquire, Lease};
 use serde_json::value::RawValue;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::answer::{self, Answer};
 use super::callers::Caller;
 use super::request::{Fault, INVALID_PARAMS, Member, NO_METHOD, Request, read};
-use super::{RpcEdge, answers, count, find, serve_calls};
+use super::{RpcEdge, SocketPlace, answers, count, find, serve_calls};
+use crate::figures::RpcFigures;
+use crate::figures::rpc::OpenSocket;
 use crate::handles::RequestHandles;
 use crate::middleware::cross_site;
 use crate::openapi::Docs;
@@ -92,7 +93,8 @@ struct Socket {
     unanswered: u32,
     // The chain stays open as long as the connection.
     _lease: Lease,
-    _place: OwnedSemaphorePermit,
+    _place: SocketPlace,
+    _counted: Option<OpenSocket>,
     _memory: BufferReservation,
 }
 
@@ -111,19 +113,23 @@ pub(in crate::routes) async fn open(
     if let Some(refusal) = cross_site::refusal(request.headers()) {
         return Err(refusal);
     }
-    let place = Arc::clone(&edge.sockets).try_acquire_owned().map_err(|_| {
-        let detail = format!("there are {SOCKETS_MAX} connections, which is the most");
-        let problem = Problem::new(ProblemKind::TooManyRequests, detail);
-        problem.retry_after(Duration::from_secs(5))
-    })?;
+    let figures = edge.figures.get(&chain.config.name);
+    let refused = |reason| {
+        if let Some(figures) = figures {
+            figures.refused_socket(reason);
+        }
+    };
+    let caller = Caller::of(&request);
+    let place = edge.enter_socket(caller);
+    let place = place.inspect_err(|full| refused(full.reason()))?;
     let account: &dyn Buffers = &handles.answer_text;
     let memory = account.reserve_after_reading(CONNECTION_BYTES).await;
+    let memory = memory.inspect_err(|_| refused("memory"));
     let mut memory = memory.map_err(|error| no_memory("this connection", error))?;
     memory.fill(CONNECTION_BYTES);
     let name = chain.resource.to_string();
     let lease = handles.loader.ask(Acquire { name }, handles.left());
     let lease = lease.await??;
-    let caller = Caller::of(&request);
     let opened = actix_ws::handle(&request, payload);
     let (response, session, messages) = opened
         .map_err(|error| malformed(format!("this is no handshake of a WebSocket: {error}")))?;
@@ -132,6 +138,7 @@ pub(in crate::routes) async fn open(
         .aggregate_continuations()
         .max_continuation_size(MESSAGE_MAX);
     let (sender, notifications) = event_queue(WAITING);
+    let counted = figures.map(RpcFigures::open_socket);
     let socket = Socket {
         session,
         messages,
@@ -145,6 +152,7 @@ pub(in crate::routes) async fn open(
         unanswered: 0,
         _lease: lease,
         _place: place,
+        _counted: counted,
         _memory: memory,
     };
     actix_web::rt::spawn(socket.run());
