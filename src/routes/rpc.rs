@@ -12,6 +12,7 @@ mod callers;
 mod logs;
 pub(crate) mod request;
 pub(super) mod socket;
+mod subscriptions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -10,15 +10,18 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
+use crate::nodes::Gateway;
 use crate::{problem, start};
 
 struct Socket(WebSocketStream<TcpStream>);
 
 impl Socket {
-    /// Opens one. `None` if it is refused.
-    async fn open(server: &Server) -> Option<Self> {
+    /// Opens one to a chain. `None` if it is refused.
+    async fn open(server: &Server, chain: &str) -> Option<Self> {
         let stream = TcpStream::connect(server.address()).await.unwrap();
-        let url = server.url("/rpc/ethereum").replacen("http", "ws", 1);
+        let url = server
+            .url(&format!("/rpc/{chain}"))
+            .replacen("http", "ws", 1);
         let (socket, _) = client_async(url, stream).await.ok()?;
         Some(Self(socket))
     }
@@ -60,8 +63,8 @@ async fn metric(server: &Server, name: &str, labels: &str) -> Option<String> {
 #[tokio::test]
 async fn a_client_has_at_most_so_many_connections() {
     let server = start("rpc.client_websockets_max = 2");
-    let first = Socket::open(&server).await.unwrap();
-    let _second = Socket::open(&server).await.unwrap();
+    let first = Socket::open(&server, "ethereum").await.unwrap();
+    let _second = Socket::open(&server, "ethereum").await.unwrap();
     let refused = server
         .client()
         .get(server.url("/rpc/ethereum"))
@@ -82,7 +85,59 @@ async fn a_client_has_at_most_so_many_connections() {
     // The place of one that has ended is free.
     drop(first);
     wait_for_async(DEADLINE, async || {
-        Socket::open(&server).await.map(drop).ok_or("refused")
+        Socket::open(&server, "ethereum")
+            .await
+            .map(drop)
+            .ok_or("refused")
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_chain_that_is_slow_to_become_ready_holds_up_no_other_message() {
+    // No provider of it can be reached, so nobody learns of its blocks.
+    let server = start("");
+    let mut socket = Socket::open(&server, "ethereum").await.unwrap();
+    // More than there are messages at once.
+    for _ in 0..100 {
+        socket.send("eth_subscribe", json!(["newHeads"])).await;
+    }
+    socket.send("eth_sendTransaction", json!([{}])).await;
+    let answer = socket.answer().await;
+    assert_eq!(
+        (&answer["id"], &answer["error"]["code"]),
+        (&json!("eth_sendTransaction"), &json!(-32601)),
+        "{answer}"
+    );
+    let ping = Message::Ping("are you there".into());
+    socket.0.send(ping).await.unwrap();
+    assert_eq!(socket.next().await, Message::Pong("are you there".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_knows_a_subscription_before_it_is_told_something_and_can_end_it_at_once() {
+    let Some(gateway) = Gateway::start(1, "").await else {
+        return;
+    };
+    let mut socket = Socket::open(&gateway.server, "dev").await.unwrap();
+    for _ in 0..3 {
+        socket.send("eth_subscribe", json!(["newHeads"])).await;
+        let id = socket.answer().await["result"].clone();
+        gateway.node.mine(1).await;
+        let head = socket.answer().await;
+        assert_eq!(head["params"]["subscription"], id, "{head}");
+        assert!(head["params"]["result"]["hash"].is_string(), "{head}");
+        for expected in [true, false] {
+            socket.send("eth_unsubscribe", json!([id])).await;
+            let mut answer = socket.answer().await;
+            while expected && answer["id"].is_null() {
+                answer = socket.answer().await;
+            }
+            assert_eq!(answer["result"], expected, "{answer}");
+        }
+        // Of a subscription that has ended, nothing comes.
+        gateway.node.mine(1).await;
+        socket.send("eth_chainId", json!([])).await;
+        assert_eq!(socket.answer().await["id"], "eth_chainId");
+    }
 }

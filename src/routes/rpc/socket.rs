@@ -1,10 +1,10 @@
 //! `GET /rpc/{chain}` as a WebSocket: calls, and subscriptions to what happens on the chain.
 //!
 //! A connection has one task. It reads a message when there is a place for its calls, so a client that sends without
-//! reading waits in its own kernel. Notifications wait in a bounded queue; a client that leaves it full is told so by the
+//! reading waits in its own kernel. Nothing that waits for the chain holds up the other messages. Notifications wait in a bounded queue; a client that leaves it full is told so by the
 //! close code 1008, since it would otherwise not know what it has missed.
 
-use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use actix_ws::{
 use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::StreamExt;
+use futures_util::future::{FutureExt, LocalBoxFuture};
 use futures_util::stream::FuturesUnordered;
 use headroom_actors::chain::{
     ChainEntry, LogsFilter, Notification, Serve, Subscribe, SubscribeError, SubscriptionId, Topic,
@@ -31,6 +32,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::answer::{self, Answer};
 use super::callers::Caller;
 use super::request::{Fault, INVALID_PARAMS, Member, NO_METHOD, Request, read};
+use super::subscriptions::{SUBSCRIPTIONS_MAX, Subscriptions};
 use super::{RpcEdge, SocketPlace, answers, count, find, serve_calls};
 use crate::figures::RpcFigures;
 use crate::figures::rpc::OpenSocket;
@@ -45,8 +47,8 @@ pub(super) const SOCKETS_MAX: usize = 4096;
 const MESSAGE_MAX: usize = 1024 * 1024;
 /// Messages of one client that are answered at once.
 const MESSAGES_AT_ONCE: usize = 32;
-/// Subscriptions of one connection.
-const SUBSCRIPTIONS_MAX: usize = 128;
+/// The same, of calls that begin or end a subscription. All that one client can have wait for a slow chain are fewer.
+const CHANGES_AT_ONCE: usize = 2 * SUBSCRIPTIONS_MAX;
 /// Notifications that wait for a client.
 const WAITING: EventBounds = EventBounds {
     events: 1024,
@@ -86,7 +88,7 @@ struct Socket {
     handles: RequestHandles,
     chain: ChainEntry,
     caller: Caller,
-    subscriptions: BTreeSet<SubscriptionId>,
+    subscriptions: Subscriptions,
     sender: Arc<EventSender<Notification>>,
     notifications: EventReader<Notification>,
     /// Pings since the last message.
@@ -146,7 +148,7 @@ pub(in crate::routes) async fn open(
         handles,
         chain,
         caller,
-        subscriptions: BTreeSet::new(),
+        subscriptions: Subscriptions::default(),
         sender: Arc::new(sender),
         notifications,
         unanswered: 0,
@@ -178,89 +180,115 @@ impl From<Closed> for End {
     }
 }
 
+/// What a message asks for.
+enum Work {
+    /// Calls.
+    Calls(Calls),
+    /// A subscription begins or ends.
+    Change(LocalBoxFuture<'static, (Option<Bytes>, Arc<str>, Change)>),
+}
+
+/// What has become of a call that begins or ends a subscription.
+struct Change {
+    answer: Answer,
+    /// Whether it holds a place for a subscription.
+    holds_place: bool,
+    /// The subscription that has begun.
+    begun: Option<SubscriptionId>,
+}
+
+impl Change {
+    /// No subscription has begun, and none would have had a place.
+    fn without_place(answer: impl Into<Answer>) -> Self {
+        Self {
+            answer: answer.into(),
+            holds_place: false,
+            begun: None,
+        }
+    }
+}
+
 impl Socket {
     async fn run(mut self) {
-        let end = self.serve().await;
+        let Err(end) = self.serve().await;
         if let End::Close(code, reason) = end {
             let reason = CloseReason::from((code, reason));
             // The client may have gone meanwhile.
             self.session.clone().close(Some(reason)).await.ok();
         }
-        for id in std::mem::take(&mut self.subscriptions) {
+        for id in self.subscriptions.take() {
             let within = self.handles.renewed().left();
             // Otherwise the subscription ends with its queue.
             self.chain.handle.ask(Unsubscribe { id }, within).await.ok();
         }
     }
 
-    async fn serve(&mut self) -> End {
+    async fn serve(&mut self) -> Result<Infallible, End> {
         let mut pings = interval(PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         pings.tick().await;
         let mut answering = FuturesUnordered::new();
+        let mut changing = FuturesUnordered::new();
         loop {
-            let step = tokio::select! {
-                message = self.messages.recv(), if answering.len() < MESSAGES_AT_ONCE => {
+            let has_places = answering.len() < MESSAGES_AT_ONCE && changing.len() < CHANGES_AT_ONCE;
+            tokio::select! {
+                message = self.messages.recv(), if has_places => {
                     self.unanswered = 0;
-                    match message {
-                        Some(Ok(AggregatedMessage::Text(text))) => {
-                            match self.take(text.into_bytes()).await {
-                                Ok(Some(calls)) => answering.push(calls.answer()),
-                                Ok(None) => {}
-                                Err(end) => return end,
-                            }
-                            Ok(())
+                    let work = match message {
+                        Some(Ok(AggregatedMessage::Text(text))) => self.take(text.into_bytes()).await?,
+                        Some(Ok(AggregatedMessage::Binary(bytes))) => self.take(bytes).await?,
+                        Some(Ok(AggregatedMessage::Ping(bytes))) => {
+                            self.session.pong(&bytes).await?;
+                            None
                         }
-                        Some(Ok(AggregatedMessage::Binary(bytes))) => {
-                            match self.take(bytes).await {
-                                Ok(Some(calls)) => answering.push(calls.answer()),
-                                Ok(None) => {}
-                                Err(end) => return end,
-                            }
-                            Ok(())
-                        }
-                        Some(Ok(AggregatedMessage::Ping(bytes))) => self.session.pong(&bytes).await,
-                        Some(Ok(AggregatedMessage::Pong(_))) => Ok(()),
+                        Some(Ok(AggregatedMessage::Pong(_))) => None,
                         Some(Ok(AggregatedMessage::Close(_))) => {
-                            return End::Close(CloseCode::Normal, "");
+                            return Err(End::Close(CloseCode::Normal, ""));
                         }
                         Some(Err(_)) => {
-                            return End::Close(CloseCode::Size, "a message is too large or malformed");
+                            let reason = "a message is too large or malformed";
+                            return Err(End::Close(CloseCode::Size, reason));
                         }
-                        None => return End::Gone,
+                        None => return Err(End::Gone),
+                    };
+                    match work {
+                        Some(Work::Calls(calls)) => answering.push(calls.answer()),
+                        Some(Work::Change(change)) => changing.push(change),
+                        None => {}
                     }
                 }
-                Some(answer) = answering.next() => match answer {
-                    Ok(Some(text)) => self.session.text(text).await,
-                    Ok(None) => Ok(()),
-                    Err(end) => return end,
-                },
-                notification = self.notifications.next() => match notification {
-                    Some(Queued::Event(notification)) => {
-                        self.session.text(text_of(&notification)).await
+                Some(answer) = answering.next() => {
+                    if let Some(text) = answer? {
+                        self.session.text(text).await?;
                     }
-                    Some(Queued::Gap) => {
-                        return End::Close(CloseCode::Policy, "notifications were not read in time");
+                }
+                Some((id, method, change)) = changing.next() => {
+                    self.changed(id, &method, change).await?;
+                }
+                notification = self.notifications.next(), if self.subscriptions.takes_notifications() => {
+                    match notification {
+                        Some(Queued::Event(notification)) => self.notify(notification).await?,
+                        Some(Queued::Gap) => {
+                            let reason = "notifications were not read in time";
+                            return Err(End::Close(CloseCode::Policy, reason));
+                        }
+                        // It is held here.
+                        None => return Err(End::Gone),
                     }
-                    // It is held here.
-                    None => return End::Gone,
-                },
+                }
                 _ = pings.tick() => {
                     self.unanswered += 1;
                     if self.unanswered > PINGS_MAX {
-                        return End::Gone;
+                        return Err(End::Gone);
                     }
-                    self.session.ping(b"").await
+                    self.session.ping(b"").await?;
                 }
-            };
-            if let Err(closed) = step {
-                return closed.into();
             }
         }
     }
 
-    /// Takes a message. What concerns subscriptions is done at once; other calls are returned.
-    async fn take(&mut self, text: Bytes) -> Result<Option<Calls>, End> {
+    /// Takes a message. Returns what is to be done beside the other messages.
+    async fn take(&mut self, text: Bytes) -> Result<Option<Work>, End> {
         let mut memory = None;
         if text.len() > UNRESERVED_BYTES {
             let account: &dyn Buffers = &self.handles.answer_text;
@@ -285,21 +313,18 @@ impl Socket {
             && !is_batch
             && matches!(&*call.method, "eth_subscribe" | "eth_unsubscribe")
         {
-            let answer = match &*call.method {
-                "eth_subscribe" => self.subscribe(&call.params).await,
-                _ => self.unsubscribe(&call.params).await,
+            let change = match &*call.method {
+                "eth_subscribe" => self.subscribe(&call.params).boxed_local(),
+                _ => self.unsubscribe(&call.params).boxed_local(),
             };
-            let outcome = match &answer {
-                Answer::Result(_) => "result",
-                Answer::Error(_) => "error",
-            };
-            count(figures, Some(&call.method), outcome);
-            if let Some(id) = id {
-                self.send(vec![(id.clone(), answer)], false).await?;
-            }
-            return Ok(None);
+            let (id, method) = (id.clone(), Arc::clone(&call.method));
+            let change = change.map(move |change| {
+                drop(memory);
+                (id, method, change)
+            });
+            return Ok(Some(Work::Change(change.boxed_local())));
         }
-        Ok(Some(Calls {
+        Ok(Some(Work::Calls(Calls {
             _memory: memory,
             members,
             is_batch,
@@ -307,7 +332,7 @@ impl Socket {
             handles: self.handles.renewed(),
             chain: self.chain.clone(),
             caller: self.caller,
-        }))
+        })))
     }
 
     async fn send(&mut self, answers: Vec<(Bytes, Answer)>, is_batch: bool) -> Result<(), End> {
@@ -318,44 +343,89 @@ impl Socket {
         }
     }
 
-    async fn subscribe(&mut self, params: &[u8]) -> Answer {
-        if self.subscriptions.len() >= SUBSCRIPTIONS_MAX {
-            let message = format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions");
-            return Fault::new(INVALID_PARAMS, message).into();
-        }
-        let topic = match topic(params) {
-            Ok(topic) => topic,
-            Err(fault) => return fault.into(),
-        };
-        let subscribe = Subscribe {
-            topic,
-            sender: Arc::clone(&self.sender),
-        };
+    /// Begins a subscription, for which there is a place from now on.
+    fn subscribe(&mut self, params: &[u8]) -> impl Future<Output = Change> + use<> {
+        let topic = topic(params).and_then(|topic| match self.subscriptions.begin() {
+            true => Ok(topic),
+            false => {
+                let message = format!("a connection has at most {SUBSCRIPTIONS_MAX} subscriptions");
+                Err(Fault::new(INVALID_PARAMS, message))
+            }
+        });
+        let (handle, sender) = (self.chain.handle.clone(), Arc::clone(&self.sender));
         let within = self.handles.renewed().left();
-        match self.chain.handle.ask(subscribe, within).await {
-            Ok(Ok(id)) => {
-                self.subscriptions.insert(id);
-                Answer::Result(format!("\"{id}\"").into())
+        async move {
+            let topic = match topic {
+                Ok(topic) => topic,
+                Err(fault) => return Change::without_place(fault),
+            };
+            let begun = match handle.ask(Subscribe { topic, sender }, within).await {
+                Ok(Ok(id)) => Ok(id),
+                Ok(Err(error @ SubscribeError::Forbidden)) => {
+                    Err(Fault::new(NO_METHOD, error.to_string()))
+                }
+                Ok(Err(error @ SubscribeError::TooMany)) => {
+                    Err(Fault::new(LIMIT_EXCEEDED, error.to_string()))
+                }
+                Err(error) => Err(Fault::new(UNAVAILABLE, error.to_string())),
+            };
+            Change {
+                holds_place: true,
+                begun: begun.as_ref().ok().copied(),
+                answer: begun
+                    .map_or_else(Into::into, |id| Answer::Result(format!("\"{id}\"").into())),
             }
-            Ok(Err(error @ SubscribeError::Forbidden)) => {
-                Fault::new(NO_METHOD, error.to_string()).into()
-            }
-            Ok(Err(error @ SubscribeError::TooMany)) => {
-                Fault::new(LIMIT_EXCEEDED, error.to_string()).into()
-            }
-            Err(error) => Fault::new(UNAVAILABLE, error.to_string()).into(),
         }
     }
 
-    async fn unsubscribe(&mut self, params: &[u8]) -> Answer {
+    /// Ends a subscription, of which nothing more is sent from now on.
+    fn unsubscribe(&mut self, params: &[u8]) -> impl Future<Output = Change> + use<> {
         let id = serde_json::from_slice::<(&str,)>(params).ok();
         let id = id.and_then(|(id,)| id.parse::<SubscriptionId>().ok());
-        let Some(id) = id.filter(|id| self.subscriptions.remove(id)) else {
-            return Answer::Result(Bytes::from_static(b"false"));
-        };
+        let id = id.filter(|id| self.subscriptions.end(*id));
+        let handle = self.chain.handle.clone();
         let within = self.handles.renewed().left();
-        let ended = self.chain.handle.ask(Unsubscribe { id }, within).await;
-        Answer::Result(ended.unwrap_or(false).to_string().into())
+        async move {
+            let has_ended = match id {
+                Some(id) => {
+                    let ended = handle.ask(Unsubscribe { id }, within).await;
+                    ended.unwrap_or(false)
+                }
+                None => false,
+            };
+            Change::without_place(Answer::Result(has_ended.to_string().into()))
+        }
+    }
+
+    /// Answers a call that has begun or ended a subscription. Notifications of a new one follow.
+    async fn changed(
+        &mut self,
+        id: Option<Bytes>,
+        method: &str,
+        change: Change,
+    ) -> Result<(), End> {
+        let outcome = match &change.answer {
+            Answer::Result(_) => "result",
+            Answer::Error(_) => "error",
+        };
+        let figures = self.edge.figures.get(&self.chain.config.name);
+        count(figures, Some(method), outcome);
+        if let Some(id) = id {
+            self.send(vec![(id, change.answer)], false).await?;
+        }
+        if change.holds_place
+            && let Some(early) = self.subscriptions.begun(change.begun)
+        {
+            self.notify(early).await?;
+        }
+        Ok(())
+    }
+
+    async fn notify(&mut self, notification: Notification) -> Result<(), End> {
+        if let Some(notification) = self.subscriptions.pass(notification) {
+            self.session.text(text_of(&notification)).await?;
+        }
+        Ok(())
     }
 }
 
