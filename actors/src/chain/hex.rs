@@ -14,16 +14,7 @@ impl BlockHash {
 
     /// Reads `0x` and 64 digits, of either case.
     pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.strip_prefix("0x")?.as_bytes();
-        let (pairs, []) = digits.as_chunks::<2>() else {
-            return None;
-        };
-        let pairs: &[_; 32] = pairs.try_into().ok()?;
-        let mut bytes = [0; 32];
-        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-            *byte = digit(*high)? << 4 | digit(*low)?;
-        }
-        Some(Self(bytes))
+        bytes(text).map(Self)
     }
 }
 
@@ -38,6 +29,20 @@ impl fmt::Debug for BlockHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// Reads `0x` and two digits, of either case, for each of `N` bytes.
+pub fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.strip_prefix("0x")?.as_bytes();
+    let (pairs, []) = digits.as_chunks::<2>() else {
+        return None;
+    };
+    let pairs: &[_; N] = pairs.try_into().ok()?;
+    let mut bytes = [0; N];
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(bytes)
 }
 
 fn digit(digit: u8) -> Option<u8> {

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
+use crate::chain::hex;
+
 /// The most addresses, or alternatives for a topic, of one filter.
 const ALTERNATIVES_MAX: usize = 1000;
 /// A log has at most so many topics.
@@ -12,9 +14,25 @@ const TOPICS_MAX: usize = 4;
 /// Which logs are wanted: those of any of the addresses, if there are some, whose topics match at each position.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogsFilter {
-    addresses: Vec<String>,
+    /// In ascending order, as all alternatives here.
+    addresses: Vec<Address>,
     /// The alternatives for each position. Without one, any topic matches.
-    topics: Vec<Vec<String>>,
+    topics: Vec<Vec<Word>>,
+}
+
+/// The address of a contract.
+pub(super) type Address = [u8; 20];
+/// A topic.
+pub(super) type Word = [u8; 32];
+
+/// What each log that a filter wants has one of.
+pub(super) enum Keys<'filter> {
+    /// These addresses.
+    Addresses(&'filter [Address]),
+    /// These first topics.
+    FirstTopics(&'filter [Word]),
+    /// Nothing that is known.
+    None,
 }
 
 /// Why a filter is none.
@@ -54,12 +72,28 @@ enum OneOrMore<'text> {
 }
 
 /// What of a log a filter looks at.
-#[derive(Deserialize)]
-pub(super) struct LogHead<'text> {
-    #[serde(borrow)]
-    address: Cow<'text, str>,
-    #[serde(borrow)]
-    topics: Vec<Cow<'text, str>>,
+pub(super) struct LogHead {
+    pub(super) address: Address,
+    pub(super) topics: Vec<Word>,
+}
+
+impl LogHead {
+    /// Reads it from a log.
+    pub(super) fn read(log: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Written<'text> {
+            #[serde(borrow)]
+            address: Cow<'text, str>,
+            #[serde(borrow)]
+            topics: Vec<Cow<'text, str>>,
+        }
+        let written: Written<'_> = serde_json::from_slice(log).ok()?;
+        let topics = written.topics.iter().map(|topic| hex::bytes(topic));
+        Some(Self {
+            address: hex::bytes(&written.address)?,
+            topics: topics.collect::<Option<_>>()?,
+        })
+    }
 }
 
 impl LogsFilter {
@@ -79,28 +113,41 @@ impl LogsFilter {
         }
         let topics = topics
             .into_iter()
-            .map(|position| alternatives(position, 32))
+            .map(alternatives)
             .collect::<Result<_, _>>()?;
         Ok(Self {
-            addresses: alternatives(written.address, 20)?,
+            addresses: alternatives(written.address)?,
             topics,
         })
     }
 
     /// Whether it wants a log.
-    pub(super) fn wants(&self, log: &LogHead<'_>) -> bool {
-        let is_one = |wanted: &[String], found: &str| {
-            wanted.is_empty() || wanted.iter().any(|it| it.eq_ignore_ascii_case(found))
-        };
+    pub(super) fn wants(&self, log: &LogHead) -> bool {
         let topics = self.topics.iter().enumerate();
         let mut topics = topics.map(|(index, wanted)| (wanted, log.topics.get(index)));
-        is_one(&self.addresses, &log.address)
-            && topics.all(|(wanted, found)| found.is_some_and(|found| is_one(wanted, found)))
+        is_one_of(&self.addresses, &log.address)
+            && topics.all(|(wanted, found)| found.is_some_and(|found| is_one_of(wanted, found)))
+    }
+
+    /// What each log that it wants has one of.
+    pub(super) fn keys(&self) -> Keys<'_> {
+        match (&*self.addresses, self.topics.first()) {
+            ([], Some(topics)) if !topics.is_empty() => Keys::FirstTopics(topics),
+            ([], _) => Keys::None,
+            (addresses, _) => Keys::Addresses(addresses),
+        }
     }
 }
 
+/// Without alternatives, anything is one.
+fn is_one_of<T: Ord>(wanted: &[T], found: &T) -> bool {
+    wanted.is_empty() || wanted.binary_search(found).is_ok()
+}
+
 /// `null` as one of several alternatives lets any topic match, as for geth.
-fn alternatives(written: Option<OneOrMore<'_>>, bytes: usize) -> Result<Vec<String>, FilterFault> {
+fn alternatives<const N: usize>(
+    written: Option<OneOrMore<'_>>,
+) -> Result<Vec<[u8; N]>, FilterFault> {
     let texts = match written {
         None => return Ok(Vec::new()),
         Some(OneOrMore::One(text)) => vec![Some(text)],
@@ -113,14 +160,11 @@ fn alternatives(written: Option<OneOrMore<'_>>, bytes: usize) -> Result<Vec<Stri
         return Ok(Vec::new());
     }
     let texts = texts.into_iter().flatten();
-    let checked = texts.map(|text| {
-        let digits = text.strip_prefix("0x").ok_or(FilterFault::Digits)?;
-        let is_right = digits.len() == 2 * bytes && digits.bytes().all(|it| it.is_ascii_hexdigit());
-        is_right
-            .then(|| text.clone().into_owned())
-            .ok_or(FilterFault::Digits)
-    });
-    checked.collect()
+    let read = texts.map(|text| hex::bytes(&text).ok_or(FilterFault::Digits));
+    let mut read = read.collect::<Result<Vec<_>, _>>()?;
+    read.sort_unstable();
+    read.dedup();
+    Ok(read)
 }
 
 #[cfg(test)]
@@ -183,7 +227,7 @@ mod tests {
             ),
         ] {
             let read = LogsFilter::read(&filter).unwrap();
-            let is_wanted = |log: &String| read.wants(&serde_json::from_str(log).unwrap());
+            let is_wanted = |log: &String| read.wants(&LogHead::read(log.as_bytes()).unwrap());
             assert!(wanted.iter().all(is_wanted), "{filter}");
             assert!(!unwanted.iter().any(is_wanted), "{filter}");
         }

@@ -11,8 +11,9 @@ use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 
 use super::filter::LogHead;
+use super::subscribers::{Event, Subscribers};
 use super::trail::{BLOCKS_MAX, Joint, Told, Trail};
-use super::{Hub, Topic};
+use super::{Hub, Round, Topic};
 use crate::chain::rpc::{Call, Outcome};
 
 /// How long one question may take.
@@ -46,7 +47,7 @@ pub(super) async fn follow(hub: Weak<Hub>) {
         let Some(hub) = hub.upgrade() else {
             return;
         };
-        if !hub.has(wants_blocks) {
+        if !hub.has(Subscribers::want_blocks) {
             hub.blocks.end();
             return;
         }
@@ -59,10 +60,6 @@ pub(super) async fn follow(hub: Weak<Hub>) {
             () = serving.new_head() => {}
         }
     }
-}
-
-fn wants_blocks(topic: &Topic) -> bool {
-    matches!(topic, Topic::NewHeads | Topic::Logs(_))
 }
 
 impl Hub {
@@ -96,8 +93,11 @@ impl Hub {
         };
         match joint {
             Joint::After(count) => {
+                let mut round = self.round();
                 for told in trail.cut(count) {
-                    told.logs.iter().for_each(|log| self.tell_log(log, true));
+                    for log in &*told.logs {
+                        take_back(&mut round, log).await;
+                    }
                 }
             }
             // Blocks are told from the next one on.
@@ -112,38 +112,24 @@ impl Hub {
                     chain = self.serving.name(),
                     "subscribers have missed blocks: more than {BLOCKS_MAX} are new at once"
                 );
-                self.tell_gap(wants_blocks);
+                self.tell_gap(|topic| matches!(topic, Topic::NewHeads | Topic::Logs(_)));
                 trail.cut(0).for_each(drop);
             }
         }
         while let Some(block) = fresh.pop() {
-            let logs = match self.has(|topic| matches!(topic, Topic::Logs(_))) {
+            let logs = match self.has(Subscribers::want_logs) {
                 true => match self.logs(&block).await {
                     Some(logs) => logs,
                     // The next look tells this block.
                     None => return,
                 },
-                false => Rc::new([]),
+                false => Bytes::from_static(b"[]"),
             };
-            self.tell(&block.header, |topic| matches!(topic, Topic::NewHeads));
-            logs.iter().for_each(|log| self.tell_log(log, false));
+            let mut round = self.round();
+            round.tell(&block.header, Event::Head).await;
+            let logs = tell_logs(&mut round, &logs).await;
             trail.push(block.told(logs));
         }
-    }
-
-    fn tell_log(&self, log: &Bytes, is_removed: bool) {
-        let Ok(head) = serde_json::from_slice::<LogHead<'_>>(log) else {
-            return;
-        };
-        let told = if is_removed {
-            removed(log)
-        } else {
-            log.clone()
-        };
-        self.tell(
-            &told,
-            |topic| matches!(topic, Topic::Logs(filter) if filter.wants(&head)),
-        );
     }
 
     async fn ask(&self, method: &str, params: String) -> Option<Bytes> {
@@ -165,21 +151,37 @@ impl Hub {
         Block::read(&text)
     }
 
-    /// The logs of a block, each as its own text.
-    async fn logs(&self, block: &Block) -> Option<Rc<[Bytes]>> {
+    /// The logs of a block.
+    async fn logs(&self, block: &Block) -> Option<Bytes> {
         let params = format!("[{{\"blockHash\":\"{}\"}}]", block.hash);
         let text = self.ask("eth_getLogs", params).await?;
-        let logs: Vec<&RawValue> = serde_json::from_slice(&text).ok()?;
-        // Only what somebody is told can be taken back later.
-        let logs = logs.into_iter().filter(|log| {
-            let head = serde_json::from_str::<LogHead<'_>>(log.get());
-            head.is_ok_and(|head| {
-                self.wants(|topic| matches!(topic, Topic::Logs(filter) if filter.wants(&head)))
-            })
-        });
-        // Copies: a log that waits in a queue must not hold the logs of its whole block.
-        let copies = logs.map(|log| Bytes::copy_from_slice(log.get().as_bytes()));
-        Some(copies.collect())
+        let is_list = serde_json::from_slice::<Vec<&RawValue>>(&text).is_ok();
+        is_list.then_some(text)
+    }
+}
+
+/// Tells the logs of a block. Returns the texts of those that somebody was told: only they can be taken back later.
+async fn tell_logs(round: &mut Round<'_>, logs: &[u8]) -> Rc<[Bytes]> {
+    let logs: Vec<&RawValue> = serde_json::from_slice(logs).unwrap_or_default();
+    let mut told = Vec::new();
+    for log in logs {
+        let log = log.get().as_bytes();
+        if let Some(head) = LogHead::read(log)
+            && round.concerns(Event::Log(&head)).await
+        {
+            // A copy: a log that waits in a queue must not hold the logs of its whole block.
+            let log = Bytes::copy_from_slice(log);
+            round.tell(&log, Event::Log(&head)).await;
+            told.push(log);
+        }
+    }
+    told.into()
+}
+
+/// Tells that a log no longer holds.
+async fn take_back(round: &mut Round<'_>, log: &Bytes) {
+    if let Some(head) = LogHead::read(log) {
+        round.tell(&removed(log), Event::Log(&head)).await;
     }
 }
 

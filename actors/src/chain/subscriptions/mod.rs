@@ -5,16 +5,17 @@
 //! parents' hashes (`trail`), from whichever provider answers: each block is told once and in order, blocks that were
 //! missed are fetched, and after a reorganisation the logs that no longer hold are told with `removed`.
 //!
-//! One task follows the blocks of a chain while somebody subscribes to them. A subscriber that reads too slowly finds a
+//! One task follows the blocks of a chain while somebody subscribes to them. What it tells is told in a [`Round`], in which
+//! other tasks of the thread have their turn, however many subscribe. A subscriber that reads too slowly finds a
 //! gap in its queue; it then ends its connection.
 
 mod filter;
 mod follow;
 mod pending;
+mod subscribers;
 mod trail;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -24,11 +25,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use self::filter::{FilterFault, LogsFilter};
+use self::subscribers::{Event, Subscriber, Subscribers};
 use super::serving::Serving;
 use crate::kernel::EventSender;
 
 /// The most subscriptions of a chain.
 const SUBSCRIPTIONS_MAX: usize = 16 * 1024;
+/// Subscribers that are looked at before other tasks have their turn on the thread.
+const AT_ONCE: usize = 512;
 
 /// What somebody subscribes to.
 #[derive(Debug, Clone)]
@@ -80,15 +84,12 @@ pub enum SubscribeError {
     TooMany,
 }
 
-struct Subscriber {
-    topic: Topic,
-    sender: Arc<EventSender<Notification>>,
-}
-
 /// The subscriptions of a chain.
 pub(super) struct Hub {
     serving: Rc<Serving>,
-    subscribers: RefCell<BTreeMap<SubscriptionId, Subscriber>>,
+    subscribers: RefCell<Subscribers>,
+    /// Rounds that have begun.
+    rounds: Cell<u64>,
     /// The tasks that follow what somebody subscribes to. They end with the hub.
     tasks: RefCell<JoinSet<()>>,
     blocks: Following,
@@ -116,6 +117,7 @@ impl Hub {
         Self {
             serving,
             subscribers: RefCell::default(),
+            rounds: Cell::new(0),
             tasks: RefCell::new(JoinSet::new()),
             blocks: Following::default(),
             pending: Following::default(),
@@ -131,14 +133,19 @@ impl Hub {
         if !self.serving.allows("eth_subscribe") {
             return Err(SubscribeError::Forbidden);
         }
-        self.forget_closed();
         let mut subscribers = self.subscribers.borrow_mut();
+        subscribers.forget_closed();
         if subscribers.len() >= SUBSCRIPTIONS_MAX {
             return Err(SubscribeError::TooMany);
         }
         let id = SubscriptionId(rand::rng().random());
         let is_pending = matches!(topic, Topic::NewPendingTransactions);
-        subscribers.insert(id, Subscriber { topic, sender });
+        let subscriber = Subscriber {
+            topic,
+            sender,
+            rounds: self.rounds.get(),
+        };
+        subscribers.insert(id, subscriber);
         drop(subscribers);
         // A task holds the hub weakly: it ends with the last subscriber, or with the hub.
         let (hub, mut tasks) = (Rc::downgrade(self), self.tasks.borrow_mut());
@@ -161,47 +168,92 @@ impl Hub {
         async move { drop(is_ready.wait_for(|is_ready| *is_ready).await) }
     }
 
-    /// Whether somebody wants to be told.
-    fn wants(&self, wants: impl Fn(&Topic) -> bool) -> bool {
-        let subscribers = self.subscribers.borrow();
-        subscribers.values().any(|it| wants(&it.topic))
-    }
-
     /// Ends a subscription. Returns whether there was one.
     pub(super) fn unsubscribe(&self, id: SubscriptionId) -> bool {
-        self.subscribers.borrow_mut().remove(&id).is_some()
+        self.subscribers.borrow_mut().remove(id)
     }
 
-    fn forget_closed(&self) {
+    /// Whether there are such subscribers.
+    fn has(&self, are_there: impl Fn(&Subscribers) -> bool) -> bool {
         let mut subscribers = self.subscribers.borrow_mut();
-        subscribers.retain(|_, subscriber| !subscriber.sender.is_closed());
+        subscribers.forget_closed();
+        are_there(&subscribers)
     }
 
-    /// Whether somebody has a subscription of this kind.
-    fn has(&self, is_of_kind: impl Fn(&Topic) -> bool) -> bool {
-        self.forget_closed();
-        let subscribers = self.subscribers.borrow();
-        subscribers.values().any(|it| is_of_kind(&it.topic))
-    }
-
-    /// Tells `result` to all whose topic wants it.
-    fn tell(&self, result: &Bytes, wants: impl Fn(&Topic) -> bool) {
-        for (id, subscriber) in self.subscribers.borrow().iter() {
-            if wants(&subscriber.topic) {
-                let notification = Notification {
-                    subscription: *id,
-                    result: result.clone(),
-                };
-                subscriber.sender.send(notification, result.len());
-            }
+    /// Begins to tell something.
+    fn round(&self) -> Round<'_> {
+        self.rounds.set(self.rounds.get() + 1);
+        Round {
+            hub: self,
+            rounds: self.rounds.get(),
+            looked_at: 0,
         }
     }
 
-    /// Tells all whose topic wants it that something is missing.
-    fn tell_gap(&self, wants: impl Fn(&Topic) -> bool) {
-        let subscribers = self.subscribers.borrow();
-        let concerned = subscribers.values().filter(|it| wants(&it.topic));
-        concerned.for_each(|it| it.sender.send_gap());
+    /// Tells all whose topic is such that something is missing.
+    fn tell_gap(&self, is_concerned: impl Fn(&Topic) -> bool) {
+        self.subscribers.borrow().tell_gap(is_concerned);
+    }
+}
+
+/// Tells what belongs together, in its order, to all who had subscribed before. Other tasks of the thread have their turn in
+/// between; who subscribes meanwhile is told the next round, and not a part of this one.
+struct Round<'hub> {
+    hub: &'hub Hub,
+    /// Rounds that have begun, with this one.
+    rounds: u64,
+    /// Subscribers that were looked at since others had their turn.
+    looked_at: usize,
+}
+
+impl Round<'_> {
+    /// Tells `result` to all whom `event` concerns.
+    async fn tell(&mut self, result: &Bytes, event: Event<'_>) {
+        let candidates = self.hub.subscribers.borrow().candidates(event);
+        for ids in candidates.chunks(AT_ONCE) {
+            self.tell_at_once(ids, result, event);
+            self.looked_at(ids.len()).await;
+        }
+    }
+
+    /// Whether `event` concerns somebody.
+    async fn concerns(&mut self, event: Event<'_>) -> bool {
+        // A log that nobody wants takes time as well.
+        self.looked_at(1).await;
+        let candidates = self.hub.subscribers.borrow().candidates(event);
+        for ids in candidates.chunks(AT_ONCE) {
+            let is_concerned = self.concerns_one_of(ids, event);
+            self.looked_at(ids.len()).await;
+            if is_concerned {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn tell_at_once(&self, ids: &[SubscriptionId], result: &Bytes, event: Event<'_>) {
+        let subscribers = self.hub.subscribers.borrow();
+        for (id, subscriber) in subscribers.concerned(ids, event, self.rounds) {
+            let notification = Notification {
+                subscription: id,
+                result: result.clone(),
+            };
+            subscriber.sender.send(notification, result.len());
+        }
+    }
+
+    fn concerns_one_of(&self, ids: &[SubscriptionId], event: Event<'_>) -> bool {
+        let subscribers = self.hub.subscribers.borrow();
+        let mut concerned = subscribers.concerned(ids, event, self.rounds);
+        concerned.next().is_some()
+    }
+
+    async fn looked_at(&mut self, subscribers: usize) {
+        self.looked_at += subscribers;
+        if self.looked_at >= AT_ONCE {
+            self.looked_at = 0;
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
-use super::{Hub, Topic};
+use super::Hub;
+use super::subscribers::{Event, Subscribers};
 use crate::chain::rpc::Outcome;
 
 const WITHIN: Duration = Duration::from_secs(10);
@@ -58,7 +59,7 @@ pub(super) async fn follow(hub: Weak<Hub>) {
         let Some(hub) = hub.upgrade() else {
             return;
         };
-        if !hub.has(is_pending) {
+        if !hub.has(Subscribers::want_pending) {
             hub.pending.end();
             return;
         }
@@ -72,10 +73,6 @@ pub(super) async fn follow(hub: Weak<Hub>) {
         drop(hub);
         sleep(if filter.is_some() { LOOK_EVERY } else { PAUSE }).await;
     }
-}
-
-fn is_pending(topic: &Topic) -> bool {
-    matches!(topic, Topic::NewPendingTransactions)
 }
 
 impl Hub {
@@ -102,9 +99,11 @@ impl Hub {
             return None;
         };
         let hashes: Vec<&str> = serde_json::from_slice(&text).ok()?;
+        let mut round = self.round();
         for hash in hashes {
             if known.add(hash) {
-                self.tell(&Bytes::from(format!("\"{hash}\"")), is_pending);
+                let hash = Bytes::from(format!("\"{hash}\""));
+                round.tell(&hash, Event::Pending).await;
             }
         }
         Some(filter)

@@ -1,5 +1,6 @@
 //! Subscribers are told each block and log once, in order, whatever providers do.
 
+use futures_util::FutureExt;
 use headroom_test_support::rpc_proxy::RpcFault;
 
 use super::super::{
@@ -214,6 +215,49 @@ fn a_subscription_ends_with_the_owner_of_the_chain_and_is_refused_if_the_setting
         };
         let refused = chain.entry.handle.ask(subscribe, LONG).await.unwrap();
         assert_eq!(refused, Err(SubscribeError::Forbidden));
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn others_have_their_turn_while_many_are_told() {
+    const MANY: usize = 4000;
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let contract = make_logs(&node, 0).await;
+        let chain = TestChain::start(&system, &node, 1).await;
+        let filter = LogsFilter::read(&json!({ "address": contract }).to_string()).unwrap();
+        let (sender, mut events) = event_queue(EventBounds {
+            events: MANY,
+            bytes: usize::MAX,
+        });
+        let sender = Arc::new(sender);
+        let subscribed = (0..MANY).map(|_| {
+            let subscribe = Subscribe {
+                topic: Topic::Logs(filter.clone()),
+                sender: Arc::clone(&sender),
+            };
+            chain.entry.handle.ask(subscribe, LONG)
+        });
+        for subscribed in futures_util::future::join_all(subscribed).await {
+            subscribed.unwrap().unwrap();
+        }
+        // Whenever it is this task's turn, it reads all that is there.
+        let read = async {
+            let (mut all, mut most) = (0, 0);
+            while all < MANY {
+                let first = tokio::time::timeout(LONG, events.next()).await;
+                assert!(matches!(first, Ok(Some(Queued::Event(_)))));
+                let further = || events.next().now_or_never();
+                let count = 1 + std::iter::from_fn(further).count();
+                (all, most) = (all + count, most.max(count));
+            }
+            most
+        };
+        let (most, ()) = tokio::join!(read, log_once(&node, &contract));
+        assert!(most < MANY / 2, "{most} at once");
         chain.stop().await;
     });
 }
