@@ -246,3 +246,75 @@ fn equal_calls_that_leave_together_hold_up_no_later_one() {
         chain.stop().await;
     });
 }
+
+/// Starts a chain of two providers without hedges and practically without time limits, so that only a provider's silence
+/// makes a call leave it.
+async fn start_patient(system: &TestSystem, node: &Anvil) -> TestChain {
+    TestChain::start_with(system, node, 2, |config| {
+        config.selection.hedge_share = 0.0;
+        for provider in &mut config.providers {
+            provider.timeout = LONG * 100;
+        }
+    })
+    .await
+}
+
+#[test]
+fn a_call_leaves_a_provider_that_has_stopped_answering() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = start_patient(&system, &node).await;
+        chain
+            .result("eth_getBalance", json!([ACCOUNT, "latest"]))
+            .await;
+        let first = chain.status().await.providers[0].name.clone();
+        let index = usize::from(first == "two");
+        chain.proxies[index].set_for(&["eth_getStorageAt"], RpcFault::Stall);
+        let slot = json!([ACCOUNT, "0x0", "latest"]);
+        let answer = chain.result("eth_getStorageAt", slot).await;
+        assert_eq!(answer, format!("0x{}", "0".repeat(64)));
+        assert_eq!(chain.proxies[index].calls("eth_getStorageAt"), 1);
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn calls_go_to_others_at_once_while_a_provider_does_not_answer() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = start_patient(&system, &node).await;
+        chain
+            .result("eth_getBalance", json!([ACCOUNT, "0x0"]))
+            .await;
+        let first = chain.status().await.providers[0].name.clone();
+        let index = usize::from(first == "two");
+        chain.proxies[index].set(RpcFault::Stall);
+        // A call that is sent once stays where it is.
+        let sent_once = chain.ask("eth_noSuchThing", json!([]));
+        let others = async {
+            wait_for_async(LONG, async || {
+                let place = chain.place(&first).await;
+                let reason = place.reason.as_deref();
+                (reason == Some("it has calls and does not answer"))
+                    .then_some(())
+                    .ok_or(place)
+            })
+            .await;
+            for number in 1..=20 {
+                let account = format!("0x{number:040x}");
+                let code = chain.result("eth_getCode", json!([account, "0x0"]));
+                assert_eq!(code.await, "0x");
+            }
+            assert_eq!(chain.proxies[index].calls("eth_getCode"), 0);
+        };
+        tokio::select! {
+            answer = sent_once => panic!("{answer:?}"),
+            () = others => {}
+        }
+        chain.stop().await;
+    });
+}
