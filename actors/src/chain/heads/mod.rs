@@ -34,7 +34,7 @@ use claims::{Claim, Claims};
 pub const TIE_LEAD: u64 = 3;
 
 /// From so many providers on, one alone does not lead as it likes.
-pub const VOTERS_MIN: usize = 3;
+const VOTERS_MIN: usize = 3;
 
 /// The most branches that are remembered at one number.
 const BRANCHES_MAX: usize = 8;

@@ -10,7 +10,6 @@ use super::Serving;
 use crate::chain::error::ChainError;
 use crate::chain::filters::{Ask, FilterError, FilterId, Finished, Poll};
 use crate::chain::hex::BlockHash;
-use crate::chain::methods::Method;
 use crate::chain::rpc::{Call, Outcome};
 
 /// How often a poll begins anew because the chain has changed meanwhile.
@@ -52,7 +51,7 @@ impl Serving {
             ("eth_getFilterLogs", Some(id)) => {
                 let params = self.filters.borrow_mut().logs(id, now);
                 match params {
-                    Ok(params) => self.search(params, deadline).await?,
+                    Ok(params) => self.search_for_filter(params, deadline).await?,
                     Err(error) => refused(error),
                 }
             }
@@ -70,18 +69,16 @@ impl Serving {
         })
     }
 
-    async fn search(
-        self: &Rc<Self>,
+    async fn search_for_filter(
+        &self,
         params: Bytes,
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
-        let method = "eth_getLogs";
         let call = Arc::new(Call {
-            method: method.into(),
+            method: "eth_getLogs".into(),
             params,
         });
-        let newest = self.newest();
-        self.logs(&call, Method::of(method), newest, deadline).await
+        self.search(&call, self.newest(), deadline).await
     }
 
     async fn changes(
@@ -97,14 +94,16 @@ impl Serving {
             };
             let finished = match asked {
                 Ok(Ask::Nothing(answer)) => return Ok(Outcome::Result(answer)),
-                Ok(Ask::Logs { poll, params }) => match self.search(params, deadline).await? {
-                    Outcome::Result(logs) => {
-                        let heads = self.heads.borrow();
-                        let mut filters = self.filters.borrow_mut();
-                        filters.finish(&poll, &logs, &heads, Instant::now())
+                Ok(Ask::Logs { poll, params }) => {
+                    match self.search_for_filter(params, deadline).await? {
+                        Outcome::Result(logs) => {
+                            let heads = self.heads.borrow();
+                            let mut filters = self.filters.borrow_mut();
+                            filters.finish(&poll, &logs, &heads, Instant::now())
+                        }
+                        error @ Outcome::Error(_) => return Ok(error),
                     }
-                    error @ Outcome::Error(_) => return Ok(error),
-                },
+                }
                 Ok(Ask::Hashes { poll }) => {
                     let hashes = self.hashes(&poll, deadline).await;
                     let heads = self.heads.borrow();

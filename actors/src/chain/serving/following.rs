@@ -49,7 +49,8 @@ impl Drop for Running {
 impl Serving {
     /// Takes the head that a provider has told.
     pub(in crate::chain) fn told(self: &Rc<Self>, provider: usize, head: &Head) {
-        self.head_told_at.set(Some(Instant::now()));
+        self.head_told_at.send_replace(Some(Instant::now()));
+        self.head_awaited_until.set(None);
         let upstream = &self.upstreams[provider];
         let standing = upstream
             .view
@@ -164,7 +165,7 @@ impl Serving {
 
     /// As [`Self::catch_up`], in a task of its own.
     pub(super) fn begin_to_catch_up(self: &Rc<Self>) {
-        if self.newest() <= self.agreed() {
+        if self.shown() <= self.agreed() {
             return;
         }
         if let Some(running) = self.catches_up.begin() {

@@ -31,6 +31,7 @@ use self::following::OneAtATime;
 use self::hedging::HedgeBudget;
 use self::kept::{FlightKey, Told};
 pub use self::metrics::{METRICS, start_at_zero};
+use self::reading::Newest;
 pub(super) use self::upstream::Upstream;
 use super::cache::{self, Cache, CacheConfig, SharedAnswers};
 use super::chains::ChainDeps;
@@ -71,7 +72,9 @@ pub(super) struct Serving {
     /// How many blocks after the agreed head an answer may reveal: a provider that errs must not hold up calls.
     revealed_max: u64,
     /// When a provider has told a head last.
-    head_told_at: Cell<Option<Instant>>,
+    head_told_at: watch::Sender<Option<Instant>>,
+    /// Until when calls wait for that, since they have begun to.
+    head_awaited_until: Cell<Option<Instant>>,
     /// Notified when there is a new head.
     new_head: Notify,
     fills_gap: OneAtATime,
@@ -144,7 +147,8 @@ impl Serving {
             logs_blocks: Cell::new(logs::blocks_at_first(&config)),
             revealed_max: heads.lead_max,
             heads: RefCell::new(Heads::new(heads)),
-            head_told_at: Cell::new(None),
+            head_told_at: watch::Sender::new(None),
+            head_awaited_until: Cell::new(None),
             new_head: Notify::new(),
             fills_gap: OneAtATime::default(),
             catches_up: OneAtATime::default(),
@@ -171,7 +175,7 @@ impl Serving {
         caller: &Arc<str>,
         deadline: Instant,
     ) -> Vec<Result<Outcome, ChainError>> {
-        let newest = self.newest();
+        let newest = self.newest_for(calls, deadline).await;
         let served = stream::iter(calls);
         let served = served.map(|call| self.serve_one(call, caller, newest, deadline));
         served.buffered(BATCH_AT_ONCE).collect().await
@@ -240,7 +244,7 @@ impl Serving {
         self: &Rc<Self>,
         call: &Arc<Call>,
         caller: &Arc<str>,
-        newest: Option<u64>,
+        newest: Newest,
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
         let method = Method::of(&call.method);
@@ -249,7 +253,7 @@ impl Serving {
             match method.effect {
                 Effect::Publishes => self.publish(call, deadline).await,
                 Effect::Filters => self.filter(call, caller, deadline).await,
-                Effect::Reads(Depends::Range) => self.logs(call, method, newest, deadline).await,
+                Effect::Reads(Depends::Range) => self.search(call, newest, deadline).await,
                 Effect::Reads(_) => {
                     let (call, reading) = self.reading(call, method, newest);
                     match self.quorum_of(&call.method) {
@@ -276,6 +280,27 @@ impl Serving {
         };
         let answered = tokio::time::timeout_at(deadline, answered).await;
         answered.unwrap_or(Err(ChainError::Deadline))
+    }
+
+    /// Searches logs.
+    async fn search(
+        &self,
+        call: &Arc<Call>,
+        newest: Newest,
+        deadline: Instant,
+    ) -> Result<Outcome, ChainError> {
+        let method = Method::of(&call.method);
+        let latest = newest.latest();
+        if latest.is_some() {
+            return self.logs(call, method, latest, deadline).await;
+        }
+        // Only a provider knows which blocks these are.
+        let needs = Needs {
+            head_min: newest.shown,
+            ..Needs::default()
+        };
+        let answer = self.attempt(call, method, &needs, deadline).await?;
+        Ok(answer.outcome)
     }
 
     /// Whether a method is allowed here.

@@ -4,27 +4,47 @@
 //! that an answer has revealed, such as the receipt of a transaction. Calls about `latest` are sent with its number, to
 //! providers that have it. So the calls of a batch read the same block, and an answer is kept for as long as its block is of
 //! the chain.
+//!
+//! After a time without calls, nobody knows what is newest. Calls then wait a little for a provider to tell its head. If none
+//! does, they are sent as they are, but to no provider that lacks a block that was shown.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use memchr::memmem;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Needs, Serving, Upstream};
 use crate::chain::block_param::{BlockParam, Height, Tag, with_number};
 use crate::chain::cache::Key;
-use crate::chain::heads::VOTERS_MIN;
 use crate::chain::hex::quantity;
-use crate::chain::methods::{Depends, Effect, Method};
+use crate::chain::methods::{Depends, Effect, Method, Weight};
 use crate::chain::rpc::{Call, Outcome};
 
 /// A head counts for the time between so many blocks, and for this time at least, after a provider has told it.
 const FRESH_BLOCKS: u32 = 4;
 const FRESH_MIN: Duration = Duration::from_secs(5);
+/// How long calls wait for a head after a time in which none was told, all together: if that is in vain, later ones do not wait.
+const HEAD_AWAITED: Duration = Duration::from_secs(2);
 /// How many bytes of an answer are searched for its block.
 const SEARCHED_MAX: usize = 16 * 1024;
+
+/// The newest block that was shown to anybody.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Newest {
+    /// Its number. Nobody may see an older block as the newest one.
+    pub(super) shown: Option<u64>,
+    /// Whether a provider has told its head of late.
+    is_current: bool,
+}
+
+impl Newest {
+    /// The block that `latest` is. `None` if only a provider knows.
+    pub(super) fn latest(self) -> Option<u64> {
+        self.shown.filter(|_| self.is_current)
+    }
+}
 
 /// How a call that reads is sent.
 #[derive(Debug, Clone, Default)]
@@ -38,15 +58,48 @@ pub(super) struct Reading {
 }
 
 impl Serving {
-    /// The number of the newest block that was shown to anybody. `None` if no provider has told its head of late, as after a
-    /// time without calls: then only a provider knows what is newest.
-    pub(super) fn newest(&self) -> Option<u64> {
-        let told_at = self.head_told_at.get()?;
-        if !is_fresh(told_at, Instant::now(), self.config.block_time) {
-            return None;
+    /// The newest block that was shown to anybody.
+    pub(super) fn newest(&self) -> Newest {
+        Newest {
+            shown: self.shown(),
+            is_current: self.is_current(*self.head_told_at.borrow()),
         }
+    }
+
+    /// Its number.
+    pub(super) fn shown(&self) -> Option<u64> {
         let revealed = self.upstreams.iter().map(|it| self.revealed(it));
         self.agreed().max(revealed.max())
+    }
+
+    fn is_current(&self, told_at: Option<Instant>) -> bool {
+        let block_time = self.config.block_time;
+        told_at.is_some_and(|told_at| is_fresh(told_at, Instant::now(), block_time))
+    }
+
+    /// The newest block for the calls of one request. If no provider has told its head of late, and one of them depends on that,
+    /// this waits a little.
+    pub(super) async fn newest_for(&self, calls: &[Arc<Call>], deadline: Instant) -> Newest {
+        let newest = self.newest();
+        if newest.is_current || !calls.iter().any(|call| depends_on_head(call)) {
+            return newest;
+        }
+        let now = Instant::now();
+        // Those that rest are looked after from now on.
+        for upstream in &self.upstreams {
+            drop(
+                upstream
+                    .view
+                    .standing("eth_blockNumber", Weight::Light, now),
+            );
+        }
+        let until = self.head_awaited_until.get().unwrap_or(now + HEAD_AWAITED);
+        self.head_awaited_until.set(Some(until));
+        let half = now + deadline.saturating_duration_since(now) / 2;
+        let mut told_at = self.head_told_at.subscribe();
+        let told = told_at.wait_for(|told_at| self.is_current(*told_at));
+        drop(timeout_at(until.min(half), told).await);
+        self.newest()
     }
 
     /// The newest block that an answer of a provider has revealed, if it is believed.
@@ -58,11 +111,11 @@ impl Serving {
         }
     }
 
-    /// Whether one provider is believed that there is a block with this number: not if it is far ahead of the head that
-    /// three or more agree on.
+    /// Whether a provider is believed that there is a block with this number: if there is no other one, or if it is not far
+    /// ahead of the agreed head.
     fn is_believed(&self, number: u64) -> bool {
         let agreed = self.agreed().unwrap_or_default();
-        self.upstreams.len() < VOTERS_MIN || number <= agreed.saturating_add(self.revealed_max)
+        self.upstreams.len() == 1 || number <= agreed.saturating_add(self.revealed_max)
     }
 
     /// How a call is sent when the newest block is `newest`. The call may be another one than before.
@@ -70,18 +123,19 @@ impl Serving {
         &self,
         call: &Arc<Call>,
         method: Method,
-        newest: Option<u64>,
+        newest: Newest,
     ) -> (Arc<Call>, Reading) {
         let mut call = Arc::clone(call);
         let mut needs = Needs {
-            head_min: newest,
+            head_min: newest.shown,
             ..Needs::default()
         };
         let mut moves_with_head = false;
         match method.effect {
             Effect::Reads(Depends::Block(index)) => match BlockParam::read(&call.params, index) {
                 Ok(None | Some(BlockParam::At(Height::Tag(Tag::Latest)))) => {
-                    let pinned = newest.and_then(|it| with_number(&call.params, index, it));
+                    let latest = newest.latest();
+                    let pinned = latest.and_then(|it| with_number(&call.params, index, it));
                     match pinned {
                         Some(params) => {
                             needs.must_exist = is_of_block(&call.method);
@@ -92,7 +146,7 @@ impl Serving {
                     }
                 }
                 Ok(Some(BlockParam::At(Height::Number(number)))) => {
-                    let is_there = newest.is_some_and(|newest| number <= newest);
+                    let is_there = newest.shown.is_some_and(|shown| number <= shown);
                     needs.head_min = is_there.then_some(number);
                     needs.state_of = reads_state(&call.method).then_some(number);
                     needs.must_exist = is_there && is_of_block(&call.method);
@@ -114,26 +168,28 @@ impl Serving {
             Effect::Reads(_) => {}
             _ => return (call, Reading::default()),
         }
-        let key = match (moves_with_head, newest) {
+        let key = match (moves_with_head, newest.latest()) {
             // What moves with the head is shared by those who see the same one.
-            (true, Some(newest)) => Key::of(&format!("{}@{newest}", call.method), &call.params),
+            (true, Some(latest)) => Key::of(&format!("{}@{latest}", call.method), &call.params),
             (true, None) => None,
             (false, _) => Key::of(&call.method, &call.params),
         };
-        let seen = newest;
+        let seen = newest.shown;
         (call, Reading { key, seen, needs })
     }
 
     /// The answer to `eth_blockNumber`, which is never less than what was shown before, nor a block that is not believed.
-    pub(super) fn block_number(&self, newest: Option<u64>, answer: Outcome) -> Outcome {
+    pub(super) fn block_number(&self, newest: Newest, answer: Outcome) -> Outcome {
         let Outcome::Result(result) = &answer else {
             return answer;
         };
-        match (text(result).and_then(quantity), newest) {
-            (Some(number), Some(newest)) if number < newest || !self.is_believed(number) => {
-                Outcome::Result(format!("\"{newest:#x}\"").into())
-            }
-            _ => answer,
+        let Some((number, shown)) = text(result).and_then(quantity).zip(newest.shown) else {
+            return answer;
+        };
+        // After a silence the chain may be at any block.
+        match number < shown || (newest.is_current && !self.is_believed(number)) {
+            true => Outcome::Result(format!("\"{shown:#x}\"").into()),
+            false => answer,
         }
     }
 
@@ -146,6 +202,17 @@ impl Serving {
         };
         let revealed = &self.upstreams[provider].revealed;
         revealed.set(revealed.get().max(number.unwrap_or_default()));
+    }
+}
+
+/// Whether the answer to a call may depend on the newest block.
+fn depends_on_head(call: &Call) -> bool {
+    match Method::of(&call.method).effect {
+        Effect::Reads(depends) => {
+            matches!(depends, Depends::Head | Depends::Block(_) | Depends::Range)
+        }
+        Effect::Filters => true,
+        _ => false,
     }
 }
 

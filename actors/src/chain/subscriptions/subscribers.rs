@@ -66,9 +66,13 @@ impl Subscribers {
 
     pub(super) fn insert(&mut self, id: SubscriptionId, subscriber: Subscriber) {
         match &subscriber.topic {
-            Topic::NewHeads => drop(self.to_heads.insert(id)),
+            Topic::NewHeads => {
+                self.to_heads.insert(id);
+            }
             Topic::Logs(filter) => self.to_logs.insert(id, filter),
-            Topic::NewPendingTransactions => drop(self.to_pending.insert(id)),
+            Topic::NewPendingTransactions => {
+                self.to_pending.insert(id);
+            }
         }
         self.all.insert(id, subscriber);
     }
@@ -79,9 +83,13 @@ impl Subscribers {
             return false;
         };
         match &subscriber.topic {
-            Topic::NewHeads => drop(self.to_heads.remove(&id)),
+            Topic::NewHeads => {
+                self.to_heads.remove(&id);
+            }
             Topic::Logs(filter) => self.to_logs.remove(id, filter),
-            Topic::NewPendingTransactions => drop(self.to_pending.remove(&id)),
+            Topic::NewPendingTransactions => {
+                self.to_pending.remove(&id);
+            }
         }
         true
     }
@@ -139,7 +147,9 @@ impl LogIndex {
         match filter.keys() {
             Keys::Addresses(addresses) => insert_under(&mut self.by_address, addresses, id),
             Keys::FirstTopics(topics) => insert_under(&mut self.by_first_topic, topics, id),
-            Keys::None => drop(self.others.insert(id)),
+            Keys::None => {
+                self.others.insert(id);
+            }
         }
     }
 
@@ -148,7 +158,9 @@ impl LogIndex {
         match filter.keys() {
             Keys::Addresses(addresses) => remove_under(&mut self.by_address, addresses, id),
             Keys::FirstTopics(topics) => remove_under(&mut self.by_first_topic, topics, id),
-            Keys::None => drop(self.others.remove(&id)),
+            Keys::None => {
+                self.others.remove(&id);
+            }
         }
     }
 
@@ -279,7 +291,9 @@ mod tests {
                 let expected = wanting.filter(|(id, filter)| !removed.contains(&id.0) && filter.wants(&log));
                 prop_assert_eq!(found, expected.map(|(id, _)| id).collect::<Vec<_>>());
             }
-            (0..20).for_each(|id| drop(subscribers.remove(SubscriptionId(id))));
+            for id in 0..20 {
+                subscribers.remove(SubscriptionId(id));
+            }
             let index = &subscribers.to_logs;
             prop_assert!(index.by_address.is_empty() && index.by_first_topic.is_empty() && index.others.is_empty());
             prop_assert_eq!((subscribers.len(), index.filters), (0, 0));
