@@ -3,13 +3,13 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
+use hyper::header::{CONTENT_ENCODING, DATE, HeaderMap, RETRY_AFTER};
 use hyper::{Request, Response, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -43,7 +43,7 @@ const FIRST_BYTES: u64 = 4 * 1024;
 const PROMISED_MAX: u64 = 64 * 1024;
 
 /// The longest `Retry-After` that is read.
-const RETRY_AFTER_MAX: u64 = 24 * 3600;
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
 type HttpClient = Client<Counted, Full<Bytes>>;
 
@@ -244,12 +244,22 @@ fn no_answer(error: &hyper_util::client::legacy::Error) -> Fault {
     }
 }
 
+/// What `Retry-After` says: a number of seconds, or a date. The provider's own `Date` is what that is compared with, since its
+/// clock may differ from ours. A time that has passed says nothing.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    // A date is rare, and would need both clocks to agree.
-    let seconds = text.parse::<f64>().ok().filter(|it| *it > 0.0)?;
-    #[expect(clippy::cast_precision_loss, reason = "a day")]
-    Some(Duration::from_secs_f64(seconds.min(RETRY_AFTER_MAX as f64)))
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let date = |name| httpdate::parse_http_date(text(name)?).ok();
+    let after = match text(RETRY_AFTER)?.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 => {
+            Duration::from_secs_f64(seconds.min(RETRY_AFTER_MAX.as_secs_f64()))
+        }
+        Ok(_) => return None,
+        Err(_) => {
+            let now = date(DATE).unwrap_or_else(SystemTime::now);
+            date(RETRY_AFTER)?.duration_since(now).ok()?
+        }
+    };
+    (!after.is_zero()).then_some(after.min(RETRY_AFTER_MAX))
 }
 
 /// Counts the connections that another connector makes: after a new one, the provider must tell its chain again.
@@ -277,5 +287,58 @@ impl Service<Uri> for Counted {
             connects.fetch_add(1, SeqCst);
             Ok(connected)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use hyper::header::HeaderName;
+
+    use super::*;
+
+    fn read(retry_after_is: &str, date: Option<&str>) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        let mut insert =
+            |name: HeaderName, value: &str| headers.insert(name, value.parse().unwrap());
+        insert(RETRY_AFTER, retry_after_is);
+        if let Some(date) = date {
+            insert(DATE, date);
+        }
+        retry_after(&headers)
+    }
+
+    #[test]
+    fn a_provider_says_in_seconds_or_by_a_date_when_to_try_again() {
+        let noon = Some("Sun, 06 Nov 1994 12:00:00 GMT");
+        let seconds = |seconds| Some(Duration::from_secs_f64(seconds));
+        for (text, expected) in [
+            ("7", seconds(7.0)),
+            (" 0.5 ", seconds(0.5)),
+            ("Sun, 06 Nov 1994 12:01:30 GMT", seconds(90.0)),
+            ("Sunday, 06-Nov-94 12:01:30 GMT", seconds(90.0)),
+            ("Sun Nov  6 12:01:30 1994", seconds(90.0)),
+            ("Mon, 07 Nov 1994 13:00:00 GMT", Some(RETRY_AFTER_MAX)),
+            ("1e300", Some(RETRY_AFTER_MAX)),
+            ("inf", Some(RETRY_AFTER_MAX)),
+            ("0", None),
+            ("-1", None),
+            ("NaN", None),
+            ("soon", None),
+            ("Sun, 06 Nov 1994 12:00:00 GMT", None),
+            ("Sun, 06 Nov 1994 11:00:00 GMT", None),
+        ] {
+            assert_eq!(read(text, noon), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_date_is_compared_with_our_clock_if_the_provider_does_not_tell_its_own() {
+        let at = |date: SystemTime| read(&httpdate::fmt_http_date(date), None);
+        let hour = Duration::from_secs(3600);
+        let wait = at(SystemTime::now() + hour).unwrap();
+        assert!(hour / 2 < wait && wait <= hour, "{wait:?}");
+        assert_eq!(at(SystemTime::now() - hour), None);
     }
 }
