@@ -244,7 +244,8 @@ fn of_provider(summary: &'static str) -> Docs {
 
 pub(super) fn drain_docs() -> Docs {
     of_provider("Take a provider out of use").text(
-        "It gets no new calls, and completes those that it has. A closed chain is opened for that.",
+        "It gets no new calls, and completes those that it has. A closed chain is opened for that. It stays drained until it is \
+         resumed or the server is restarted.",
     )
 }
 

@@ -41,6 +41,11 @@ impl Chain {
                 chain: config.name.as_str().into(),
                 chain_id: config.id,
                 block_time: config.block_time,
+                drained: entry
+                    .drained
+                    .get(&provider.name)
+                    .cloned()
+                    .unwrap_or_default(),
                 heads,
                 buffers: Arc::clone(&deps.buffers),
                 pressure: deps.pressure.clone(),

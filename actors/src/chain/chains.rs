@@ -1,6 +1,8 @@
 //! The chains of a server: their resources for the loader, and the handles of their owners.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::config::ChainConfig;
 use crate::kernel::pressure::PressureReader;
@@ -20,6 +22,8 @@ pub struct ChainEntry {
     pub handle: Handle<Chain>,
     /// The name of its resource.
     pub resource: Arc<str>,
+    /// Whether each provider is drained, by name. It stays so while the chain is closed.
+    pub(super) drained: Arc<BTreeMap<String, Arc<AtomicBool>>>,
 }
 
 /// All chains of the server.
@@ -44,8 +48,11 @@ impl Chains {
     pub fn new(configs: impl IntoIterator<Item = ChainConfig>) -> Self {
         let entries = configs.into_iter().map(|config| {
             let resource: Arc<str> = format!("chain:{}", config.name).into();
+            let providers = config.providers.iter();
+            let drained = providers.map(|it| (it.name.clone(), Arc::default()));
             ChainEntry {
                 handle: Handle::new(&*resource, CALLS_MAX),
+                drained: Arc::new(drained.collect()),
                 config: Arc::new(config),
                 resource,
             }

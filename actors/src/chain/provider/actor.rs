@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub struct Surroundings {
     pub chain_id: u64,
     /// The time between two blocks.
     pub block_time: Duration,
+    /// Whether it is out of use. It outlives the provider.
+    pub drained: Arc<AtomicBool>,
     /// Gets each newest block of the provider.
     pub heads: watch::Sender<Option<Head>>,
     /// The account for answers.
@@ -84,6 +87,7 @@ impl Provider {
             config,
             surroundings.chain_id,
             surroundings.block_time,
+            Arc::clone(&surroundings.drained),
             surroundings.heads.clone(),
         ));
         let view: Arc<dyn View> = Arc::new(Arc::clone(&shared));
@@ -249,13 +253,11 @@ impl Handler<Call<SetDrained>> for Provider {
     type Result = ();
 
     fn handle(&mut self, call: Call<SetDrained>, _: &mut Context<Self>) {
-        let Some((SetDrained(drained), reply)) = call.accept() else {
+        let Some((SetDrained(is_drained), reply)) = call.accept() else {
             return;
         };
-        let mut state = self.shared.state();
-        state.drained = drained;
-        state.used_at = Instant::now();
-        drop(state);
+        self.shared.drained.store(is_drained, SeqCst);
+        self.shared.state().used_at = Instant::now();
         self.shared.wake();
         self.shared.meters.state(&self.shared);
         reply.send(());

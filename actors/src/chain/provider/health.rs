@@ -96,7 +96,7 @@ enum Due {
 impl Shared {
     fn due(&self, now: Instant) -> Due {
         let state = self.state();
-        if state.drained || state.is_idle(now) {
+        if state.is_drained() || state.is_idle(now) {
             return Due::WhenUsed;
         }
         if let Some(until) = state.circuit.open_until().filter(|until| *until > now) {
@@ -233,7 +233,7 @@ impl Shared {
     /// Whether the WebSocket is wanted now.
     pub(super) fn is_followed(&self) -> bool {
         let state = self.state();
-        !state.drained && state.served == Served::Right && !state.is_idle(Instant::now())
+        !state.is_drained() && state.served == Served::Right && !state.is_idle(Instant::now())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the incarnations of a provider's actor and its [`View`] share.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(super) enum Served {
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) drained: bool,
+    drained: Arc<AtomicBool>,
     pub(super) served: Served,
     /// The connections that were there before the provider last told its chain.
     pub(super) verified: u64,
@@ -60,6 +60,7 @@ pub(super) struct Shared {
     pub(super) config: ProviderConfig,
     pub(super) chain_id: u64,
     pub(super) block_time: Duration,
+    pub(super) drained: Arc<AtomicBool>,
     pub(super) heads: watch::Sender<Option<Head>>,
     /// Connections since the server started.
     pub(super) connects: Arc<AtomicU64>,
@@ -82,11 +83,12 @@ impl Shared {
         config: ProviderConfig,
         chain_id: u64,
         block_time: Duration,
+        drained: Arc<AtomicBool>,
         heads: watch::Sender<Option<Head>>,
     ) -> Self {
         let now = Instant::now();
         let state = State {
-            drained: false,
+            drained: Arc::clone(&drained),
             served: Served::Unknown,
             verified: 0,
             syncing: false,
@@ -110,6 +112,7 @@ impl Shared {
             config,
             chain_id,
             block_time,
+            drained,
             heads,
             connects: Arc::default(),
             checking: tokio::sync::Mutex::new(()),
@@ -180,6 +183,10 @@ impl Shared {
 }
 
 impl State {
+    pub(super) fn is_drained(&self) -> bool {
+        self.drained.load(SeqCst)
+    }
+
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.used_at) > IDLE_AFTER
     }
@@ -204,7 +211,7 @@ impl State {
 
     /// Why the provider is not used for any call.
     pub(super) fn unused(&self, now: Instant) -> Option<Unused> {
-        if self.drained {
+        if self.is_drained() {
             return Some(Unused::Drained);
         }
         match self.served {

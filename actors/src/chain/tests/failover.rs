@@ -162,29 +162,17 @@ fn providers_that_cannot_be_used_say_why() {
     };
     TestSystem::real_time(|system| async move {
         let chain = TestChain::start(&system, &node, 3).await;
-        let drain = async |is_drained| {
-            let provider = "two".to_owned();
-            let drain = SetDrained {
-                provider,
-                is_drained,
-            };
-            chain.entry.handle.ask(drain, LONG).await.unwrap()
-        };
-        assert!(drain(true).await);
+        assert!(chain.set_drained("two", true).await);
         let place = chain.place("two").await;
         assert!(
             !place.is_used && place.reason.as_deref() == Some("it is drained"),
             "{place:?}"
         );
-        assert!(drain(false).await);
+        assert!(chain.set_drained("two", false).await);
         chain
             .until(|status| status.providers.iter().all(|it| it.is_used))
             .await;
-        let unknown = SetDrained {
-            provider: "five".into(),
-            is_drained: true,
-        };
-        assert!(!chain.entry.handle.ask(unknown, LONG).await.unwrap());
+        assert!(!chain.set_drained("five", true).await);
         // A provider that changes its chain is not used, and lags are seen.
         node.mine(30).await;
         let old = node
@@ -198,6 +186,31 @@ fn providers_that_cannot_be_used_say_why() {
                 places.any(|it| it.name == "one" && it.reason.as_deref() == behind)
             })
             .await;
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn a_drained_provider_stays_so_when_its_chain_is_closed_and_opened() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start(&system, &node, 2).await;
+        assert!(chain.set_drained("two", true).await);
+        let chain = chain.reopen(&system).await;
+        let is_used = |name: &'static str| {
+            move |status: &ChainStatus| {
+                let mut places = status.providers.iter();
+                places.any(|it| it.name == name && it.is_used)
+            }
+        };
+        chain.until(is_used("one")).await;
+        let place = chain.place("two").await;
+        assert_eq!(place.reason.as_deref(), Some("it is drained"));
+        assert!(chain.set_drained("two", false).await);
+        let chain = chain.reopen(&system).await;
+        chain.until(is_used("two")).await;
         chain.stop().await;
     });
 }

@@ -68,10 +68,17 @@ fn config(providers: Vec<ProviderConfig>) -> ChainConfig {
     }
 }
 
+async fn open(system: &TestSystem, entry: &ChainEntry, deps: &ChainDeps) -> Root {
+    let children = Chain::children(entry, deps).into_iter();
+    let spec = children.fold(SupervisorSpec::new("root"), SupervisorSpec::child);
+    system.start(spec).await
+}
+
 /// A chain whose providers are proxies in front of one node.
 struct TestChain {
     entry: ChainEntry,
     proxies: Vec<RpcProxy>,
+    deps: ChainDeps,
     root: Root,
     _pressure: PressureWriter,
 }
@@ -109,13 +116,11 @@ impl TestChain {
         };
         let chains = Chains::new([config]);
         let entry = chains.find("test").unwrap().clone();
-        let spec = Chain::children(&entry, &deps)
-            .into_iter()
-            .fold(SupervisorSpec::new("root"), SupervisorSpec::child);
         let chain = Self {
-            root: system.start(spec).await,
+            root: open(system, &entry, &deps).await,
             entry,
             proxies,
+            deps,
             _pressure: pressure,
         };
         chain
@@ -125,6 +130,24 @@ impl TestChain {
             })
             .await;
         chain
+    }
+
+    /// Closes it, and opens it again.
+    async fn reopen(self, system: &TestSystem) -> Self {
+        self.root.stop().await;
+        Self {
+            root: open(system, &self.entry, &self.deps).await,
+            ..self
+        }
+    }
+
+    /// Takes a provider out of use, or back into use. Returns whether there is one of that name.
+    async fn set_drained(&self, provider: &str, is_drained: bool) -> bool {
+        let set = SetDrained {
+            provider: provider.into(),
+            is_drained,
+        };
+        self.entry.handle.ask(set, LONG).await.unwrap()
     }
 
     async fn serve(&self, calls: Vec<(&str, Value)>) -> Vec<Result<Outcome, ChainError>> {

@@ -80,6 +80,7 @@ impl TestProvider {
             chain: "test".into(),
             chain_id: CHAIN_ID,
             block_time,
+            drained: Arc::default(),
             heads,
             buffers: Arc::new(buffers.clone()),
             pressure: reader,

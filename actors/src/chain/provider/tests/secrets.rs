@@ -155,6 +155,7 @@ fn an_unusable_url_is_no_panic_and_is_not_shown() {
                 chain: "test".into(),
                 chain_id: CHAIN_ID,
                 block_time: Duration::from_secs(1),
+                drained: Arc::default(),
                 heads,
                 buffers: Arc::new(FixedBuffers::new(MIB)),
                 pressure: channel().1,
