@@ -7,14 +7,5 @@ need_browser() {
 }
 
 need_page_checks() {
-  local folder=$HEADROOM_CACHE/page-checks made_of
-  { have node && have npm; } || apt_install nodejs npm || exit 1
-  made_of="$(sha256sum <"$SETUP/page-checks.json")"
-  is_current "$folder" "$made_of" && return
-  open_work
-  is_current "$folder" "$made_of" && return
-  need_space 50 axe-core
-  say "fetching axe-core from npm (3 MiB, for the tests)"
-  npm_packages "$WORK/page-checks" "$SETUP/page-checks.json" "axe-core"
-  replace_folder "$WORK/page-checks" "$folder" "$made_of"
+  npm_folder page-checks 50 axe-core "3 MiB"
 }

@@ -25,6 +25,21 @@ npm_packages() {
     die "$3 cannot be installed: $(tail -n 1 "$WORK/npm.log" | cut -c1-300)"
 }
 
+# npm_folder NAME MIB WHAT SIZE: installs the npm packages of NAME.json in the folder NAME of the cache, with node. They need
+# so many MiB; SIZE is that of the download.
+npm_folder() {
+  local folder=$HEADROOM_CACHE/$1 list=$SETUP/$1.json made_of
+  { have node && have npm; } || apt_install nodejs npm || exit 1
+  made_of="$(sha256sum <"$list")"
+  is_current "$folder" "$made_of" && return
+  open_work
+  is_current "$folder" "$made_of" && return
+  need_space "$2" "$3"
+  say "fetching $3 from npm ($4, for the tests)"
+  npm_packages "$WORK/$1" "$list" "$3"
+  replace_folder "$WORK/$1" "$folder" "$made_of"
+}
+
 # python_packages FOLDER REQUIREMENTS WHAT: installs packages into a folder of the cache, for PYTHONPATH.
 python_packages() {
   local folder=$HEADROOM_CACHE/$1 requirements=$SETUP/$2 made_of

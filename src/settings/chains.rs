@@ -11,7 +11,7 @@ use headroom_actors::chain::config::QuorumConfig;
 use super::layers::{Origin, nearest};
 use super::map::Map;
 use super::secrets::{ChainSocketUrl, ChainUrl, Secret};
-use super::section::{Form, Key, Leaf, Rules, Source, sections};
+use super::section::{Form, Key, Leaf, Rules, Same, Source, sections};
 use super::values::{DurationOrZero, Factor, Rate, ShareOrZero};
 
 sections! {
@@ -25,6 +25,14 @@ sections! {
         pub client_calls_max: NonZeroUsize,
         /// WebSocket connections of one client at the same time.
         pub client_websockets_max: NonZeroUsize,
+        /// How chains are served that do not say otherwise.
+        pub serving: Same<ServingSettings>,
+        /// How providers are used that do not say otherwise.
+        pub provider: UsageSettings,
+    }
+
+    /// How a chain is served. `rpc` says it for all chains.
+    pub struct ServingSettings {
         /// How long an unused chain stays open; for ever if not set.
         pub ttl: Option<Duration>,
         /// Most bytes of kept answers.
@@ -39,8 +47,6 @@ sections! {
         pub quorum: Option<Quorums>,
         /// How providers are chosen.
         pub selection: SelectionSettings,
-        /// What holds for each provider that does not say otherwise.
-        pub provider: ProviderDefaults,
     }
 
     /// How the providers of a chain are chosen.
@@ -67,8 +73,8 @@ sections! {
         pub hedge_delay_min: DurationOrZero,
     }
 
-    /// What holds for each provider that does not say otherwise.
-    pub struct ProviderDefaults {
+    /// How a provider is used. `rpc.provider` says it for all providers.
+    pub struct UsageSettings {
         /// What a call costs, compared with other providers.
         pub cost: Factor,
         /// Most weight of calls per second.
@@ -99,20 +105,8 @@ sections! {
         pub finality_depth: u32,
         /// A page about its blocks and transactions.
         pub explorer: Option<PageUrl>,
-        /// How long it stays open when it is not used; for ever if not set.
-        pub ttl: Option<Duration>,
-        /// Most bytes of kept answers.
-        pub cache_max: ByteSize,
-        /// Most blocks of an `eth_getLogs`.
-        pub logs_range_max: NonZeroU64,
-        /// The only methods that are served.
-        pub methods_allowed: Option<Methods>,
-        /// Methods that are not served.
-        pub methods_denied: Option<Methods>,
-        /// Methods that several providers are asked for.
-        pub quorum: Option<Quorums>,
-        /// How providers are chosen.
-        pub selection: SelectionSettings,
+        /// How it is served.
+        pub serving: Same<ServingSettings>,
         /// Who serves it, by name.
         pub providers: Map<ProviderSettings>,
     }
@@ -123,22 +117,8 @@ sections! {
         pub url: ChainUrl,
         /// Where it takes WebSocket connections.
         pub ws_url: Option<ChainSocketUrl>,
-        /// What a call costs, compared with other providers.
-        pub cost: Factor,
-        /// Most weight of calls per second.
-        pub rate_max: Option<Rate>,
-        /// Requests at the same time.
-        pub in_flight_max: NonZeroUsize,
-        /// Calls of one request.
-        pub batch_max: NonZeroUsize,
-        /// How long a call waits for others that go with it.
-        pub batch_wait: DurationOrZero,
-        /// Longest time for one request.
-        pub timeout: Duration,
-        /// Most bytes of an answer.
-        pub answer_max: ByteSize,
-        /// Most blocks of one `eth_getLogs`; learned if not set.
-        pub logs_range_max: Option<NonZeroU64>,
+        /// How it is used.
+        pub usage: Same<UsageSettings>,
         /// Headers of each request.
         pub headers: Map<Secret>,
     }
@@ -265,7 +245,7 @@ impl RpcSettings {
             self.batch_max <= self.client_calls_max,
             "rpc.batch_max must not be above rpc.client_calls_max: such a batch would never be served",
         );
-        self.selection.check("rpc.selection", rules);
+        self.serving.selection.check("rpc.selection", rules);
     }
 }
 
@@ -300,13 +280,14 @@ pub(super) fn check(chains: &ChainsSettings, rules: &mut Rules) {
             &format!("{section}: the name of a chain needs a letter: numbers are ids"),
         );
         chain
+            .serving
             .selection
             .check(&format!("{section}.selection"), rules);
         for (provider, settings) in &chain.providers.0 {
             settings.check(&format!("{section}.providers.{provider}"), rules);
         }
         let providers = chain.providers.0.len();
-        for quorum in chain.quorum.iter().flat_map(Quorums::all) {
+        for quorum in chain.serving.quorum.iter().flat_map(Quorums::all) {
             let QuorumConfig { method, needed, .. } = quorum;
             rules.require(
                 !is_served(chain) || providers >= *needed as usize,
@@ -328,11 +309,11 @@ impl ProviderSettings {
             );
         }
         rules.require(
-            (1024..=1 << 40).contains(&self.answer_max.as_u64()),
+            (1024..=1 << 40).contains(&self.usage.answer_max.as_u64()),
             &format!("{section}.answer_max must be from 1KiB to 1TiB"),
         );
         rules.require(
-            self.batch_max.get() <= 1000,
+            self.usage.batch_max.get() <= 1000,
             &format!("{section}.batch_max must be at most 1000"),
         );
     }

@@ -3,6 +3,8 @@
 //! A key is a field of a struct in `sections!`; its type is a [`Leaf`]. A new key needs one line in a
 //! section, and its documented default in `config/default.toml`.
 
+use std::ops::Deref;
+
 use toml::Value;
 
 use super::layers::{Located, Origin, Values};
@@ -236,6 +238,32 @@ pub(crate) fn join(prefix: &str, field: &str) -> String {
     } else {
         format!("{prefix}.{field}")
     }
+}
+
+/// Keys that several sections have. They are keys of the section that this is a field of, whatever the field is called.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Same<T>(T);
+
+impl<T> Deref for Same<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Node> Node for Same<T> {
+    fn read(path: &str, source: &mut Source) -> Option<Self> {
+        T::read(section_of(path), source).map(Self)
+    }
+
+    fn changes(&self, newer: &Self, path: &str, changed: &mut Vec<String>) {
+        self.0.changes(&newer.0, section_of(path), changed);
+    }
+}
+
+fn section_of(path: &str) -> &str {
+    path.rsplit_once('.').map_or("", |(section, _)| section)
 }
 
 /// Declares structs of settings, and makes each a [`Node`].

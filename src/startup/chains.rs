@@ -36,7 +36,11 @@ pub(super) fn deps(
 ) -> ChainDeps {
     let answers_max = settings.server.answers_in_flight_max.as_u64();
     // Caches have bounds of their own, and stay when their answers are sent.
-    let caches_max = settings.chains.0.values().map(|it| it.cache_max.as_u64());
+    let caches_max = settings
+        .chains
+        .0
+        .values()
+        .map(|it| it.serving.cache_max.as_u64());
     let bytes_max = caches_max.fold(answers_max, u64::saturating_add);
     ChainDeps {
         supervisor: supervisor.handle(),
@@ -82,6 +86,7 @@ fn chain_config(name: &str, settings: &ChainSettings) -> ChainConfig {
     let aliases = settings.aliases.as_ref().map(Aliases::names);
     let providers = settings.providers.0.iter();
     let explorer = settings.explorer.as_ref();
+    let serving = &settings.serving;
     ChainConfig {
         name: name.to_owned(),
         aliases: aliases.unwrap_or_default().to_vec(),
@@ -92,13 +97,13 @@ fn chain_config(name: &str, settings: &ChainSettings) -> ChainConfig {
         providers: providers
             .map(|(name, provider)| provider_config(name, provider))
             .collect(),
-        selection: selection_config(&settings.selection),
-        ttl: settings.ttl,
-        cache_max: settings.cache_max.as_u64(),
-        logs_range_max: settings.logs_range_max.get(),
-        methods_allowed: methods(&settings.methods_allowed),
-        methods_denied: methods(&settings.methods_denied),
-        quorum: settings
+        selection: selection_config(&serving.selection),
+        ttl: serving.ttl,
+        cache_max: serving.cache_max.as_u64(),
+        logs_range_max: serving.logs_range_max.get(),
+        methods_allowed: methods(&serving.methods_allowed),
+        methods_denied: methods(&serving.methods_denied),
+        quorum: serving
             .quorum
             .as_ref()
             .map(Quorums::all)
@@ -110,6 +115,7 @@ fn chain_config(name: &str, settings: &ChainSettings) -> ChainConfig {
 fn provider_config(name: &str, settings: &ProviderSettings) -> ProviderConfig {
     let ws_url = settings.ws_url.as_ref();
     let headers = settings.headers.0.iter();
+    let usage = &settings.usage;
     ProviderConfig {
         name: name.to_owned(),
         url: ProviderUrl::new(settings.url.expose()),
@@ -117,14 +123,14 @@ fn provider_config(name: &str, settings: &ProviderSettings) -> ProviderConfig {
         headers: headers
             .map(|(name, value)| (name.clone(), Secret::new(value.expose())))
             .collect(),
-        cost: settings.cost.0,
-        rate_max: settings.rate_max.map(|rate| rate.0),
-        in_flight_max: count(settings.in_flight_max.get()),
-        batch_max: count(settings.batch_max.get()),
-        batch_wait: settings.batch_wait.0,
-        timeout: settings.timeout,
-        answer_max: settings.answer_max.as_u64(),
-        logs_range_max: settings.logs_range_max.map(|blocks| blocks.get()),
+        cost: usage.cost.0,
+        rate_max: usage.rate_max.map(|rate| rate.0),
+        in_flight_max: count(usage.in_flight_max.get()),
+        batch_max: count(usage.batch_max.get()),
+        batch_wait: usage.batch_wait.0,
+        timeout: usage.timeout,
+        answer_max: usage.answer_max.as_u64(),
+        logs_range_max: usage.logs_range_max.map(|blocks| blocks.get()),
     }
 }
 

@@ -133,7 +133,7 @@ impl Child for Chain {
         for (provider, told) in self.serving.heads_told().enumerate() {
             let heads = stream::unfold(told, |mut told| async move {
                 told.changed().await.ok()?;
-                let head = told.borrow_and_update().clone();
+                let head = *told.borrow_and_update();
                 Some((head, told))
             });
             let heads = wrap_stream::<_, Self>(heads).map(move |head, chain, _| {

@@ -101,23 +101,6 @@ pub struct SelectionConfig {
     pub hedge_delay_min: Duration,
 }
 
-impl Default for SelectionConfig {
-    fn default() -> Self {
-        Self {
-            latency_weight: 1.0,
-            errors_weight: 4.0,
-            lag_weight: 1.0,
-            cost_weight: 0.2,
-            throttling_weight: 2.0,
-            hysteresis: 0.3,
-            lag_max: 8,
-            attempts_max: 6,
-            hedge_share: 0.05,
-            hedge_delay_min: Duration::from_millis(50),
-        }
-    }
-}
-
 /// A URL that may contain a key in its user, path or query. It is never shown whole.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProviderUrl(String);

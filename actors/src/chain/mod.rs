@@ -6,10 +6,11 @@
 //! Layout: [`config`] has the settings, [`rpc`] the calls, [`methods`] what is known of methods; [`Chains`] are the chains of
 //! a server, each a resource of the loader (`resource`); [`Chain`] is the owner of one, and `serving` decides which provider
 //! gets which call; `provider` has the actor that owns all connections to one provider. [`heads`] has the chain as its
-//! providers tell it, [`block_param`] and [`log_range`] read which blocks a call is about, [`cache`] keeps answers, and
+//! providers tell it in [`block`]s, [`block_param`] and [`log_range`] read which blocks a call is about, [`cache`] keeps answers, and
 //! [`flights`] makes one call of equal ones. `subscriptions` and [`filters`] tell clients what is new.
 
 mod actor;
+pub mod block;
 pub mod block_param;
 pub mod cache;
 mod chains;

@@ -13,6 +13,16 @@ pub struct Call {
     pub params: Bytes,
 }
 
+impl Call {
+    /// A call of `method` with the text of its parameters.
+    pub fn new(method: impl Into<Arc<str>>, params: impl Into<Bytes>) -> Self {
+        Self {
+            method: method.into(),
+            params: params.into(),
+        }
+    }
+}
+
 /// What a call ended with, as the provider wrote it. The bytes hold their part of the memory budget.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {

@@ -144,10 +144,7 @@ fn call(body: &Bytes, method: &str, params: Option<&RawValue>) -> Result<Arc<Cal
             return Err(Fault::new(INVALID_PARAMS, message));
         }
     };
-    Ok(Arc::new(Call {
-        method: method.into(),
-        params,
-    }))
+    Ok(Arc::new(Call::new(method, params)))
 }
 
 /// The bytes of a part of the body. They keep the memory of the body.

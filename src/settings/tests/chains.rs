@@ -14,10 +14,9 @@ fn known_chains_need_only_a_provider() {
     assert_eq!(chain.id.get(), 1);
     assert_eq!(chain.block_time, Duration::from_secs(12));
     assert_eq!(chain.aliases.as_ref().unwrap().names(), ["eth", "mainnet"]);
-    assert_eq!(chain.cache_max, settings.rpc.cache_max);
-    assert_eq!(chain.selection, settings.rpc.selection);
+    assert_eq!(chain.serving, settings.rpc.serving);
     let node = &chain.providers.0["node"];
-    assert_eq!(node.timeout, settings.rpc.provider.timeout);
+    assert_eq!(*node.usage, settings.rpc.provider);
     assert!(node.headers.0.is_empty());
     // Without a provider there is no chain.
     assert!(defaults().chains.0.is_empty());
@@ -47,7 +46,7 @@ fn a_list_and_sections_are_two_ways_to_name_providers() {
     assert_eq!(list, load_text(sections, &[]).unwrap().settings);
     let settings = &list.chains.0["base"].providers.0;
     assert_eq!(settings["b"].headers.0["x-key"].expose(), "k");
-    assert_eq!(settings["a"].rate_max.unwrap().0, 5.0);
+    assert_eq!(settings["a"].usage.rate_max.unwrap().0, 5.0);
 }
 
 #[test]
@@ -79,17 +78,20 @@ fn layers_change_single_keys_of_a_chain() {
     .unwrap()
     .settings;
     let chain = &settings.chains.0["base-sepolia"];
-    assert_eq!((chain.id.get(), chain.ttl), (84532, None));
+    assert_eq!((chain.id.get(), chain.serving.ttl), (84532, None));
     assert_eq!(chain.block_time, Duration::from_secs(1));
-    assert_eq!(chain.selection.lag_max.get(), 4);
+    assert_eq!(chain.serving.selection.lag_max.get(), 4);
     let node = &chain.providers.0["my-node"];
-    assert_eq!((node.url.expose(), node.cost.0), ("http://env", 2.0));
+    assert_eq!((node.url.expose(), node.usage.cost.0), ("http://env", 2.0));
     assert_eq!(node.headers.0["x-key"].expose(), "k");
     let fuji = &settings.chains.0["fuji"];
     assert_eq!(fuji.providers.0["a"].url.expose(), "http://file");
-    assert_eq!((fuji.finality_depth, fuji.selection.lag_max.get()), (7, 3));
+    assert_eq!(
+        (fuji.finality_depth, fuji.serving.selection.lag_max.get()),
+        (7, 3)
+    );
     let optimism = &settings.chains.0["optimism"];
-    assert_eq!(optimism.ttl, Some(Duration::from_secs(300)));
+    assert_eq!(optimism.serving.ttl, Some(Duration::from_secs(300)));
 }
 
 #[test]

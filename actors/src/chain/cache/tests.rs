@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::chain::heads::{Block, HeadsConfig};
+use crate::chain::block::Block;
+use crate::chain::heads::HeadsConfig;
 use crate::chain::hex::BlockHash;
 use crate::chain::provider::Head;
 use crate::kernel::testing::buffers::FixedBuffers;
@@ -46,10 +47,13 @@ fn hash(number: u64, branch: u8) -> BlockHash {
 }
 
 fn tell(heads: &mut Heads, provider: &str, number: u64, branch: u8, parent: u8) -> Change {
-    let head = Head {
+    let block = Block {
         number,
-        hash: hash(number, branch).to_string().into(),
-        parent: hash(number - 1, parent).to_string().into(),
+        hash: hash(number, branch),
+        parent: hash(number - 1, parent),
+    };
+    let head = Head {
+        block,
         seen_at: Instant::now(),
     };
     heads.observe(provider, &head)

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::chain::heads::{Block, HeadsConfig};
+use crate::chain::block::Block;
+use crate::chain::heads::HeadsConfig;
 use crate::chain::provider::Head;
 
 fn hash(number: u64, branch: u8) -> BlockHash {
@@ -61,10 +62,13 @@ impl Chain {
         self.branches.push(branch);
         let number = self.branches.len() as u64 - 1;
         let parent = self.branches[number as usize - 1];
-        let head = Head {
+        let block = Block {
             number,
-            hash: hash(number, branch).to_string().into(),
-            parent: hash(number - 1, parent).to_string().into(),
+            hash: hash(number, branch),
+            parent: hash(number - 1, parent),
+        };
+        let head = Head {
+            block,
             seen_at: self.now,
         };
         let change = self.heads.observe("a", &head);

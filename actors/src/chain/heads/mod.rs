@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::block::Block;
 use super::config::ChainConfig;
 use super::hex::BlockHash;
 use super::provider::Head;
@@ -70,17 +71,6 @@ impl HeadsConfig {
             stale_after: (block_time * 20).clamp(Duration::from_secs(30), Duration::from_secs(600)),
         }
     }
-}
-
-/// A block and its place in the chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Block {
-    /// Its number.
-    pub number: u64,
-    /// Its hash.
-    pub hash: BlockHash,
-    /// The hash of the block before it.
-    pub parent: BlockHash,
 }
 
 /// What has become of the chain.
@@ -154,22 +144,13 @@ impl Heads {
         }
     }
 
-    /// Takes the head that `provider` has told, also if it is the same as before. A head whose hashes are no hashes, or whose
-    /// number is none of a block, is ignored.
+    /// Takes the head that `provider` has told, also if it is the same as before. One whose number is none of a block is
+    /// ignored.
     pub fn observe(&mut self, provider: &str, head: &Head) -> Change {
-        let hashes = (BlockHash::parse(&head.hash), BlockHash::parse(&head.parent));
-        let (Some(hash), Some(parent)) = hashes else {
-            return Change::Nothing;
-        };
-        let number = head.number;
-        if number > NUMBER_MAX {
+        let block = head.block;
+        if block.number > NUMBER_MAX {
             return Change::Nothing;
         }
-        let block = Block {
-            number,
-            hash,
-            parent,
-        };
         let agreed = self.head.map(|head| head.number);
         if !self.claims.tell(provider, block, head.seen_at, agreed) {
             return Change::Nothing;

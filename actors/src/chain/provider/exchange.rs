@@ -324,7 +324,7 @@ fn class(result: &CallResult) -> Class {
 
 /// Remembers the depth of the block whose state is missing, if the call names it by its number.
 fn learn_pruned(state: &mut super::shared::State, call: &Call, now: Instant) {
-    let Some(head) = state.head.as_ref().map(|head| head.number) else {
+    let Some(head) = state.head.as_ref().map(|head| head.block.number) else {
         return;
     };
     let Effect::Reads(Depends::Block(place)) = Method::of(&call.method).effect else {

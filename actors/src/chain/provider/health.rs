@@ -15,6 +15,7 @@ use super::served_chain::{ensure_chain, number};
 use super::shared::{Served, Shared};
 use super::transport::Transport;
 use super::view::Head;
+use crate::chain::block::Block;
 use crate::chain::methods::Weight;
 use crate::chain::rpc::{Call, Outcome};
 use crate::kernel::Backoff;
@@ -34,10 +35,6 @@ const SYNCING_BLOCKS: u64 = 8;
 
 /// A block that was told over the WebSocket so lately is not replaced by an older one that was asked for.
 const OVERTAKEN: Duration = Duration::from_secs(2);
-
-/// The longest hash that is taken from an answer, and the longest answer that is read here.
-const HASH_MAX: usize = 66;
-const BLOCK_MAX: usize = 1024 * 1024;
 
 /// Looks after the provider, without end.
 pub(super) async fn look_after(shared: Arc<Shared>, transport: Transport) {
@@ -148,10 +145,14 @@ impl Health {
 
     /// Asks for the newest block, and sometimes for more.
     async fn ask(&self, shared: &Arc<Shared>, transport: &Transport) -> Result<(), Fault> {
-        let mut calls = vec![call("eth_getBlockByNumber", r#"["latest",false]"#)];
+        let mut calls = vec![Arc::new(Call::new(
+            "eth_getBlockByNumber",
+            r#"["latest",false]"#,
+        ))];
         if self.checks.is_multiple_of(RARE) || shared.state().syncing {
-            calls.push(call("eth_getBlockByNumber", r#"["finalized",false]"#));
-            calls.push(call("eth_syncing", "[]"));
+            let finalized = Call::new("eth_getBlockByNumber", r#"["finalized",false]"#);
+            calls.push(Arc::new(finalized));
+            calls.push(Arc::new(Call::new("eth_syncing", "[]")));
         }
         let now = Instant::now();
         for _ in &calls {
@@ -173,22 +174,15 @@ impl Health {
         let latest = results.next().unwrap_or(Err(Fault::NotRpc("no answer")))?;
         shared.set_head(&latest)?;
         if let Some(Ok(Outcome::Result(finalized))) = results.next()
-            && let Some(block) = read_block(&finalized)
+            && let Some(block) = Block::read(&finalized)
         {
-            shared.state().finalized = Some(block.0);
+            shared.state().finalized = Some(block.number);
         }
         if let Some(Ok(Outcome::Result(syncing))) = results.next() {
             shared.state().syncing = is_syncing(&syncing);
         }
         Ok(())
     }
-}
-
-fn call(method: &str, params: &'static str) -> Arc<Call> {
-    Arc::new(Call {
-        method: method.into(),
-        params: params.into(),
-    })
 }
 
 impl Shared {
@@ -203,7 +197,7 @@ impl Shared {
 
     fn set_head(&self, latest: &Outcome) -> Result<(), Fault> {
         let block = match latest {
-            Outcome::Result(text) => read_block(text),
+            Outcome::Result(text) => Block::read(text),
             Outcome::Error(_) => None,
         };
         self.told_head(block.ok_or(Fault::NotRpc("no newest block"))?, false);
@@ -211,22 +205,21 @@ impl Shared {
     }
 
     /// Takes the newest block, which the provider told by itself or was asked for.
-    pub(super) fn told_head(&self, (number, hash, parent): Block, by_itself: bool) {
+    pub(super) fn told_head(&self, block: Block, by_itself: bool) {
         let head = Head {
-            number,
-            hash,
-            parent,
+            block,
             seen_at: Instant::now(),
         };
         let mut state = self.state();
-        let is_newer = |known: &Head| known.number > number && known.seen_at.elapsed() < OVERTAKEN;
+        let is_newer =
+            |known: &Head| known.block.number > block.number && known.seen_at.elapsed() < OVERTAKEN;
         if !by_itself && state.subscribed && state.head.as_ref().is_some_and(is_newer) {
             // The block was told while the question was under way.
             return;
         }
-        state.head = Some(head.clone());
+        state.head = Some(head);
         drop(state);
-        self.meters.head(number);
+        self.meters.head(block.number);
         self.heads.send_replace(Some(head));
     }
 
@@ -235,29 +228,6 @@ impl Shared {
         let state = self.state();
         !state.is_drained() && state.served == Served::Right && !state.is_idle(Instant::now())
     }
-}
-
-/// The number of a block, its hash, and that of the block before it.
-pub(super) type Block = (u64, Arc<str>, Arc<str>);
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawBlock<'a> {
-    number: &'a str,
-    hash: &'a str,
-    parent_hash: &'a str,
-}
-
-/// Reads what is needed of a block.
-pub(super) fn read_block(text: &[u8]) -> Option<Block> {
-    if text.len() > BLOCK_MAX {
-        return None;
-    }
-    let block: RawBlock<'_> = serde_json::from_slice(text).ok()?;
-    let is_hash = |hash: &str| hash.starts_with("0x") && hash.len() <= HASH_MAX;
-    (is_hash(block.hash) && is_hash(block.parent_hash)).then_some(())?;
-    let number = number(block.number.as_bytes())?;
-    Some((number, block.hash.into(), block.parent_hash.into()))
 }
 
 #[derive(Deserialize)]
@@ -297,22 +267,6 @@ mod tests {
             (r#"{"batchSeen":1}"#, false),
         ] {
             assert_eq!(is_syncing(text.as_bytes()), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_block_without_a_hash_is_none() {
-        let block = |text: &str| read_block(text.as_bytes());
-        let (number, hash, parent) =
-            block(r#"{"number":"0x10","hash":"0xab","parentHash":"0xcd","x":[]}"#).unwrap();
-        assert_eq!((number, &*hash, &*parent), (16, "0xab", "0xcd"));
-        for text in [
-            "null",
-            r#"{"number":null,"hash":"0xab","parentHash":"0xcd"}"#,
-            r#"{"number":"0x1","hash":"ab","parentHash":"0xcd"}"#,
-            r#"{"number":"0x1","hash":"0xab"}"#,
-        ] {
-            assert_eq!(block(text), None, "{text}");
         }
     }
 }

@@ -231,7 +231,7 @@ impl State {
 
     pub(super) fn oldest_state(&self, now: Instant) -> Option<u64> {
         let head = self.head.as_ref()?;
-        self.learned.oldest_state(head.number, now)
+        self.learned.oldest_state(head.block.number, now)
     }
 
     pub(super) fn logs_range_max(&self, config: &ProviderConfig, now: Instant) -> Option<u64> {
@@ -254,7 +254,7 @@ impl View for Arc<Shared> {
             error_rate,
             throttle_rate,
             in_flight: state.calls,
-            head: state.head.clone(),
+            head: state.head,
             finalized: state.finalized,
             oldest_state: state.oldest_state(now),
             logs_range_max: state.logs_range_max(&self.config, now),

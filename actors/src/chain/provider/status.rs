@@ -65,8 +65,8 @@ pub struct HeadStatus {
 impl HeadStatus {
     fn of(head: &Head, clock: &Clock) -> Self {
         Self {
-            number: head.number,
-            hash: head.hash.to_string(),
+            number: head.block.number,
+            hash: head.block.hash.to_string(),
             seen_at: clock.time_of(head.seen_at),
         }
     }

@@ -20,11 +20,11 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::endpoint::WsTarget;
 use super::fault::{Fault, Unused};
-use super::health::read_block;
 use super::served_chain::number;
 use super::shared::Shared;
 use super::tls::Tls;
 use super::wire::{Answers, Member, read, write};
+use crate::chain::block::Block;
 use crate::kernel::{Backoff, chain};
 
 /// How long the connect may take, with TLS, the handshake and the subscription.
@@ -197,9 +197,9 @@ struct Params<'a> {
     result: &'a RawValue,
 }
 
-fn told_block(text: &[u8]) -> Option<(u64, Arc<str>, Arc<str>)> {
+fn told_block(text: &[u8]) -> Option<Block> {
     let notification: Notification<'_> = serde_json::from_slice(text).ok()?;
-    read_block(notification.params.result.get().as_bytes())
+    Block::read(notification.params.result.get().as_bytes())
 }
 
 /// Without the URL, which some of these errors contain.

@@ -1,22 +1,18 @@
 //! What others may know of a provider without a call.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::fault::Unused;
+use crate::chain::block::Block;
 use crate::chain::methods::Weight;
 
 /// The newest block of a provider.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// Its number.
-    pub number: u64,
-    /// Its hash, in hexadecimal digits with `0x`.
-    pub hash: Arc<str>,
-    /// The hash of the block before it.
-    pub parent: Arc<str>,
+    /// The block.
+    pub block: Block,
     /// When the provider told it.
     pub seen_at: Instant,
 }

@@ -74,10 +74,7 @@ impl Serving {
         params: Bytes,
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
-        let call = Arc::new(Call {
-            method: "eth_getLogs".into(),
-            params,
-        });
+        let call = Arc::new(Call::new("eth_getLogs", params));
         self.search(&call, self.newest(), deadline).await
     }
 

@@ -1,20 +1,16 @@
 //! The chain's newest blocks, as its providers tell them, and what ends with them.
 
-use std::borrow::Cow;
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::{Serving, metrics};
+use crate::chain::block::Block;
 use crate::chain::cache::{SharedAnswers, SharedConfig};
-use crate::chain::heads::{Block, Change};
-use crate::chain::hex::{BlockHash, quantity};
+use crate::chain::heads::Change;
 use crate::chain::methods::Weight;
 use crate::chain::provider::{Head, Unused};
 use crate::chain::rpc::{Call, Outcome};
@@ -193,55 +189,40 @@ impl Serving {
         let Some(Outcome::Result(text)) = answer.await else {
             return;
         };
-        if let Some(block) = read_block(&text) {
+        if let Some(block) = Block::read(&text) {
             // It does not have what it has revealed.
             let revealed = upstream.revealed.get();
             upstream.revealed.set(revealed.min(block.number));
-            self.told(provider, &head_of(block));
+            let seen_at = Instant::now();
+            self.told(provider, &Head { block, seen_at });
         }
     }
 
-    /// Asks the best provider for its newest block. Returns the newest block of the chain.
-    pub(in crate::chain) async fn look_for_head(self: &Rc<Self>) -> Option<Block> {
-        let (method, params) = ("eth_getBlockByNumber", "[\"latest\",false]");
-        let asked = self.ask_best(method, params, Instant::now() + WITHIN).await;
-        if let Some((provider, Outcome::Result(text))) = asked
-            && let Some(block) = read_block(&text)
-        {
-            self.told(provider, &head_of(block));
-        }
+    /// The newest block of the chain.
+    pub(in crate::chain) fn head(&self) -> Option<Block> {
         self.heads.borrow().head()
     }
 
+    /// Asks the best provider whether there is a newer block. Returns the newest block of the chain.
+    pub(in crate::chain) async fn look_for_head(self: &Rc<Self>) -> Option<Block> {
+        let (method, params) = ("eth_getBlockByNumber", "[\"latest\",false]");
+        let asked = self.ask_best(method, params, Instant::now() + WITHIN).await;
+        // What is no newer may be late, or of a server behind the provider that is behind: the checks judge that.
+        if let Some((provider, Outcome::Result(text))) = asked
+            && let Some(block) = Block::read(&text)
+            && self.agreed().is_none_or(|agreed| block.number > agreed)
+        {
+            let seen_at = Instant::now();
+            self.told(provider, &Head { block, seen_at });
+        }
+        self.head()
+    }
+
     pub(super) async fn block(&self, method: &str, params: String) -> Option<Block> {
-        let call = Arc::new(Call {
-            method: method.into(),
-            params: Bytes::from(params),
-        });
+        let call = Arc::new(Call::new(method, params));
         match self.ask(&call, Instant::now() + WITHIN).await.ok()? {
-            Outcome::Result(text) => read_block(&text),
+            Outcome::Result(text) => Block::read(&text),
             Outcome::Error(_) => None,
         }
     }
-}
-
-/// The block as a provider's newest.
-fn head_of(block: Block) -> Head {
-    Head {
-        number: block.number,
-        hash: block.hash.to_string().into(),
-        parent: block.parent.to_string().into(),
-        seen_at: Instant::now(),
-    }
-}
-
-/// The place of a block in the chain.
-fn read_block(text: &[u8]) -> Option<Block> {
-    let members: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(text).ok()?;
-    let word = |name: &str| serde_json::from_str::<&str>(members.get(name)?.get()).ok();
-    Some(Block {
-        number: quantity(word("number")?)?,
-        hash: BlockHash::parse(word("hash")?)?,
-        parent: BlockHash::parse(word("parentHash")?)?,
-    })
 }

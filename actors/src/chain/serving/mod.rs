@@ -21,7 +21,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
@@ -116,7 +115,7 @@ impl Needs {
             return Err(Unused::Behind { blocks: lag });
         }
         let head = standing.head.as_ref();
-        let head = head.map(|head| head.number.max(revealed));
+        let head = head.map(|head| head.block.number.max(revealed));
         // One that has told no head counts as one without blocks.
         if let Some(needed) = self.head_min
             && head.unwrap_or_default() < needed
@@ -213,10 +212,7 @@ impl Serving {
         params: &'static str,
         deadline: Instant,
     ) -> Option<(usize, Outcome)> {
-        let call = Arc::new(Call {
-            method: method.into(),
-            params: Bytes::from_static(params.as_bytes()),
-        });
+        let call = Arc::new(Call::new(method, params));
         let needs = Needs::default();
         let answer = self.attempt(&call, Method::of(method), &needs, deadline);
         let answer = answer.await.ok()?;
@@ -231,10 +227,7 @@ impl Serving {
         params: String,
         deadline: Instant,
     ) -> Option<Outcome> {
-        let call = Arc::new(Call {
-            method: method.into(),
-            params: params.into(),
-        });
+        let call = Arc::new(Call::new(method, params));
         let method = Method::of(method);
         let (_, answer) = self.send_to(&call, method, provider, deadline).await;
         answer.ok()
@@ -305,10 +298,7 @@ impl Serving {
 
     /// Whether a method is allowed here.
     pub(super) fn allows(&self, method: &str) -> bool {
-        let call = Call {
-            method: method.into(),
-            params: Bytes::new(),
-        };
+        let call = Call::new(method, "");
         self.check_allowed(&call, Method::of(method)).is_ok()
     }
 

@@ -154,10 +154,8 @@ impl Serving {
 
     /// Whether a provider has the transaction with this hash.
     async fn is_there(&self, hash: &str, deadline: Instant) -> bool {
-        let call = Arc::new(Call {
-            method: "eth_getTransactionByHash".into(),
-            params: Bytes::from(format!("[\"{hash}\"]")),
-        });
+        let call = Call::new("eth_getTransactionByHash", format!("[\"{hash}\"]"));
+        let call = Arc::new(call);
         let method = Method::of(&call.method);
         let needs = Needs {
             must_exist: true,

@@ -139,8 +139,7 @@ impl Serving {
                     match pinned {
                         Some(params) => {
                             needs.must_exist = is_of_block(&call.method);
-                            let method = Arc::clone(&call.method);
-                            call = Arc::new(Call { method, params });
+                            call = Arc::new(Call::new(Arc::clone(&call.method), params));
                         }
                         None => moves_with_head = true,
                     }

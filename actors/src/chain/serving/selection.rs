@@ -96,10 +96,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn config() -> SelectionConfig {
-        SelectionConfig::default()
-    }
+    use crate::chain::tests::selection;
 
     fn candidate(index: usize, latency_ms: u64, error_rate: f64, lag: u64) -> Candidate {
         let standing = Standing {
@@ -117,7 +114,7 @@ mod tests {
     }
 
     fn order(candidates: Vec<Candidate>, first: Option<usize>) -> Vec<usize> {
-        let ranked = rank(candidates, &config(), first);
+        let ranked = rank(candidates, &selection(), first);
         ranked.iter().map(|it| it.candidate.index).collect()
     }
 
@@ -166,7 +163,7 @@ mod tests {
                 new.standing.latency = None;
                 new
             }],
-            &config(),
+            &selection(),
             None,
         );
         assert_eq!(ranked[0].candidate.index, 1);

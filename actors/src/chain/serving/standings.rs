@@ -43,7 +43,7 @@ impl Serving {
                 reason: is_stalled.then(|| "it has calls and does not answer".to_owned()),
                 score: Some(ranked.score),
                 lag_blocks: standing.head.is_some().then_some(lag),
-                head: standing.head.map(|head| head.number),
+                head: standing.head.map(|head| head.block.number),
                 latency_seconds: standing.latency.map(|it| it.as_secs_f64()),
                 latency_p95_seconds: standing.p95.map(|it| it.as_secs_f64()),
                 error_rate: standing.error_rate,
@@ -56,7 +56,7 @@ impl Serving {
         let told = self.upstreams.iter().filter_map(|upstream| {
             let told = upstream.told.borrow();
             let told = told.as_ref()?;
-            (Some(told.number) == head.map(|head| head.number)).then_some(told.seen_at)
+            (Some(told.block.number) == head.map(|head| head.number)).then_some(told.seen_at)
         });
         ChainStatus {
             head: head.map(|head| head.number),

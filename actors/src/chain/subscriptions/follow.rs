@@ -14,6 +14,7 @@ use super::filter::LogHead;
 use super::subscribers::{Event, Subscribers};
 use super::trail::{BLOCKS_MAX, Joint, Told, Trail};
 use super::{Hub, Round, Topic};
+use crate::chain::block::Block;
 use crate::chain::rpc::{Call, Outcome};
 
 /// How long one question may take.
@@ -32,10 +33,8 @@ const NOT_IN_HEADER: &[&str] = &[
 ];
 
 /// A block that is to be told.
-struct Block {
-    number: u64,
-    hash: Rc<str>,
-    parent: Rc<str>,
+struct Fresh {
+    block: Block,
     /// The text of its header.
     header: Bytes,
 }
@@ -66,30 +65,33 @@ impl Hub {
     /// Tells the blocks that are new.
     async fn look(&self, trail: &mut Trail) {
         // Nobody is told a block before the answers of all calls are of it.
-        let Some(newest) = self.serving.look_for_head().await else {
+        let newest = match self.serving.head() {
+            Some(head) if !trail.has(head.hash) => Some(head),
+            _ => self.serving.look_for_head().await,
+        };
+        let Some(newest) = newest else {
             return;
         };
-        let hash = newest.hash.to_string();
-        if trail.has(&hash) {
+        if trail.has(newest.hash) {
             return;
         }
-        let Some(newest) = self.block(&hash).await else {
+        let Some(newest) = self.block(newest.hash).await else {
             return;
         };
-        let mut fresh = vec![newest];
+        let mut blocks = vec![newest];
         let joint = loop {
-            let Some(first) = fresh.last() else {
+            let Some(Fresh { block: first, .. }) = blocks.last() else {
                 return;
             };
-            match trail.joint(&first.parent) {
-                Joint::Unknown if fresh.len() < BLOCKS_MAX && first.number > 0 => {}
+            match trail.joint(first.parent) {
+                Joint::Unknown if blocks.len() < BLOCKS_MAX && first.number > 0 => {}
                 joint => break joint,
             }
             // If no provider has the parent now, the next look tries again.
-            let Some(block) = self.block(&first.parent).await else {
+            let Some(block) = self.block(first.parent).await else {
                 return;
             };
-            fresh.push(block);
+            blocks.push(block);
         };
         match joint {
             Joint::After(count) => {
@@ -102,8 +104,8 @@ impl Hub {
             }
             // Blocks are told from the next one on.
             Joint::Start => {
-                for block in fresh.drain(..) {
-                    trail.push(block.told(Rc::new([])));
+                for fresh in blocks.drain(..) {
+                    trail.push(fresh.told(Rc::new([])));
                 }
                 self.blocks.is_ready.send_replace(true);
             }
@@ -116,9 +118,9 @@ impl Hub {
                 trail.cut(0).for_each(drop);
             }
         }
-        while let Some(block) = fresh.pop() {
+        while let Some(fresh) = blocks.pop() {
             let logs = match self.has(Subscribers::want_logs) {
-                true => match self.logs(&block).await {
+                true => match self.logs(&fresh.block).await {
                     Some(logs) => logs,
                     // The next look tells this block.
                     None => return,
@@ -126,17 +128,14 @@ impl Hub {
                 false => Bytes::from_static(b"[]"),
             };
             let mut round = self.round();
-            round.tell(&block.header, Event::Head).await;
+            round.tell(&fresh.header, Event::Head).await;
             let logs = tell_logs(&mut round, &logs).await;
-            trail.push(block.told(logs));
+            trail.push(fresh.told(logs));
         }
     }
 
     async fn ask(&self, method: &str, params: String) -> Option<Bytes> {
-        let call = Arc::new(Call {
-            method: method.into(),
-            params: params.into(),
-        });
+        let call = Arc::new(Call::new(method, params));
         let answer = self.serving.ask(&call, Instant::now() + WITHIN).await;
         match answer {
             Ok(Outcome::Result(text)) => Some(text),
@@ -145,10 +144,10 @@ impl Hub {
     }
 
     /// The block with this hash.
-    async fn block(&self, hash: &str) -> Option<Block> {
+    async fn block(&self, hash: BlockHash) -> Option<Fresh> {
         let params = format!("[\"{hash}\",false]");
         let text = self.ask("eth_getBlockByHash", params).await?;
-        Block::read(&text)
+        Fresh::read(&text)
     }
 
     /// The logs of a block.
@@ -185,27 +184,18 @@ async fn take_back(round: &mut Round<'_>, log: &Bytes) {
     }
 }
 
-impl Block {
+impl Fresh {
     fn read(text: &[u8]) -> Option<Self> {
+        let block = Block::read(text)?;
         let mut members: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(text).ok()?;
-        let word =
-            |name: &str| -> Option<String> { serde_json::from_str(members.get(name)?.get()).ok() };
-        let number = word("number")?;
-        let number = u64::from_str_radix(number.strip_prefix("0x")?, 16).ok()?;
-        let (hash, parent) = (word("hash")?.into(), word("parentHash")?.into());
         members.retain(|name, _| !NOT_IN_HEADER.contains(&&**name));
         let header = serde_json::to_vec(&members).ok()?.into();
-        Some(Self {
-            number,
-            hash,
-            parent,
-            header,
-        })
+        Some(Self { block, header })
     }
 
     fn told(self, logs: Rc<[Bytes]>) -> Told {
         Told {
-            hash: self.hash,
+            hash: self.block.hash,
             logs,
         }
     }
@@ -231,23 +221,14 @@ mod tests {
 
     #[test]
     fn a_header_is_a_block_without_what_is_in_it() {
-        let block = br#"{"number":"0x1f","hash":"0xab","parentHash":"0xaa","size":"0x1","transactions":["0x1"],
-            "uncles":[],"timestamp":"0x5", "withdrawals": [{"a": 1}]}"#;
-        let read = Block::read(block).unwrap();
-        assert_eq!(
-            (read.number, &*read.hash, &*read.parent),
-            (31, "0xab", "0xaa")
-        );
-        let expected = r#"{"hash":"0xab","number":"0x1f","parentHash":"0xaa","timestamp":"0x5"}"#;
-        assert_eq!(read.header, expected);
-        for wrong in [
-            "null",
-            "{}",
-            "[]",
-            r#"{"number":1,"hash":"","parentHash":""}"#,
-        ] {
-            assert!(Block::read(wrong.as_bytes()).is_none());
-        }
+        let [hash, parent] = ["ab", "aa"].map(|byte| format!("\"0x{}\"", byte.repeat(32)));
+        let places =
+            format!(r#""hash":{hash},"number":"0x1f","parentHash":{parent},"timestamp":"0x5""#);
+        let rest = r#""size":"0x1","transactions":["0x1"],"uncles":[], "withdrawals": [{"a": 1}]"#;
+        let read = Fresh::read(format!("{{{rest},{places}}}").as_bytes()).unwrap();
+        assert_eq!(read.header, format!("{{{places}}}"));
+        assert_eq!(read.block.number, 31);
+        assert!(Fresh::read(b"null").is_none());
     }
 
     #[test]

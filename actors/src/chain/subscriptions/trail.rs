@@ -6,13 +6,15 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use crate::chain::hex::BlockHash;
+
 /// Blocks that are remembered. A reorganisation of more is told as a gap.
 pub(super) const BLOCKS_MAX: usize = 128;
 
 /// A block that was told.
 #[derive(Debug, Clone)]
 pub(super) struct Told {
-    pub(super) hash: Rc<str>,
+    pub(super) hash: BlockHash,
     /// The texts of its logs, if somebody wanted to know them.
     pub(super) logs: Rc<[Bytes]>,
 }
@@ -34,16 +36,16 @@ pub(super) struct Trail(VecDeque<Told>);
 
 impl Trail {
     /// Whether this block was told.
-    pub(super) fn has(&self, hash: &str) -> bool {
-        self.0.iter().any(|told| &*told.hash == hash)
+    pub(super) fn has(&self, hash: BlockHash) -> bool {
+        self.0.iter().any(|told| told.hash == hash)
     }
 
     /// Where a block with this parent continues.
-    pub(super) fn joint(&self, parent: &str) -> Joint {
+    pub(super) fn joint(&self, parent: BlockHash) -> Joint {
         if self.0.is_empty() {
             return Joint::Start;
         }
-        let found = self.0.iter().rposition(|told| &*told.hash == parent);
+        let found = self.0.iter().rposition(|told| told.hash == parent);
         found.map_or(Joint::Unknown, |index| Joint::After(index + 1))
     }
 
@@ -65,11 +67,16 @@ impl Trail {
 mod tests {
     use super::*;
 
-    fn trail(hashes: &[&str]) -> Trail {
+    fn hash(number: u8) -> BlockHash {
+        BlockHash::new([number; 32])
+    }
+
+    /// The blocks with these hashes.
+    fn trail(hashes: impl IntoIterator<Item = u8>) -> Trail {
         let mut trail = Trail::default();
-        for hash in hashes {
+        for byte in hashes {
             trail.push(Told {
-                hash: (*hash).into(),
+                hash: hash(byte),
                 logs: Rc::new([]),
             });
         }
@@ -78,25 +85,20 @@ mod tests {
 
     #[test]
     fn a_block_continues_after_its_parent() {
-        let mut trail = trail(&["a", "b", "c"]);
-        assert_eq!(Trail::default().joint("x"), Joint::Start);
-        assert_eq!(trail.joint("c"), Joint::After(3));
-        assert_eq!(trail.joint("a"), Joint::After(1));
-        assert_eq!(trail.joint("x"), Joint::Unknown);
-        let cut: Vec<_> = trail.cut(1).map(|told| told.hash.to_string()).collect();
-        assert_eq!(cut, ["c", "b"]);
-        assert!(trail.has("a") && !trail.has("b"));
+        let mut trail = trail([10, 11, 12]);
+        assert_eq!(Trail::default().joint(hash(1)), Joint::Start);
+        assert_eq!(trail.joint(hash(12)), Joint::After(3));
+        assert_eq!(trail.joint(hash(10)), Joint::After(1));
+        assert_eq!(trail.joint(hash(1)), Joint::Unknown);
+        let cut: Vec<_> = trail.cut(1).map(|told| told.hash).collect();
+        assert_eq!(cut, [hash(12), hash(11)]);
+        assert!(trail.has(hash(10)) && !trail.has(hash(11)));
     }
 
     #[test]
     fn old_blocks_are_forgotten() {
-        let mut trail = Trail::default();
-        for number in 0..BLOCKS_MAX + 10 {
-            trail.push(Told {
-                hash: number.to_string().into(),
-                logs: Rc::new([]),
-            });
-        }
-        assert!(!trail.has("9") && trail.has("10"));
+        let trail = trail(0..138);
+        assert_eq!(trail.0.len(), BLOCKS_MAX);
+        assert!(!trail.has(hash(9)) && trail.has(hash(10)));
     }
 }

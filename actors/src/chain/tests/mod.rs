@@ -10,7 +10,6 @@ mod subscribing;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use headroom_test_support::anvil::{Anvil, CHAIN_ID};
 use headroom_test_support::rpc_proxy::RpcProxy;
 use headroom_test_support::wait::wait_for_async;
@@ -49,6 +48,22 @@ fn provider(name: &str, url: String) -> ProviderConfig {
     }
 }
 
+/// As in `config/default.toml`.
+pub(super) fn selection() -> SelectionConfig {
+    SelectionConfig {
+        latency_weight: 1.0,
+        errors_weight: 8.0,
+        lag_weight: 0.5,
+        cost_weight: 0.5,
+        throttling_weight: 4.0,
+        hysteresis: 0.2,
+        lag_max: 8,
+        attempts_max: 4,
+        hedge_share: 0.05,
+        hedge_delay_min: Duration::from_millis(50),
+    }
+}
+
 fn config(providers: Vec<ProviderConfig>) -> ChainConfig {
     ChainConfig {
         name: "test".into(),
@@ -58,7 +73,7 @@ fn config(providers: Vec<ProviderConfig>) -> ChainConfig {
         finality_depth: 64,
         explorer: None,
         providers,
-        selection: SelectionConfig::default(),
+        selection: selection(),
         ttl: None,
         cache_max: MIB,
         logs_range_max: 100_000,
@@ -151,12 +166,9 @@ impl TestChain {
     }
 
     async fn serve(&self, calls: Vec<(&str, Value)>) -> Vec<Result<Outcome, ChainError>> {
-        let calls = calls.into_iter().map(|(method, params)| {
-            Arc::new(Call {
-                method: method.into(),
-                params: Bytes::from(params.to_string()),
-            })
-        });
+        let calls = calls
+            .into_iter()
+            .map(|(method, params)| Arc::new(Call::new(method, params.to_string())));
         let serve = Serve {
             calls: calls.collect(),
             caller: "test".into(),

@@ -167,10 +167,7 @@ fn a_caller_that_leaves_ends_its_request_and_frees_its_place() {
         };
         let provider = TestProvider::start(&system, limit).await;
         proxy.set_for(&["eth_gasPrice"], RpcFault::Stall);
-        let call = Arc::new(Call {
-            method: "eth_gasPrice".into(),
-            params: Bytes::new(),
-        });
+        let call = Arc::new(Call::new("eth_gasPrice", ""));
         let asked = provider
             .handle
             .ask(Send { call }, Duration::from_millis(300));

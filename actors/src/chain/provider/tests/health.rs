@@ -4,6 +4,7 @@ use headroom_test_support::anvil::AnvilOptions;
 use headroom_test_support::rpc_proxy::RpcFault;
 
 use super::*;
+use crate::chain::block::Block;
 
 #[test]
 fn a_provider_of_another_chain_is_never_used() {
@@ -55,7 +56,11 @@ fn after_a_reconnect_no_answer_is_passed_on_before_the_chain_is_told_again() {
             }
         }
         assert_ne!(
-            provider.heads.borrow().as_ref().map(|head| head.number),
+            provider
+                .heads
+                .borrow()
+                .as_ref()
+                .map(|head| head.block.number),
             Some(7)
         );
         provider.stop().await;
@@ -130,26 +135,23 @@ fn new_blocks_and_reorganised_ones_are_told() {
     with_node(async |system, anvil, proxy| {
         let mut provider = TestProvider::start(&system, config(&proxy.url())).await;
         anvil.mine(5).await;
-        let is_fifth = |head: &Option<Head>| head.as_ref().is_some_and(|head| head.number == 5);
+        let is_fifth =
+            |head: &Option<Head>| head.as_ref().is_some_and(|head| head.block.number == 5);
         let told = tokio::time::timeout(LONG, provider.heads.wait_for(is_fifth)).await;
-        let head = told.unwrap().unwrap().clone().unwrap();
+        let told = told.unwrap().unwrap().unwrap().block;
         let block = anvil
             .call("eth_getBlockByNumber", json!(["latest", false]))
             .await;
-        assert_eq!(
-            (block["hash"].as_str(), block["parentHash"].as_str()),
-            (Some(&*head.hash), Some(&*head.parent))
-        );
+        assert_eq!(Block::read(block.to_string().as_bytes()), Some(told));
         anvil.reorg(2).await;
         let is_other = |other: &Option<Head>| {
-            other
-                .as_ref()
-                .is_some_and(|other| other.number == 5 && other.hash != head.hash)
+            let other = other.as_ref().map(|other| other.block);
+            other.is_some_and(|other| other.number == 5 && other.hash != told.hash)
         };
         let told = tokio::time::timeout(LONG, provider.heads.wait_for(is_other)).await;
         drop(told.unwrap().unwrap());
         let standing = provider.standing("eth_call").unwrap();
-        assert_eq!(standing.head.unwrap().number, 5);
+        assert_eq!(standing.head.unwrap().block.number, 5);
         assert!(standing.finalized.is_some());
         provider.stop().await;
     });

@@ -108,10 +108,7 @@ impl TestProvider {
     }
 
     async fn send(&self, method: &str, params: &Value) -> Result<Outcome, Fault> {
-        let call = Arc::new(Call {
-            method: method.into(),
-            params: Bytes::from(params.to_string()),
-        });
+        let call = Arc::new(Call::new(method, params.to_string()));
         self.handle.ask(Send { call }, LONG).await.unwrap()
     }
 

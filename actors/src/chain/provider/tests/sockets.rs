@@ -14,7 +14,10 @@ fn node(anvil: &Anvil) -> SocketAddr {
 }
 
 async fn told(provider: &mut TestProvider, number: u64) {
-    let is_it = |head: &Option<Head>| head.as_ref().is_some_and(|head| head.number == number);
+    let is_it = |head: &Option<Head>| {
+        head.as_ref()
+            .is_some_and(|head| head.block.number == number)
+    };
     let told = tokio::time::timeout(LONG, provider.heads.wait_for(is_it)).await;
     drop(told.unwrap().unwrap());
 }
