@@ -5,6 +5,7 @@ use std::sync::Arc;
 use headroom_actors::chain::config::{
     ChainConfig, ProviderConfig, ProviderUrl, Secret, SelectionConfig,
 };
+use headroom_actors::chain::filters::FiltersConfig;
 use headroom_actors::chain::{ChainDeps, ChainEntry, Chains, start_at_zero};
 use headroom_actors::kernel::{SharedStore, SupervisorSpec};
 use headroom_actors::memory::Memory;
@@ -35,13 +36,11 @@ pub(super) fn deps(
     pools: &[Pool],
 ) -> ChainDeps {
     let answers_max = settings.server.answers_in_flight_max.as_u64();
-    // Caches have bounds of their own, and stay when their answers are sent.
-    let caches_max = settings
-        .chains
-        .0
-        .values()
-        .map(|it| it.serving.cache_max.as_u64());
-    let bytes_max = caches_max.fold(answers_max, u64::saturating_add);
+    // Caches and filters have bounds of their own, and stay when their answers are sent.
+    let filters_max = FiltersConfig::default().bytes_max;
+    let chains = settings.chains.0.values();
+    let kept_max = chains.map(|it| it.serving.cache_max.as_u64().saturating_add(filters_max));
+    let bytes_max = kept_max.fold(answers_max, u64::saturating_add);
     ChainDeps {
         supervisor: supervisor.handle(),
         buffers: Arc::new(memory.buffers("chains", bytes_max)),

@@ -125,8 +125,8 @@ pub trait Buffers: Send + Sync + 'static {
     /// Counts `bytes` of the reserved memory as in use. [`BufferReservation::fill`] calls this.
     fn fill(&self, bytes: u64);
 
-    /// Returns `reserved` bytes, of which `filled` were in use. [`BufferReservation`] calls this once,
-    /// when it is dropped.
+    /// Returns `reserved` bytes, of which `filled` were in use. [`BufferReservation`] calls this when it
+    /// shrinks or is dropped.
     fn release(&self, reserved: u64, filled: u64);
 }
 
@@ -174,6 +174,15 @@ impl BufferReservation {
     /// Bytes reserved.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Gives back what is reserved above `bytes`.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        let filled = bytes.min(self.filled);
+        self.account
+            .release(self.bytes - bytes, self.filled - filled);
+        (self.bytes, self.filled) = (bytes, filled);
     }
 
     /// Adds this reservation to `other`, which must be of the same account, or becomes `other` where

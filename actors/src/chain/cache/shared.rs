@@ -8,7 +8,8 @@
 //!   for development that begins anew has the same id, and is another chain.
 //! - A call waits a few milliseconds at most ([`SharedConfig`]). After a wait in vain, nobody asks for a while. A failure is a
 //!   miss.
-//! - The size of a value, the values that are under way, and the time that a value is kept are bounded. How much Redis keeps in
+//! - The size of a value, the values that are under way, and the time that a value is kept are bounded, and the values here are
+//!   part of the memory budget. How much Redis keeps in
 //!   all is its own setting (`maxmemory`).
 //! - What is no value of this form is a miss.
 //!
@@ -24,7 +25,7 @@ use tokio::time::Instant;
 use super::keep::{Hold, Keep};
 use super::key::Key;
 use crate::chain::hex::BlockHash;
-use crate::kernel::SharedStore;
+use crate::kernel::{Buffers, SharedStore, reserved_bytes};
 
 /// How long a server waits for others' answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +57,9 @@ const ANSWER_MAX: usize = 256 * 1024;
 /// The most values that are under way in each direction.
 const UNDER_WAY_MAX: usize = 32;
 
+/// The most bytes of a value.
+const VALUE_MAX: usize = PREFIX + ANSWER_MAX;
+
 /// What stands for no block.
 const NO_BLOCK: u64 = u64::MAX;
 
@@ -68,6 +72,7 @@ pub struct SharedAnswers(Arc<Shared>);
 
 struct Shared {
     config: SharedConfig,
+    account: Arc<dyn Buffers>,
     store: Arc<dyn SharedStore>,
     prefix: String,
     reads: Semaphore,
@@ -82,15 +87,17 @@ impl std::fmt::Debug for SharedAnswers {
 }
 
 impl SharedAnswers {
-    /// The answers of the chain `id` that begins with the block `first`.
+    /// The answers of the chain `id` that begins with the block `first`, whose memory here is of `account`.
     pub fn new(
         store: Arc<dyn SharedStore>,
         id: u64,
         first: BlockHash,
         config: SharedConfig,
+        account: Arc<dyn Buffers>,
     ) -> Self {
         Self(Arc::new(Shared {
             config,
+            account,
             store,
             prefix: format!("headroom:chain:1:{id}:{first}:"),
             reads: Semaphore::new(UNDER_WAY_MAX),
@@ -107,6 +114,8 @@ impl SharedAnswers {
             return None;
         }
         let _permit = shared.reads.try_acquire().ok()?;
+        // How long the value is, is not known before it is there.
+        let mut memory = shared.account.reserve(VALUE_MAX as u64).ok()?;
         let wait_max = shared.config.wait_max;
         let value = shared.store.get(shared.key(key), wait_max);
         // The store keeps the time too. This is in case that it does not.
@@ -115,7 +124,12 @@ impl SharedAnswers {
         if value.is_none() && began.elapsed() >= wait_max {
             shared.rest(Instant::now() + shared.config.rest);
         }
-        unpack(&value?)
+        let value = value.filter(|value| value.len() <= VALUE_MAX)?;
+        let keep = unpack(&value)?;
+        memory.shrink_to(value.len() as u64);
+        memory.fill(value.len() as u64);
+        let value = reserved_bytes(Vec::from(value), Some(&Arc::new(memory)));
+        Some((value.slice(PREFIX..), keep))
     }
 
     /// Stores `answer` to the call `key`, if it holds for ever. Nobody should wait for this.
@@ -127,6 +141,11 @@ impl SharedAnswers {
         let Ok(_permit) = shared.writes.try_acquire() else {
             return;
         };
+        let length = (PREFIX + answer.len()) as u64;
+        let Ok(mut memory) = shared.account.reserve(length) else {
+            return;
+        };
+        memory.fill(length);
         let value = pack(answer, keep.block);
         let stored = shared.store.set(shared.key(key), value, TTL, STORE_MAX);
         // A failure is a miss later.
@@ -155,28 +174,28 @@ impl Shared {
     }
 }
 
-fn pack(answer: &Bytes, block: Option<u64>) -> Bytes {
-    let mut body = Vec::with_capacity(8 + answer.len());
-    body.put_u64_le(block.unwrap_or(NO_BLOCK));
-    body.put_slice(answer);
-    let mut value = Vec::with_capacity(4 + body.len());
-    value.put_u32_le(crc32c::crc32c(&body));
-    value.put_slice(&body);
+fn pack(answer: &[u8], block: Option<u64>) -> Bytes {
+    let mut value = Vec::with_capacity(PREFIX + answer.len());
+    value.put_u32_le(0);
+    value.put_u64_le(block.unwrap_or(NO_BLOCK));
+    value.put_slice(answer);
+    let checksum = crc32c::crc32c(&value[4..]);
+    value[..4].copy_from_slice(&checksum.to_le_bytes());
     Bytes::from(value)
 }
 
-fn unpack(value: &Bytes) -> Option<(Bytes, Keep)> {
+/// How long the answer in `value` holds. `None` if there is none.
+fn unpack(value: &[u8]) -> Option<Keep> {
     let (checksum, body) = value.split_first_chunk::<4>()?;
     let (block, _) = body.split_first_chunk::<8>()?;
     if u32::from_le_bytes(*checksum) != crc32c::crc32c(body) {
         return None;
     }
     let block = u64::from_le_bytes(*block);
-    let keep = Keep {
+    Some(Keep {
         hold: Hold::Ever,
         block: (block != NO_BLOCK).then_some(block),
-    };
-    Some((value.slice(PREFIX..), keep))
+    })
 }
 
 #[cfg(test)]
@@ -195,15 +214,15 @@ mod tests {
             at: usize,
             flip in 1..=255_u8,
         ) {
-            let answer = Bytes::from(answer);
             let value = pack(&answer, block);
             let keep = Keep { hold: Hold::Ever, block };
-            prop_assert_eq!(unpack(&value), Some((answer, keep)));
+            prop_assert_eq!(unpack(&value), Some(keep));
+            prop_assert_eq!(&value[PREFIX..], answer);
             let mut broken = value.to_vec();
             let at = at % broken.len();
             broken[at] ^= flip;
-            prop_assert_eq!(unpack(&broken.into()), None);
-            prop_assert_eq!(unpack(&value.slice(..at)), None);
+            prop_assert_eq!(unpack(&broken), None);
+            prop_assert_eq!(unpack(&value[..at]), None);
         }
     }
 }

@@ -4,11 +4,14 @@ use std::borrow::Cow;
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 
-use bytes::Bytes;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::chain::hex::{BlockHash, quantity};
+
+/// The most bytes that an item has in an answer beside its own: that it is removed, the digits of a hash, and what separates it
+/// from others.
+const AROUND: u64 = 128;
 
 /// A log or a block that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,9 +67,21 @@ impl Delivered {
         self.items.front().map(|item| item.number)
     }
 
+    /// The place of the first item from the block `from` on.
+    fn first_from(&self, from: u64) -> usize {
+        self.items.partition_point(|item| item.number < from)
+    }
+
+    /// The most bytes of the answer of [`Self::replace`].
+    pub(super) fn answer_max(&self, from: u64, items: &[Item]) -> u64 {
+        let old = self.items.range(self.first_from(from)..);
+        let lengths = old.chain(items).map(|item| item.bytes() + AROUND);
+        lengths.sum::<u64>() + AROUND
+    }
+
     /// Puts `items` in the place of all from the block `from` on. Returns the answer that tells the difference.
-    pub(super) fn replace(&mut self, from: u64, items: Vec<Item>) -> Bytes {
-        let first = self.items.partition_point(|item| item.number < from);
+    pub(super) fn replace(&mut self, from: u64, items: Vec<Item>) -> Vec<u8> {
+        let first = self.first_from(from);
         let old = self.items.split_off(first);
         let (old_keys, new_keys): (HashSet<_>, HashSet<_>) = (
             old.iter().map(Item::key).collect(),
@@ -78,9 +93,14 @@ impl Delivered {
             .filter(|item| !new_keys.contains(&item.key()));
         let gone = gone.filter_map(|item| removed(&item.log.as_ref()?.1).map(Cow::Owned));
         let fresh = items.iter().filter(|item| !old_keys.contains(&item.key()));
-        let texts: Vec<_> = gone.chain(fresh.map(Item::text)).collect();
-        let answer = Bytes::from(format!("[{}]", texts.join(",")));
-        drop(texts);
+        let mut answer = vec![b'['];
+        for text in gone.chain(fresh.map(Item::text)) {
+            if answer.len() > 1 {
+                answer.push(b',');
+            }
+            answer.extend_from_slice(text.as_bytes());
+        }
+        answer.push(b']');
         self.items.extend(items);
         self.bytes = self.items.iter().map(Item::bytes).sum();
         answer

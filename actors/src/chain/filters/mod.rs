@@ -14,7 +14,7 @@
 //! Where the chain has a [gap](Change::Gap), fill it before a poll: until then, a filter may give out logs of blocks before it
 //! was made.
 //!
-//! Bounds: filters in all and by caller, bytes, the blocks of one poll (a later poll goes on), and the time without a poll.
+//! Bounds: filters in all and by caller, bytes, which are part of the memory budget, the blocks of one poll (a later poll goes on), and the time without a poll.
 //! Logs of final blocks are forgotten once they were given out. If there are too many others, the oldest are forgotten too:
 //! these would not be reported as removed.
 
@@ -35,6 +35,7 @@ use super::heads::{Change, Heads};
 use super::hex::BlockHash;
 use super::log_range::LogFilter;
 use super::reorgs::Reorgs;
+use crate::kernel::{BufferReservation, Buffers, reserved_bytes};
 use delivered::{Delivered, Item};
 
 /// The settings of [`Filters`].
@@ -112,6 +113,9 @@ pub enum FilterError {
     /// The chain is not known yet.
     #[error("the newest block is not known yet")]
     NoHead,
+    /// There is no memory for it, or for what it gives out. A poll that fails for that loses nothing.
+    #[error("there is no memory for the filter now")]
+    Memory,
 }
 
 /// What to ask a provider for.
@@ -171,6 +175,8 @@ struct Filter {
     seen: u64,
     delivered: Delivered,
     used_at: Instant,
+    /// That of its bytes.
+    memory: BufferReservation,
 }
 
 impl Filter {
@@ -185,16 +191,43 @@ impl Filter {
         }
     }
 
+    /// Reserves the memory of what it remembers. If there is too little, it forgets the oldest.
+    fn remember(&mut self, account: &Arc<dyn Buffers>) {
+        if self.bytes() > self.memory.bytes() {
+            match take(account, self.bytes()) {
+                Ok(memory) => self.memory = memory,
+                Err(_) => {
+                    let lacking = self.bytes() - self.memory.bytes();
+                    let left = self.delivered.bytes().saturating_sub(lacking);
+                    self.delivered.forget(0, left);
+                }
+            }
+        }
+        self.memory.shrink_to(self.bytes());
+    }
+
     fn bytes(&self) -> u64 {
-        let criteria = self.criteria.as_ref().map_or(0, Bytes::len);
-        size_of::<Self>() as u64 + criteria as u64 + self.delivered.bytes()
+        bytes(self.criteria.as_ref(), self.delivered.bytes())
     }
 }
 
+/// The bytes of a filter with this criteria that remembers so many bytes.
+fn bytes(criteria: Option<&Bytes>, delivered: u64) -> u64 {
+    let criteria = criteria.map_or(0, Bytes::len);
+    size_of::<Filter>() as u64 + criteria as u64 + delivered
+}
+
+/// Reserves and fills so many bytes.
+fn take(account: &Arc<dyn Buffers>, bytes: u64) -> Result<BufferReservation, FilterError> {
+    let mut memory = account.reserve(bytes).map_err(|_| FilterError::Memory)?;
+    memory.fill(bytes);
+    Ok(memory)
+}
+
 /// The filters of one chain.
-#[derive(Debug)]
 pub struct Filters {
     config: FiltersConfig,
+    account: Arc<dyn Buffers>,
     filters: HashMap<FilterId, Filter>,
     callers: HashMap<Arc<str>, usize>,
     bytes: u64,
@@ -202,10 +235,11 @@ pub struct Filters {
 }
 
 impl Filters {
-    /// No filters.
-    pub fn new(config: FiltersConfig) -> Self {
+    /// No filters. Their memory is of `account`.
+    pub fn new(config: FiltersConfig, account: Arc<dyn Buffers>) -> Self {
         Self {
             config,
+            account,
             filters: HashMap::new(),
             callers: HashMap::new(),
             bytes: 0,
@@ -278,6 +312,19 @@ impl Filters {
         now: Instant,
     ) -> Result<FilterId, FilterError> {
         let head = heads.head().ok_or(FilterError::NoHead)?;
+        let bytes = bytes(criteria.as_ref(), 0);
+        let is_full = |filters: &Self| {
+            let of_caller = filters.callers.get(caller).copied().unwrap_or(0);
+            filters.filters.len() >= filters.config.count_max
+                || of_caller >= filters.config.caller_max
+                || filters.bytes + bytes > filters.config.bytes_max
+        };
+        if is_full(self) {
+            self.sweep(now);
+        }
+        if is_full(self) {
+            return Err(FilterError::TooMany);
+        }
         let filter = Filter {
             caller: Arc::clone(caller),
             criteria,
@@ -286,21 +333,10 @@ impl Filters {
             seen: self.reorgs.count(),
             delivered: Delivered::default(),
             used_at: now,
+            memory: take(&self.account, bytes)?,
         };
-        let is_full = |filters: &Self| {
-            let of_caller = filters.callers.get(caller).copied().unwrap_or(0);
-            filters.filters.len() >= filters.config.count_max
-                || of_caller >= filters.config.caller_max
-                || filters.bytes + filter.bytes() > filters.config.bytes_max
-        };
-        if is_full(self) {
-            self.sweep(now);
-        }
-        if is_full(self) {
-            return Err(FilterError::TooMany);
-        }
         let id = FilterId(rand::random());
-        self.bytes += filter.bytes();
+        self.bytes += bytes;
         *self.callers.entry(Arc::clone(caller)).or_default() += 1;
         self.filters.insert(id, filter);
         Ok(id)
@@ -445,6 +481,8 @@ impl Filters {
         heads: &Heads,
         now: Instant,
     ) -> Result<Finished, FilterError> {
+        // The logs are copied while they are compared.
+        let _copies = take(&self.account, result.len() as u64)?;
         match delivered::logs_of(result) {
             Some(items) if self.is_current(poll, &items, heads)? => {
                 self.deliver(poll, items, heads, now).map(Finished::Answer)
@@ -476,10 +514,15 @@ impl Filters {
     ) -> Result<Bytes, FilterError> {
         let room = self.config.bytes_max.saturating_sub(self.bytes);
         let delivered_max = self.config.delivered_max;
+        let account = Arc::clone(&self.account);
         let filter = self.used(poll.id, now)?;
         let before = filter.bytes();
         let bytes_max = delivered_max.min(filter.delivered.bytes().saturating_add(room));
+        let answer_max = filter.delivered.answer_max(poll.changed_from, &items);
+        let mut answer_memory = take(&account, answer_max)?;
         let answer = filter.delivered.replace(poll.changed_from, items);
+        answer_memory.shrink_to(answer.len() as u64);
+        let answer = reserved_bytes(answer, Some(&Arc::new(answer_memory)));
         let first_open = heads
             .finalized()
             .map_or(0, |finalized| finalized.saturating_add(1));
@@ -487,6 +530,7 @@ impl Filters {
         // Without a new block, the place stays, or goes back to where the chain has changed.
         filter.next = poll.last.saturating_add(1).max(poll.changed_from);
         filter.seen = poll.reorgs;
+        filter.remember(&account);
         let after = filter.bytes();
         self.bytes = self.bytes + after - before;
         Ok(answer)

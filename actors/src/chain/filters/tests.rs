@@ -9,6 +9,7 @@ use super::*;
 use crate::chain::block::Block;
 use crate::chain::heads::HeadsConfig;
 use crate::chain::provider::Head;
+use crate::kernel::testing::buffers::FixedBuffers;
 
 fn hash(number: u64, branch: u8) -> BlockHash {
     let mut bytes = [branch; 32];
@@ -32,6 +33,7 @@ fn logs(number: u64, branch: u8) -> Vec<String> {
 struct Chain {
     heads: Heads,
     filters: Filters,
+    account: FixedBuffers,
     /// The branch of each block.
     branches: Vec<u8>,
     now: Instant,
@@ -47,10 +49,11 @@ impl Chain {
             lead_max: 3,
             stale_after: Duration::from_secs(240),
         });
-        let (filters, now) = (Filters::new(config), Instant::now());
+        let (account, now) = (FixedBuffers::new(u64::MAX), Instant::now());
         let mut chain = Self {
             heads,
-            filters,
+            filters: Filters::new(config, Arc::new(account.clone())),
+            account,
             branches: vec![0],
             now,
         };
@@ -107,6 +110,12 @@ impl Chain {
         format!("[{}]", logs.join(","))
     }
 
+    /// Asserts that the memory of the filters is that of the account, and in use.
+    fn check_memory(&self) {
+        let bytes = self.filters.bytes;
+        assert_eq!((self.account.held(), self.account.filled()), (bytes, bytes));
+    }
+
     /// One whole poll.
     fn poll(&mut self, id: FilterId) -> Vec<Value> {
         let answer = match self.filters.changes(id, &self.heads, self.now).unwrap() {
@@ -124,7 +133,12 @@ impl Chain {
             }
             Ask::Hashes { poll } => panic!("{poll:?}"),
         };
-        serde_json::from_slice(&answer).unwrap()
+        let parsed = serde_json::from_slice(&answer).unwrap();
+        let held = self.account.held();
+        assert_eq!(held, self.filters.bytes + answer.len() as u64);
+        drop(answer);
+        self.check_memory();
+        parsed
     }
 }
 
@@ -171,6 +185,58 @@ fn a_filter_of_logs_gives_what_is_new_since_it_was_made() {
     let gone = chain.filters.changes(id, &chain.heads, chain.now);
     assert_eq!(gone.err(), Some(FilterError::NotFound));
     assert_eq!((chain.filters.bytes, chain.filters.callers.len()), (0, 0));
+    chain.check_memory();
+}
+
+#[test]
+fn without_memory_there_is_no_filter_and_no_answer_and_nothing_is_lost() {
+    let mut chain = Chain::new(FiltersConfig::default(), 11);
+    let id = new_logs(&mut chain, "[{}]").unwrap();
+    (0..3).for_each(|_| chain.mine(0));
+    let held = chain.account.held();
+    // For the copies of what was found, but not for the answer too.
+    for more in [100, 700] {
+        chain.account.set_max(held + more);
+        let Ok(Ask::Logs { poll, params }) = chain.filters.changes(id, &chain.heads, chain.now)
+        else {
+            panic!("there are new blocks");
+        };
+        let result = chain.result(&params);
+        let finished = chain
+            .filters
+            .finish(&poll, result.as_bytes(), &chain.heads, chain.now);
+        assert_eq!(finished, Err(FilterError::Memory), "{}", result.len());
+        assert_eq!(chain.account.held(), held);
+    }
+    chain.account.set_max(held);
+    assert_eq!(new_logs(&mut chain, "[{}]"), Err(FilterError::Memory));
+    assert_eq!(
+        (chain.filters.len(), chain.filters.callers[&caller()]),
+        (1, 1)
+    );
+    chain.account.set_max(u64::MAX);
+    assert_eq!(chain.poll(id).len(), 3);
+    // What it would have to remember, it forgets.
+    chain.mine(0);
+    chain.mine(0);
+    let held = chain.account.held();
+    let Ok(Ask::Logs { poll, params }) = chain.filters.changes(id, &chain.heads, chain.now) else {
+        panic!("there are new blocks");
+    };
+    let result = chain.result(&params);
+    chain.account.set_max(held + 2 * result.len() as u64 + 1000);
+    let finished = chain
+        .filters
+        .finish(&poll, result.as_bytes(), &chain.heads, chain.now);
+    let Ok(Finished::Answer(answer)) = finished else {
+        panic!("{finished:?}");
+    };
+    assert_eq!(
+        short(&serde_json::from_slice::<Vec<_>>(&answer).unwrap()).len(),
+        2
+    );
+    drop(answer);
+    chain.check_memory();
 }
 
 #[test]
@@ -383,7 +449,7 @@ fn the_number_of_filters_and_their_bytes_are_bounded() {
         "{made}"
     );
     assert_eq!(
-        Filters::new(FiltersConfig::default())
+        Filters::new(FiltersConfig::default(), Arc::new(chain.account.clone()))
             .new_blocks(
                 &caller(),
                 &Heads::new(HeadsConfig {

@@ -26,7 +26,7 @@ impl Serving {
         self.catch_up().await;
         let now = Instant::now();
         let made = |id: Result<FilterId, FilterError>| match id {
-            Ok(id) => text(&id.to_string()),
+            Ok(id) => Ok(text(&id.to_string())),
             Err(error) => refused(error),
         };
         let id = || {
@@ -37,12 +37,12 @@ impl Serving {
             ("eth_newFilter", _) => {
                 let heads = self.heads.borrow();
                 let mut filters = self.filters.borrow_mut();
-                made(filters.new_logs(caller, &call.params, &heads, now))
+                made(filters.new_logs(caller, &call.params, &heads, now))?
             }
             ("eth_newBlockFilter", _) => {
                 let heads = self.heads.borrow();
                 let mut filters = self.filters.borrow_mut();
-                made(filters.new_blocks(caller, &heads, now))
+                made(filters.new_blocks(caller, &heads, now))?
             }
             ("eth_uninstallFilter", Some(id)) => {
                 let is_removed = self.filters.borrow_mut().uninstall(id);
@@ -52,7 +52,7 @@ impl Serving {
                 let params = self.filters.borrow_mut().logs(id, now);
                 match params {
                     Ok(params) => self.search_for_filter(params, deadline).await?,
-                    Err(error) => refused(error),
+                    Err(error) => refused(error)?,
                 }
             }
             ("eth_getFilterChanges", Some(id)) => self.changes(id, deadline).await?,
@@ -107,12 +107,12 @@ impl Serving {
                     let mut filters = self.filters.borrow_mut();
                     filters.finish_hashes(&poll, &hashes, &heads, Instant::now())
                 }
-                Err(error) => return Ok(refused(error)),
+                Err(error) => return refused(error),
             };
             match finished {
                 Ok(Finished::Answer(answer)) => return Ok(Outcome::Result(answer)),
                 Ok(Finished::Again) => {}
-                Err(error) => return Ok(refused(error)),
+                Err(error) => return refused(error),
             }
         }
         // Nothing is lost: the next poll has it.
@@ -140,11 +140,13 @@ fn text(text: &str) -> Outcome {
 }
 
 /// The error as nodes write it: clients know it by its text.
-fn refused(error: FilterError) -> Outcome {
+fn refused(error: FilterError) -> Result<Outcome, ChainError> {
     let code = match error {
         FilterError::Malformed => -32602,
         FilterError::TooMany => -32005,
         FilterError::NotFound | FilterError::NoHead => -32000,
+        FilterError::Memory => return Err(ChainError::Memory),
     };
-    Outcome::Error(format!("{{\"code\":{code},\"message\":\"{error}\"}}").into())
+    let error = format!("{{\"code\":{code},\"message\":\"{error}\"}}");
+    Ok(Outcome::Error(error.into()))
 }

@@ -104,7 +104,8 @@ impl Serving {
                 let params = "[\"0x0\",false]".to_owned();
                 if let Some(first) = serving.block("eth_getBlockByNumber", params).await {
                     let (id, config) = (serving.config.id, SharedConfig::default());
-                    let shared = SharedAnswers::new(store, id, first.hash, config);
+                    let account = Arc::clone(&serving.buffers);
+                    let shared = SharedAnswers::new(store, id, first.hash, config, account);
                     serving.shared.replace(Some(shared));
                 }
             });

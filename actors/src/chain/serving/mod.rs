@@ -43,7 +43,7 @@ use super::methods::{Depends, Effect, Method};
 use super::provider::{self, Head, Standing, Unused};
 use super::rpc::{Call, Outcome};
 use crate::kernel::pressure::Pressure;
-use crate::kernel::{Buffers, SharedStore};
+use crate::kernel::{BufferReservation, Buffers, SharedStore};
 
 /// Calls of one request that run at once.
 const BATCH_AT_ONCE: usize = 64;
@@ -157,7 +157,7 @@ impl Serving {
             shared: RefCell::new(None),
             is_shared_wrong: Cell::new(false),
             flights: RefCell::new(Flights::new(FLIGHTS_MAX, FOLLOWERS_MAX, shared)),
-            filters: RefCell::new(Filters::new(FiltersConfig::default())),
+            filters: RefCell::new(Filters::new(FiltersConfig::default(), Arc::clone(&buffers))),
             config,
             upstreams,
             buffers,
@@ -178,6 +178,14 @@ impl Serving {
         let served = stream::iter(calls);
         let served = served.map(|call| self.serve_one(call, caller, newest, deadline));
         served.buffered(BATCH_AT_ONCE).collect().await
+    }
+
+    /// Reserves memory that is used from now on.
+    pub(super) fn take_memory(&self, bytes: u64) -> Result<BufferReservation, ChainError> {
+        let memory = self.buffers.reserve(bytes);
+        let mut memory = memory.map_err(|_| ChainError::Memory)?;
+        memory.fill(bytes);
+        Ok(memory)
     }
 
     /// The chain's name.

@@ -69,3 +69,28 @@ impl Buffers for FixedBuffers {
         self.0.filled.fetch_sub(filled, SeqCst);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_reservation_that_shrinks_gives_back_the_rest_and_no_more_at_its_end() {
+        let account = FixedBuffers::new(100);
+        let mut reservation = account.reserve(80).unwrap();
+        reservation.fill(50);
+        for (bytes, held, filled) in [(70, 70, 50), (90, 70, 50), (40, 40, 40)] {
+            reservation.shrink_to(bytes);
+            assert_eq!(
+                (account.held(), account.filled()),
+                (held, filled),
+                "{bytes}"
+            );
+        }
+        assert_eq!(reservation.bytes(), 40);
+        drop(reservation);
+        assert_eq!((account.held(), account.filled()), (0, 0));
+    }
+}

@@ -11,6 +11,7 @@ use super::server::{RealServer, RunningPool, SECOND};
 use crate::chain::cache::{Hold, Keep, Key, SharedAnswers, SharedConfig};
 use crate::chain::hex::BlockHash;
 use crate::kernel::testing::TestSystem;
+use crate::kernel::testing::buffers::FixedBuffers;
 use crate::kernel::testing::counters::Counters;
 
 const PATIENT: SharedConfig = SharedConfig {
@@ -19,8 +20,19 @@ const PATIENT: SharedConfig = SharedConfig {
 };
 
 fn answers(running: &RunningPool, id: u64, first: u8, config: SharedConfig) -> SharedAnswers {
+    answers_in(running, id, first, config, FixedBuffers::new(u64::MAX))
+}
+
+fn answers_in(
+    running: &RunningPool,
+    id: u64,
+    first: u8,
+    config: SharedConfig,
+    account: FixedBuffers,
+) -> SharedAnswers {
     let store = Arc::new(Cache::new(running.redis.clone()));
-    SharedAnswers::new(store, id, BlockHash::new([first; 32]), config)
+    let first = BlockHash::new([first; 32]);
+    SharedAnswers::new(store, id, first, config, Arc::new(account))
 }
 
 fn key(number: u64) -> Key {
@@ -79,6 +91,36 @@ fn what_one_server_has_stored_another_one_finds() {
             .await
             .unwrap();
         assert_eq!(other.get(&key(1)).await, None);
+        running.close().await;
+    });
+}
+
+#[test]
+fn what_is_found_is_part_of_the_memory_budget_as_long_as_it_is_used() {
+    TestSystem::real_time(|system| async move {
+        let server = RealServer::start(&[]);
+        let running = RunningPool::open(&system, &server).await;
+        running.until_up().await;
+        let account = FixedBuffers::new(1024 * 1024);
+        let answers = answers_in(&running, 1, 9, PATIENT, account.clone());
+        let answer = Bytes::from(vec![b'1'; 10_000]);
+        answers.put(&key(1), &answer, keep(Hold::Ever)).await;
+        assert_eq!(account.held(), 0);
+        let (found, _) = answers.get(&key(1)).await.unwrap();
+        assert_eq!(found, answer);
+        assert_eq!((account.held(), account.filled()), (10_012, 10_012));
+        let part = found.slice(..10);
+        drop(found);
+        assert_eq!(account.held(), 10_012);
+        drop(part);
+        assert_eq!(account.held(), 0);
+        // Without memory it is a miss, and nothing is stored.
+        account.set_max(5_000);
+        assert_eq!(answers.get(&key(1)).await, None);
+        answers.put(&key(2), &answer, keep(Hold::Ever)).await;
+        account.set_max(1024 * 1024);
+        assert_eq!(answers.get(&key(2)).await, None);
+        assert!(answers.get(&key(1)).await.is_some());
         running.close().await;
     });
 }
