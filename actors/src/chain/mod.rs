@@ -23,6 +23,7 @@ pub mod hex;
 pub mod log_range;
 mod messages;
 pub mod methods;
+mod pending;
 pub mod provider;
 pub mod reorgs;
 mod resource;

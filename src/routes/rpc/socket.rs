@@ -364,7 +364,7 @@ impl Socket {
                 Ok(Err(error @ SubscribeError::Forbidden)) => {
                     Err(Fault::new(NO_METHOD, error.to_string()))
                 }
-                Ok(Err(error @ SubscribeError::TooMany)) => {
+                Ok(Err(error @ (SubscribeError::TooMany | SubscribeError::Memory))) => {
                     Err(Fault::new(LIMIT_EXCEEDED, error.to_string()))
                 }
                 Err(error) => Err(Fault::new(UNAVAILABLE, error.to_string())),

@@ -1,5 +1,5 @@
-//! Filters that the gateway keeps itself: `eth_newFilter`, `eth_newBlockFilter`, `eth_getFilterChanges`, `eth_getFilterLogs`
-//! and `eth_uninstallFilter`.
+//! Filters that the gateway keeps itself: `eth_newFilter`, `eth_newBlockFilter`, `eth_newPendingTransactionFilter`,
+//! `eth_getFilterChanges`, `eth_getFilterLogs` and `eth_uninstallFilter`.
 //!
 //! Why it exists: a filter of a provider dies with the provider, and another provider does not know it. Here, a filter is a
 //! place in the chain and what was searched for. A poll searches the blocks since that place, by any provider.
@@ -10,6 +10,8 @@
 //! As with geth, a filter finds what is new since it was made. After a reorganisation it first gives the logs of blocks that are
 //! gone again, newest first, with `removed: true`, then those of the blocks in their place. A log that is in both is not
 //! repeated.
+//!
+//! A filter of pending transactions is a number in the list of their hashes, which others keep.
 //!
 //! Where the chain has a [gap](Change::Gap), fill it before a poll: until then, a filter may give out logs of blocks before it
 //! was made.
@@ -24,6 +26,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +37,7 @@ use super::block_param::{Height, Tag};
 use super::heads::{Change, Heads};
 use super::hex::BlockHash;
 use super::log_range::LogFilter;
+use super::pending::Wanted;
 use super::reorgs::Reorgs;
 use crate::kernel::{BufferReservation, Buffers, reserved_bytes};
 use delivered::{Delivered, Item};
@@ -135,6 +139,11 @@ pub enum Ask {
         /// For [`Filters::finish_hashes`].
         poll: Poll,
     },
+    /// The hashes of pending transactions. [`Filters::finish_pending`] follows.
+    Pending {
+        /// The number of the first one.
+        next: u64,
+    },
 }
 
 /// The place of a filter at the first half of a poll.
@@ -165,6 +174,28 @@ pub enum Finished {
 #[derive(Debug)]
 struct Filter {
     caller: Arc<str>,
+    source: Source,
+    used_at: Instant,
+    /// That of its bytes.
+    memory: BufferReservation,
+}
+
+/// Where a filter finds what is new.
+#[derive(Debug)]
+enum Source {
+    /// In the blocks of the chain.
+    Chain(Place),
+    /// In the list of pending transactions.
+    Pending {
+        /// The number of the first one that was not given out.
+        next: u64,
+        _wanted: Rc<Wanted>,
+    },
+}
+
+/// The place of a filter in the chain.
+#[derive(Debug)]
+struct Place {
     /// The parameters of a filter of logs. `None`: a filter of blocks.
     criteria: Option<Bytes>,
     /// The newest block when it was made.
@@ -174,12 +205,9 @@ struct Filter {
     /// How many reorganisations have been taken into account.
     seen: u64,
     delivered: Delivered,
-    used_at: Instant,
-    /// That of its bytes.
-    memory: BufferReservation,
 }
 
-impl Filter {
+impl Place {
     /// The first block of a reorganisation from the block `lowest` on that matters here. How deep it was may not be known; what
     /// was there before the filter, and still is, is not new.
     fn first_changed(&self, lowest: u64, heads: &Heads) -> u64 {
@@ -191,30 +219,52 @@ impl Filter {
         }
     }
 
+    /// What it takes beside the filter itself.
+    fn bytes(&self) -> u64 {
+        let criteria = self.criteria.as_ref().map_or(0, Bytes::len);
+        criteria as u64 + self.delivered.bytes()
+    }
+}
+
+impl Filter {
+    /// Its place in the chain, if it has one.
+    fn place(&mut self) -> Result<&mut Place, FilterError> {
+        match &mut self.source {
+            Source::Chain(place) => Ok(place),
+            Source::Pending { .. } => Err(FilterError::NotFound),
+        }
+    }
+
     /// Reserves the memory of what it remembers. If there is too little, it forgets the oldest.
     fn remember(&mut self, account: &Arc<dyn Buffers>) {
-        if self.bytes() > self.memory.bytes() {
-            match take(account, self.bytes()) {
-                Ok(memory) => self.memory = memory,
-                Err(_) => {
-                    let lacking = self.bytes() - self.memory.bytes();
-                    let left = self.delivered.bytes().saturating_sub(lacking);
-                    self.delivered.forget(0, left);
+        let lacking = self.bytes().saturating_sub(self.memory.bytes());
+        if lacking > 0 {
+            match (take(account, self.bytes()), &mut self.source) {
+                (Ok(memory), _) => self.memory = memory,
+                (Err(_), Source::Chain(place)) => {
+                    let left = place.delivered.bytes().saturating_sub(lacking);
+                    place.delivered.forget(0, left);
                 }
+                (Err(_), Source::Pending { .. }) => {}
             }
         }
         self.memory.shrink_to(self.bytes());
     }
 
     fn bytes(&self) -> u64 {
-        bytes(self.criteria.as_ref(), self.delivered.bytes())
+        self.source.bytes()
     }
 }
 
-/// The bytes of a filter with this criteria that remembers so many bytes.
-fn bytes(criteria: Option<&Bytes>, delivered: u64) -> u64 {
-    let criteria = criteria.map_or(0, Bytes::len);
-    size_of::<Filter>() as u64 + criteria as u64 + delivered
+impl Source {
+    /// The bytes of a filter with it.
+    fn bytes(&self) -> u64 {
+        let place = match self {
+            Self::Chain(place) => place.bytes(),
+            Self::Pending { .. } => 0,
+        };
+        size_of::<Filter>() as u64 + place
+    }
 }
 
 /// Reserves and fills so many bytes.
@@ -288,7 +338,8 @@ impl Filters {
         if filter.hash.is_some() || !is_possible || !filter.has_valid_criteria() {
             return Err(FilterError::Malformed);
         }
-        self.add(caller, Some(Bytes::copy_from_slice(params)), heads, now)
+        let criteria = Some(Bytes::copy_from_slice(params));
+        self.add(caller, self.place(criteria, heads)?, now)
     }
 
     /// Makes a filter of blocks.
@@ -301,18 +352,46 @@ impl Filters {
         heads: &Heads,
         now: Instant,
     ) -> Result<FilterId, FilterError> {
-        self.add(caller, None, heads, now)
+        self.add(caller, self.place(None, heads)?, now)
+    }
+
+    /// Makes a filter of pending transactions, from the number `next` on.
+    ///
+    /// # Errors
+    /// See [`FilterError`].
+    pub(super) fn new_pending(
+        &mut self,
+        caller: &Arc<str>,
+        wanted: Rc<Wanted>,
+        next: u64,
+        now: Instant,
+    ) -> Result<FilterId, FilterError> {
+        let source = Source::Pending {
+            next,
+            _wanted: wanted,
+        };
+        self.add(caller, source, now)
+    }
+
+    /// The present place in the chain.
+    fn place(&self, criteria: Option<Bytes>, heads: &Heads) -> Result<Source, FilterError> {
+        let head = heads.head().ok_or(FilterError::NoHead)?;
+        Ok(Source::Chain(Place {
+            criteria,
+            made_at: (head.number, head.hash),
+            next: head.number.saturating_add(1),
+            seen: self.reorgs.count(),
+            delivered: Delivered::default(),
+        }))
     }
 
     fn add(
         &mut self,
         caller: &Arc<str>,
-        criteria: Option<Bytes>,
-        heads: &Heads,
+        source: Source,
         now: Instant,
     ) -> Result<FilterId, FilterError> {
-        let head = heads.head().ok_or(FilterError::NoHead)?;
-        let bytes = bytes(criteria.as_ref(), 0);
+        let bytes = source.bytes();
         let is_full = |filters: &Self| {
             let of_caller = filters.callers.get(caller).copied().unwrap_or(0);
             filters.filters.len() >= filters.config.count_max
@@ -327,11 +406,7 @@ impl Filters {
         }
         let filter = Filter {
             caller: Arc::clone(caller),
-            criteria,
-            made_at: (head.number, head.hash),
-            next: head.number.saturating_add(1),
-            seen: self.reorgs.count(),
-            delivered: Delivered::default(),
+            source,
             used_at: now,
             memory: take(&self.account, bytes)?,
         };
@@ -384,10 +459,10 @@ impl Filters {
     /// The parameters of the `eth_getLogs` that answers `eth_getFilterLogs`.
     ///
     /// # Errors
-    /// [`FilterError::NotFound`], also for a filter of blocks.
+    /// [`FilterError::NotFound`], also for a filter of something else.
     pub fn logs(&mut self, id: FilterId, now: Instant) -> Result<Bytes, FilterError> {
-        let filter = self.used(id, now)?;
-        filter.criteria.clone().ok_or(FilterError::NotFound)
+        let place = self.used(id, now)?.place()?;
+        place.criteria.clone().ok_or(FilterError::NotFound)
     }
 
     /// The first half of `eth_getFilterChanges`.
@@ -400,25 +475,28 @@ impl Filters {
         heads: &Heads,
         now: Instant,
     ) -> Result<Ask, FilterError> {
-        let head = heads.head().ok_or(FilterError::NoHead)?.number;
         let (blocks_max, reorgs) = (self.config.blocks_max.max(1), self.reorgs.count());
-        let seen = self.filters.get(&id).map_or(0, |filter| filter.seen);
+        let seen = match &self.used(id, now)?.source {
+            Source::Pending { next, .. } => return Ok(Ask::Pending { next: *next }),
+            Source::Chain(place) => place.seen,
+        };
+        let head = heads.head().ok_or(FilterError::NoHead)?.number;
         let lowest = self.reorgs.lowest_since(seen);
-        let filter = self.used(id, now)?;
-        let lowest = lowest.map(|lowest| filter.first_changed(lowest, heads));
-        let changed_from = lowest.map_or(filter.next, |lowest| lowest.min(filter.next));
+        let place = self.used(id, now)?.place()?;
+        let lowest = lowest.map(|lowest| place.first_changed(lowest, heads));
+        let changed_from = lowest.map_or(place.next, |lowest| lowest.min(place.next));
         let last = head.min(changed_from.saturating_add(blocks_max - 1));
         let mut poll = Poll {
             id,
-            next: filter.next,
-            seen: filter.seen,
+            next: place.next,
+            seen: place.seen,
             reorgs,
             changed_from,
             from: changed_from,
             to: last,
             last,
         };
-        let Some(criteria) = &filter.criteria else {
+        let Some(criteria) = &place.criteria else {
             let known = (poll.from..=poll.to).map(|number| heads.hash_at(number));
             let Some(hashes) = known.collect::<Option<Vec<_>>>() else {
                 return Ok(Ask::Hashes { poll });
@@ -449,6 +527,15 @@ impl Filters {
         let items = hashes_of(poll, hashes);
         let answer = self.deliver(poll, items, heads, now)?;
         Ok(Ask::Nothing(answer))
+    }
+
+    /// The second half of a poll of a filter of pending transactions: those before the number `next` were given out.
+    pub(super) fn finish_pending(&mut self, id: FilterId, next: u64) {
+        if let Some(filter) = self.filters.get_mut(&id)
+            && let Source::Pending { next: first, .. } = &mut filter.source
+        {
+            *first = next;
+        }
     }
 
     /// The second half of a poll of a filter of blocks: `hashes` are those of the blocks that were asked for.
@@ -495,12 +582,15 @@ impl Filters {
     /// meanwhile, and of which there are no items, is searched again by the next poll.
     fn is_current(&self, poll: &Poll, items: &[Item], heads: &Heads) -> Result<bool, FilterError> {
         let filter = self.filters.get(&poll.id).ok_or(FilterError::NotFound)?;
+        let Source::Chain(place) = &filter.source else {
+            return Err(FilterError::NotFound);
+        };
         let belongs = |item: &Item| {
             let known = heads.hash_at(item.number);
             (poll.from..=poll.to).contains(&item.number)
                 && known.is_none_or(|known| known == item.hash)
         };
-        let is_same = filter.next == poll.next && filter.seen == poll.seen;
+        let is_same = place.next == poll.next && place.seen == poll.seen;
         Ok(is_same && items.iter().all(belongs))
     }
 
@@ -517,19 +607,20 @@ impl Filters {
         let account = Arc::clone(&self.account);
         let filter = self.used(poll.id, now)?;
         let before = filter.bytes();
-        let bytes_max = delivered_max.min(filter.delivered.bytes().saturating_add(room));
-        let answer_max = filter.delivered.answer_max(poll.changed_from, &items);
+        let place = filter.place()?;
+        let bytes_max = delivered_max.min(place.delivered.bytes().saturating_add(room));
+        let answer_max = place.delivered.answer_max(poll.changed_from, &items);
         let mut answer_memory = take(&account, answer_max)?;
-        let answer = filter.delivered.replace(poll.changed_from, items);
+        let answer = place.delivered.replace(poll.changed_from, items);
         answer_memory.shrink_to(answer.len() as u64);
         let answer = reserved_bytes(answer, Some(&Arc::new(answer_memory)));
         let first_open = heads
             .finalized()
             .map_or(0, |finalized| finalized.saturating_add(1));
-        filter.delivered.forget(first_open, bytes_max);
+        place.delivered.forget(first_open, bytes_max);
         // Without a new block, the place stays, or goes back to where the chain has changed.
-        filter.next = poll.last.saturating_add(1).max(poll.changed_from);
-        filter.seen = poll.reorgs;
+        place.next = poll.last.saturating_add(1).max(poll.changed_from);
+        place.seen = poll.reorgs;
         filter.remember(&account);
         let after = filter.bytes();
         self.bytes = self.bytes + after - before;

@@ -131,7 +131,7 @@ impl Chain {
                     Finished::Again => panic!("nothing has changed"),
                 }
             }
-            Ask::Hashes { poll } => panic!("{poll:?}"),
+            other @ (Ask::Hashes { .. } | Ask::Pending { .. }) => panic!("{other:?}"),
         };
         let parsed = serde_json::from_slice(&answer).unwrap();
         let held = self.account.held();
@@ -344,6 +344,30 @@ fn a_filter_of_blocks_gives_the_hashes_of_new_blocks() {
 }
 
 #[test]
+fn a_filter_of_pending_transactions_goes_on_from_number_to_number() {
+    let mut chain = Chain::new(FiltersConfig::default(), 11);
+    let memory = chain.account.reserve(0).unwrap();
+    let wanted = Rc::new(Wanted::new(memory));
+    let made = chain
+        .filters
+        .new_pending(&caller(), Rc::clone(&wanted), 7, chain.now);
+    let id = made.unwrap();
+    for next in [7, 7, 9] {
+        chain.filters.finish_pending(id, next);
+        let asked = chain.filters.changes(id, &chain.heads, chain.now);
+        assert!(
+            matches!(asked, Ok(Ask::Pending { next: it }) if it == next),
+            "{asked:?}"
+        );
+    }
+    let logs = chain.filters.logs(id, chain.now);
+    assert_eq!(logs, Err(FilterError::NotFound));
+    chain.check_memory();
+    chain.filters.sweep(chain.now + Duration::from_secs(300));
+    assert_eq!((chain.filters.len(), Rc::strong_count(&wanted)), (0, 1));
+}
+
+#[test]
 fn the_hashes_that_are_not_known_are_asked_for() {
     let mut chain = Chain::new(FiltersConfig::default(), 11);
     let id = chain
@@ -499,7 +523,8 @@ fn a_poll_searches_a_bounded_number_of_blocks_and_the_next_one_goes_on() {
         [(14, false), (14, false), (16, false)]
     );
     assert_eq!(short(&chain.poll(id)), [(17, false), (17, false)]);
-    let delivered = chain.filters.filters[&id].delivered.bytes();
+    let filter = chain.filters.filters.get_mut(&id).unwrap();
+    let delivered = filter.place().unwrap().delivered.bytes();
     assert!(delivered > 0 && delivered <= 700, "{delivered}");
 }
 

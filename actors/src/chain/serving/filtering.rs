@@ -11,9 +11,12 @@ use crate::chain::error::ChainError;
 use crate::chain::filters::{Ask, FilterError, FilterId, Finished, Poll};
 use crate::chain::hex::BlockHash;
 use crate::chain::rpc::{Call, Outcome};
+use crate::kernel::reserved_bytes;
 
 /// How often a poll begins anew because the chain has changed meanwhile.
 const POLLS_MAX: usize = 4;
+/// What the hash of a transaction takes in an answer.
+const PENDING_BYTES: usize = 69;
 
 impl Serving {
     /// Serves a method of filters.
@@ -57,9 +60,11 @@ impl Serving {
             }
             ("eth_getFilterChanges", Some(id)) => self.changes(id, deadline).await?,
             ("eth_newPendingTransactionFilter", _) => {
-                return Err(ChainError::Invalid(
-                    "subscribe to newPendingTransactions over a WebSocket instead",
-                ));
+                let wanted = self.want_pending()?;
+                self.pending_ready().await;
+                let next = self.pending_hashes().next();
+                let mut filters = self.filters.borrow_mut();
+                made(filters.new_pending(caller, wanted, next, Instant::now()))?
             }
             _ => {
                 return Err(ChainError::Invalid(
@@ -91,6 +96,7 @@ impl Serving {
             };
             let finished = match asked {
                 Ok(Ask::Nothing(answer)) => return Ok(Outcome::Result(answer)),
+                Ok(Ask::Pending { next }) => return self.pending_since(id, next),
                 Ok(Ask::Logs { poll, params }) => {
                     match self.search_for_filter(params, deadline).await? {
                         Outcome::Result(logs) => {
@@ -117,6 +123,18 @@ impl Serving {
         }
         // Nothing is lost: the next poll has it.
         Ok(Outcome::Result(Bytes::from_static(b"[]")))
+    }
+
+    /// The hashes of transactions from the number `next` on, which the filter has given out with that.
+    fn pending_since(&self, id: FilterId, next: u64) -> Result<Outcome, ChainError> {
+        let hashes = self.pending_hashes();
+        let fresh = hashes.since(next);
+        let memory = self.take_memory((fresh.len() * PENDING_BYTES + 2) as u64)?;
+        let texts: Vec<_> = fresh.map(|hash| format!("\"{hash}\"")).collect();
+        let answer = format!("[{}]", texts.join(",")).into_bytes();
+        self.filters.borrow_mut().finish_pending(id, hashes.next());
+        let answer = reserved_bytes(answer, Some(&Arc::new(memory)));
+        Ok(Outcome::Result(answer))
     }
 
     /// The hashes of the blocks of a poll. Fewer if one cannot be had.

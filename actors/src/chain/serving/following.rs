@@ -62,6 +62,7 @@ impl Serving {
         if self.heads.borrow().is_on_other_branch(&upstream.name) {
             self.forget_unused();
         }
+        self.filters.borrow_mut().sweep(Instant::now());
         self.fill_gap();
         self.look_for_first();
     }

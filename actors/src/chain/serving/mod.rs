@@ -9,6 +9,7 @@ mod hedging;
 mod kept;
 mod logs;
 mod metrics;
+mod pending;
 mod publish;
 mod quorum;
 mod reading;
@@ -30,6 +31,7 @@ use self::following::OneAtATime;
 use self::hedging::HedgeBudget;
 use self::kept::{FlightKey, Told};
 pub use self::metrics::{METRICS, start_at_zero};
+use self::pending::Pending;
 use self::reading::Newest;
 pub(super) use self::upstream::Upstream;
 use super::cache::{self, Cache, CacheConfig, SharedAnswers};
@@ -87,6 +89,7 @@ pub(super) struct Serving {
     is_shared_wrong: Cell<bool>,
     flights: RefCell<Flights<FlightKey, oneshot::Sender<Told>>>,
     filters: RefCell<Filters>,
+    pending: Pending,
     /// What runs beside the calls: transactions on their way to further providers, and searches for blocks.
     tasks: RefCell<JoinSet<()>>,
 }
@@ -158,6 +161,7 @@ impl Serving {
             is_shared_wrong: Cell::new(false),
             flights: RefCell::new(Flights::new(FLIGHTS_MAX, FOLLOWERS_MAX, shared)),
             filters: RefCell::new(Filters::new(FiltersConfig::default(), Arc::clone(&buffers))),
+            pending: Pending::default(),
             config,
             upstreams,
             buffers,

@@ -8,6 +8,8 @@ use crate::chain::hex;
 
 /// The most addresses, or alternatives for a topic, of one filter.
 const ALTERNATIVES_MAX: usize = 1000;
+/// What a key takes in an index.
+const KEY_BYTES: usize = 256;
 /// A log has at most so many topics.
 const TOPICS_MAX: usize = 4;
 
@@ -127,6 +129,18 @@ impl LogsFilter {
         let mut topics = topics.map(|(index, wanted)| (wanted, log.topics.get(index)));
         is_one_of(&self.addresses, &log.address)
             && topics.all(|(wanted, found)| found.is_some_and(|found| is_one_of(wanted, found)))
+    }
+
+    /// Its memory, with that of its keys in an index.
+    pub(super) fn bytes(&self) -> u64 {
+        let topics = self.topics.iter().map(|it| it.len() * size_of::<Word>());
+        let own = self.addresses.len() * size_of::<Address>() + topics.sum::<usize>();
+        let keys = match self.keys() {
+            Keys::Addresses(addresses) => addresses.len(),
+            Keys::FirstTopics(topics) => topics.len(),
+            Keys::None => 0,
+        };
+        (own + keys * KEY_BYTES) as u64
     }
 
     /// What each log that it wants has one of.

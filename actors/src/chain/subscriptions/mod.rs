@@ -20,6 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::{FutureExt, LocalBoxFuture};
 use rand::Rng;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -31,6 +32,8 @@ use crate::kernel::EventSender;
 
 /// The most subscriptions of a chain.
 const SUBSCRIPTIONS_MAX: usize = 16 * 1024;
+/// What a subscription takes beside its filter: its places in maps.
+const SUBSCRIPTION_BYTES: u64 = 512;
 /// Subscribers that are looked at before other tasks have their turn on the thread.
 const AT_ONCE: usize = 512;
 
@@ -43,6 +46,17 @@ pub enum Topic {
     Logs(LogsFilter),
     /// The hashes of transactions that wait for a block.
     NewPendingTransactions,
+}
+
+impl Topic {
+    /// The memory of a subscription to it.
+    fn bytes(&self) -> u64 {
+        let filter = match self {
+            Self::Logs(filter) => filter.bytes(),
+            Self::NewHeads | Self::NewPendingTransactions => 0,
+        };
+        SUBSCRIPTION_BYTES + filter
+    }
 }
 
 /// What a subscriber is told.
@@ -82,6 +96,9 @@ pub enum SubscribeError {
     /// There are as many subscriptions as there may be.
     #[error("the chain has {SUBSCRIPTIONS_MAX} subscriptions, which is the most")]
     TooMany,
+    /// There is no memory for it.
+    #[error("there is no memory for the subscription now")]
+    Memory,
 }
 
 /// The subscriptions of a chain.
@@ -93,7 +110,8 @@ pub(super) struct Hub {
     /// The tasks that follow what somebody subscribes to. They end with the hub.
     tasks: RefCell<JoinSet<()>>,
     blocks: Following,
-    pending: Following,
+    /// Whether the task runs that tells pending transactions.
+    tells_pending: Cell<bool>,
 }
 
 /// Whether something is followed.
@@ -120,7 +138,7 @@ impl Hub {
             rounds: Cell::new(0),
             tasks: RefCell::new(JoinSet::new()),
             blocks: Following::default(),
-            pending: Following::default(),
+            tells_pending: Cell::new(false),
         }
     }
 
@@ -138,20 +156,25 @@ impl Hub {
         if subscribers.len() >= SUBSCRIPTIONS_MAX {
             return Err(SubscribeError::TooMany);
         }
+        let memory = self.serving.take_memory(topic.bytes());
         let id = SubscriptionId(rand::rng().random());
         let is_pending = matches!(topic, Topic::NewPendingTransactions);
+        let wanted = is_pending.then(|| self.serving.want_pending());
         let subscriber = Subscriber {
             topic,
             sender,
             rounds: self.rounds.get(),
+            _wanted: wanted.transpose().map_err(|_| SubscribeError::Memory)?,
+            _memory: memory.map_err(|_| SubscribeError::Memory)?,
         };
         subscribers.insert(id, subscriber);
         drop(subscribers);
         // A task holds the hub weakly: it ends with the last subscriber, or with the hub.
         let (hub, mut tasks) = (Rc::downgrade(self), self.tasks.borrow_mut());
         while tasks.try_join_next().is_some() {}
-        if is_pending && !self.pending.has_begun.replace(true) {
-            tasks.spawn_local(pending::follow(hub));
+        if is_pending && !self.tells_pending.replace(true) {
+            let next = self.serving.pending_hashes().next();
+            tasks.spawn_local(pending::tell(hub, next));
         } else if !is_pending && !self.blocks.has_begun.replace(true) {
             tasks.spawn_local(follow::follow(hub));
         }
@@ -159,13 +182,14 @@ impl Hub {
     }
 
     /// Resolves when what happens from then on is told.
-    pub(super) fn ready(&self, topic: &Topic) -> impl Future<Output = ()> + use<> {
-        let following = match topic {
-            Topic::NewPendingTransactions => &self.pending,
-            Topic::NewHeads | Topic::Logs(_) => &self.blocks,
-        };
-        let mut is_ready = following.is_ready.subscribe();
-        async move { drop(is_ready.wait_for(|is_ready| *is_ready).await) }
+    pub(super) fn ready(&self, topic: &Topic) -> LocalBoxFuture<'static, ()> {
+        match topic {
+            Topic::NewPendingTransactions => self.serving.pending_ready().boxed_local(),
+            Topic::NewHeads | Topic::Logs(_) => {
+                let mut is_ready = self.blocks.is_ready.subscribe();
+                async move { drop(is_ready.wait_for(|is_ready| *is_ready).await) }.boxed_local()
+            }
+        }
     }
 
     /// Ends a subscription. Returns whether there was one.

@@ -1,11 +1,13 @@
 //! Who subscribes, found by what has happened.
 
 use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::filter::{Address, Keys, LogHead, LogsFilter, Word};
 use super::{Notification, SubscriptionId, Topic};
-use crate::kernel::EventSender;
+use crate::chain::pending::Wanted;
+use crate::kernel::{BufferReservation, EventSender};
 
 /// Somebody who subscribes.
 pub(super) struct Subscriber {
@@ -13,6 +15,9 @@ pub(super) struct Subscriber {
     pub(super) sender: Arc<EventSender<Notification>>,
     /// How many rounds had begun when it subscribed.
     pub(super) rounds: u64,
+    /// If it is told pending transactions.
+    pub(super) _wanted: Option<Rc<Wanted>>,
+    pub(super) _memory: BufferReservation,
 }
 
 /// What is told.
@@ -207,7 +212,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::kernel::{EventBounds, event_queue};
+    use crate::kernel::testing::buffers::FixedBuffers;
+    use crate::kernel::{Buffers, EventBounds, event_queue};
 
     fn address(number: u16) -> String {
         format!("0x{number:040x}")
@@ -247,6 +253,8 @@ mod tests {
                 topic: Topic::Logs(filter),
                 sender: Arc::clone(&sender),
                 rounds: 0,
+                _wanted: None,
+                _memory: FixedBuffers::new(0).reserve(0).unwrap(),
             };
             subscribers.insert(SubscriptionId(id), subscriber);
         }

@@ -94,6 +94,7 @@ struct TestChain {
     entry: ChainEntry,
     proxies: Vec<RpcProxy>,
     deps: ChainDeps,
+    buffers: FixedBuffers,
     root: Root,
     _pressure: PressureWriter,
 }
@@ -123,9 +124,10 @@ impl TestChain {
         let (pressure, reader) = channel();
         // No provider has a supervisor besides the test's.
         let supervisor = SupervisorSpec::new("chains").handle();
+        let buffers = FixedBuffers::new(256 * MIB);
         let deps = ChainDeps {
             supervisor,
-            buffers: Arc::new(FixedBuffers::new(256 * MIB)),
+            buffers: Arc::new(buffers.clone()),
             pressure: reader,
             shared: None,
         };
@@ -136,6 +138,7 @@ impl TestChain {
             entry,
             proxies,
             deps,
+            buffers,
             _pressure: pressure,
         };
         chain

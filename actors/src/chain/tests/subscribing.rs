@@ -13,7 +13,7 @@ use crate::kernel::{EventBounds, EventReader, EventSender, Queued, event_queue};
 struct Subscription {
     id: SubscriptionId,
     events: EventReader<Notification>,
-    _sender: Arc<EventSender<Notification>>,
+    sender: Arc<EventSender<Notification>>,
 }
 
 impl Subscription {
@@ -35,11 +35,7 @@ impl Subscription {
             .await
             .unwrap()
             .unwrap();
-        Self {
-            id,
-            events,
-            _sender: sender,
-        }
+        Self { id, events, sender }
     }
 
     async fn next(&mut self) -> Value {
@@ -258,6 +254,87 @@ fn others_have_their_turn_while_many_are_told() {
         };
         let (most, ()) = tokio::join!(read, log_once(&node, &contract));
         assert!(most < MANY / 2, "{most} at once");
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn filters_of_pending_transactions_are_kept_here() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let contract = make_logs(&node, 0).await;
+        let chain = TestChain::start(&system, &node, 2).await;
+        let held = chain.buffers.held();
+        let make = || chain.result("eth_newPendingTransactionFilter", json!([]));
+        let (one, two) = (make().await, make().await);
+        let poll = |id: &Value| chain.result("eth_getFilterChanges", json!([id]));
+        let hashes = async |id: &Value| {
+            wait_for_async(LONG, async || {
+                let hashes = poll(id).await.as_array().unwrap().clone();
+                (!hashes.is_empty()).then_some(hashes).ok_or("nothing")
+            })
+            .await
+        };
+        log_once(&node, &contract).await;
+        let block = node.call("eth_getBlockByNumber", json!(["latest", false]));
+        let expected = block.await["transactions"].as_array().unwrap().clone();
+        assert_eq!(hashes(&one).await, expected);
+        assert_eq!(poll(&one).await, json!([]));
+        assert_eq!(hashes(&two).await, expected);
+        // The provider that has told them fails: another one is asked.
+        for proxy in &chain.proxies {
+            proxy.set_times(1, &["eth_getFilterChanges"], RpcFault::Html);
+        }
+        wait_for_async(LONG, async || {
+            log_once(&node, &contract).await;
+            let hashes = poll(&one).await;
+            (hashes != json!([])).then_some(()).ok_or(hashes)
+        })
+        .await;
+        let logs = chain.error("eth_getFilterLogs", json!([one]));
+        assert_eq!(logs.await["message"], "filter not found");
+        for id in [one, two] {
+            assert_eq!(chain.result("eth_uninstallFilter", json!([id])).await, true);
+        }
+        // Nobody wants to know them any more.
+        wait_for_async(LONG, async || {
+            let now = chain.buffers.held();
+            (now <= held).then_some(()).ok_or(now)
+        })
+        .await;
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn a_subscription_is_part_of_the_memory_budget_until_it_ends() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start(&system, &node, 1).await;
+        let addresses: Vec<_> = (0..1000).map(|number| format!("0x{number:040x}")).collect();
+        let filter = LogsFilter::read(&json!({ "address": addresses }).to_string()).unwrap();
+        let held = chain.buffers.held();
+        let logs = Subscription::to(&chain, Topic::Logs(filter.clone())).await;
+        assert!(chain.buffers.held() >= held + 1000 * 20);
+        let unsubscribe = Unsubscribe { id: logs.id };
+        assert!(chain.entry.handle.ask(unsubscribe, LONG).await.unwrap());
+        wait_for_async(LONG, async || {
+            let now = chain.buffers.held();
+            (now < held + 1000 * 20).then_some(()).ok_or(now)
+        })
+        .await;
+        chain.buffers.set_max(0);
+        let subscribe = Subscribe {
+            topic: Topic::Logs(filter),
+            sender: Arc::clone(&logs.sender),
+        };
+        let refused = chain.entry.handle.ask(subscribe, LONG).await.unwrap();
+        assert_eq!(refused, Err(SubscribeError::Memory));
+        chain.buffers.set_max(256 * MIB);
         chain.stop().await;
     });
 }
