@@ -21,8 +21,8 @@ pub(super) struct State {
     pub(super) has_ended: bool,
     /// Whether the current response is a stream of events, which has no end.
     pub(super) is_endless: bool,
-    /// Whether the current response is of a file.
-    pub(super) is_file: bool,
+    /// Whether the current response may take long: only the client's pace bounds it.
+    pub(super) is_long: bool,
     /// Whether a response announced the end of the connection.
     pub(super) is_last: bool,
     /// The task that waits for a change.
@@ -36,7 +36,7 @@ impl Exchange {
         self.change(|state| {
             state.framing.begin(length);
             state.is_endless = false;
-            state.is_file = false;
+            state.is_long = false;
         });
         InProgress(self.clone())
     }
@@ -46,9 +46,9 @@ impl Exchange {
         self.state().is_endless = true;
     }
 
-    /// Records that the current response is of a file.
-    pub(super) fn mark_file(&self) {
-        self.state().is_file = true;
+    /// Records that the current response may take long.
+    pub(super) fn mark_long(&self) {
+        self.state().is_long = true;
     }
 
     /// Records that the current response announces the end of the connection.

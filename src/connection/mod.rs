@@ -52,7 +52,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use exchange::{Exchange, Tracked};
 use framing::READ_MAX;
 pub use pace::Pace;
-pub(crate) use server::{ServerSpec, server};
+pub(crate) use server::{LongResponse, ServerSpec, server};
 use unread::Unread;
 
 use crate::prometheus::edge::CONNECTIONS_CUT;
@@ -297,7 +297,7 @@ impl Connection {
     fn on_write_blocked(&mut self, unsent: usize, cx: &mut Context<'_>) -> Poll<io::Error> {
         let now = Instant::now();
         let unread = self.unread.get_or_insert_with(|| Unread::new(now));
-        let mut deadline = if self.exchange.state().is_file {
+        let mut deadline = if self.exchange.state().is_long {
             self.writing.allow(self.limits.answer_timeout);
             // The next response may begin while the last bytes of this one wait.
             unread.restart(now);

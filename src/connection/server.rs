@@ -109,6 +109,10 @@ where
         .run())
 }
 
+/// Marks a response, in its extensions, that may take longer than `server.answer_timeout` as long as the client reads it at its
+/// pace. What it holds in memory meanwhile is little.
+pub(crate) struct LongResponse;
+
 /// Passes a request to the application, and reports to the connection when it begins and ends.
 pub(super) fn track<S, B>(
     request: Request,
@@ -127,6 +131,9 @@ where
     let responding = app.call(request);
     async move {
         let mut response: Result<Response<B>, _> = responding.await.map(Into::into);
+        let is_long = response
+            .as_ref()
+            .is_ok_and(|response| response.extensions().contains::<LongResponse>());
         let head = match &mut response {
             Ok(response) => response.head_mut(),
             Err(refusal) => refusal.head_mut(),
@@ -139,10 +146,10 @@ where
             exchange.mark_endless();
         }
         // Only files have ranges.
-        if head.headers.contains_key(header::ACCEPT_RANGES)
+        if (is_long || head.headers.contains_key(header::ACCEPT_RANGES))
             && let Some(exchange) = &exchange
         {
-            exchange.mark_file();
+            exchange.mark_long();
         }
         // The HTTP library would respond with `Connection: upgrade` and then close the connection.
         let is_switched = status == StatusCode::SWITCHING_PROTOCOLS;

@@ -93,7 +93,7 @@ const METHODS: [&str; 31] = [
 ];
 
 /// What can become of a call.
-const OUTCOMES: [&str; 13] = [
+const OUTCOMES: [&str; 14] = [
     "result",
     "error",
     "malformed",
@@ -104,6 +104,7 @@ const OUTCOMES: [&str; 13] = [
     "no_provider",
     "failed",
     "no_quorum",
+    "reorganised",
     "deadline",
     "memory",
     "internal",

@@ -37,7 +37,7 @@ use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
 use answer::{Answer, respond};
 use callers::{Caller, Callers, Places};
-use logs::Found;
+use logs::LogsAnswer;
 use request::{Member, Request, read};
 
 /// How long a request waits for a chain whose owner is being restarted.
@@ -271,8 +271,8 @@ pub(super) async fn call(
     let caller = Caller::of(&request);
     let outcomes = match search_of(&members, is_batch) {
         Some((id, search)) => match logs::search(&edge, &handles, chain, caller, search).await {
-            Ok(Found::Whole(outcome)) => Ok(vec![outcome]),
-            Ok(Found::Parts(parts)) => {
+            Ok(LogsAnswer::Whole(outcome)) => Ok(vec![outcome]),
+            Ok(LogsAnswer::Parts(parts)) => {
                 if let Some(figures) = figures {
                     figures.answered(began.elapsed());
                 }
@@ -292,10 +292,7 @@ pub(super) async fn call(
         }
     };
     let outcomes = outcomes.inspect_err(|problem| {
-        let outcome = match problem.kind {
-            ProblemKind::DeadlineExceeded => "deadline",
-            _ => "refused",
-        };
+        let outcome = outcome_of(problem);
         for call in members.iter().filter_map(|it| it.call.as_ref().ok()) {
             count(figures, Some(&call.method), outcome);
         }
@@ -402,6 +399,14 @@ fn answers(
         answers.extend(id.map(|id| (id, answer)));
     }
     answers
+}
+
+/// What has become of the calls of a request that is answered with a problem.
+fn outcome_of(problem: &Problem) -> &'static str {
+    match problem.kind {
+        ProblemKind::DeadlineExceeded => "deadline",
+        _ => "refused",
+    }
 }
 
 fn count(figures: Option<&RpcFigures>, method: Option<&str>, outcome: &'static str) {

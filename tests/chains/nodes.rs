@@ -81,9 +81,10 @@ impl Gateway {
         self.server.get_json("/api/chains/dev").await.ok()["status"].take()
     }
 
-    /// Waits until the gateway says that its head is that of this node.
+    /// Waits until the gateway says that its head is that of this node. Calls keep the providers from resting meanwhile.
     pub(crate) async fn wait_for_head_of(&self, node: &Anvil) {
         wait_for_async(DEADLINE, || async {
+            self.answer("eth_chainId", &json!([])).await;
             let (status, newest) = (self.status().await, node.newest().await);
             let is_told = status["head_hash"] == newest["hash"];
             is_told.then_some(()).ok_or((status, newest))

@@ -17,6 +17,9 @@ use super::socket::Socket;
 /// A method that no check of a provider calls.
 const METHOD: &str = "eth_getBalance";
 
+/// Calls that are not answered last longer than the test.
+const PATIENT: &str = "rpc.provider.timeout = '5m'\nserver.request_deadline = '5m'";
+
 /// A call with parameters of about so many bytes.
 fn call_of(bytes: usize) -> Value {
     let address = "x".repeat(bytes);
@@ -31,30 +34,30 @@ async fn begin(gateway: &Gateway, body: Value) -> JoinHandle<Answer> {
     let begun = tokio::spawn(Answer::to(request));
     wait_for_async(DEADLINE, || async {
         let more = gateway.proxies[0].calls(METHOD) - before;
-        (more == calls).then_some(()).ok_or(more)
+        (more >= calls).then_some(()).ok_or(more)
     })
     .await;
     begun
 }
 
 /// Waits until no call runs, neither here nor at the provider, and all memory of calls is given back.
-async fn wait_until_idle(gateway: &Gateway, given_up: u64) {
+async fn wait_until_idle(gateway: &Gateway) {
+    let proxy = &gateway.proxies[0];
     wait_for_async(DEADLINE, || async {
         let status = gateway.status().await;
         let in_flight = status["providers"][0]["in_flight"].clone();
         let bodies = gateway.server.metric("headroom_http_bodies_bytes", &[]);
-        let found = (in_flight, gateway.proxies[0].given_up(), bodies.await);
-        (found == (json!(0), given_up, 0.0))
-            .then_some(())
-            .ok_or(found)
+        let running = proxy.calls(METHOD) - proxy.given_up();
+        let found = (in_flight, running, bodies.await);
+        (found == (json!(0), 0, 0.0)).then_some(()).ok_or(found)
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_with_too_many_calls_is_refused_until_some_end() {
-    let settings = "rpc.batch_max = 2\nrpc.client_calls_max = 2";
-    let Some(gateway) = Gateway::start(1, settings).await else {
+    let settings = format!("{PATIENT}\nrpc.batch_max = 2\nrpc.client_calls_max = 2");
+    let Some(gateway) = Gateway::start(1, &settings).await else {
         return;
     };
     gateway.proxies[0].set_for(&[METHOD], RpcFault::Stall);
@@ -69,7 +72,7 @@ async fn a_client_with_too_many_calls_is_refused_until_some_end() {
     let answer = socket.answer("eth_chainId", &json!([])).await;
     assert_eq!(answer["error"]["code"], -32005, "{answer}");
     begun.abort();
-    wait_until_idle(&gateway, 2).await;
+    wait_until_idle(&gateway).await;
     let answer = gateway.answer("eth_chainId", &json!([])).await;
     assert_eq!(answer["result"], "0x7a69");
     let labels = ["method=\"eth_getBalance\"", "outcome=\"refused\""];
@@ -79,8 +82,9 @@ async fn a_client_with_too_many_calls_is_refused_until_some_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_whose_body_finds_no_room_is_refused_until_there_is_some() {
-    let settings = "server.request_body_max = '64KiB'\nserver.bodies_in_flight_max = '64KiB'";
-    let Some(gateway) = Gateway::start(1, settings).await else {
+    let bounds = "server.request_body_max = '64KiB'\nserver.bodies_in_flight_max = '64KiB'";
+    let settings = format!("{PATIENT}\n{bounds}");
+    let Some(gateway) = Gateway::start(1, &settings).await else {
         return;
     };
     gateway.proxies[0].set_for(&[METHOD], RpcFault::Stall);
@@ -91,7 +95,7 @@ async fn a_request_whose_body_finds_no_room_is_refused_until_there_is_some() {
     assert!(refused.headers().contains_key(RETRY_AFTER));
     problem(refused, 503, "overloaded").await;
     begun.abort();
-    wait_until_idle(&gateway, 1).await;
+    wait_until_idle(&gateway).await;
     gateway.proxies[0].clear();
     let request = client.post(gateway.url()).json(&call_of(40_000));
     let answer = Answer::to(request).await;
@@ -107,7 +111,7 @@ async fn a_request_that_takes_too_long_ends_with_its_calls() {
     let late = gateway.server.client().post(gateway.url());
     let late = late.json(&call_of(1)).send().await.unwrap();
     problem(late, 504, "deadline-exceeded").await;
-    wait_until_idle(&gateway, 1).await;
+    wait_until_idle(&gateway).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -126,20 +130,20 @@ async fn calls_in_flight_are_answered_before_the_server_stops() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_leaves_cancels_its_calls() {
-    let Some(gateway) = Gateway::start(1, "").await else {
+    let Some(gateway) = Gateway::start(1, PATIENT).await else {
         return;
     };
     gateway.proxies[0].set_for(&[METHOD], RpcFault::Stall);
     let batch = (1..=20).map(call_of).collect();
     begin(&gateway, batch).await.abort();
-    wait_until_idle(&gateway, 20).await;
+    wait_until_idle(&gateway).await;
     let mut socket = Socket::open(&gateway).await;
     socket.send(&call_of(1)).await;
     wait_for_async(DEADLINE, || async {
         let asked = gateway.proxies[0].calls(METHOD);
-        (asked == 21).then_some(()).ok_or(asked)
+        (asked > 20).then_some(()).ok_or(asked)
     })
     .await;
     drop(socket);
-    wait_until_idle(&gateway, 21).await;
+    wait_until_idle(&gateway).await;
 }

@@ -370,7 +370,8 @@ async fn one_liar_among_three_is_not_followed_for_long() {
         let byte = 0x10 + lies;
         lie(byte).await;
         let status = gateway.status().await;
-        assert_ne!(status["head_hash"], topic(byte), "{status}");
+        let is_lie = |byte| status["head_hash"] == topic(byte);
+        assert!(!(0x10..0x10 + 100).any(is_lie), "{status}");
         let params = json!([OTHER_ACCOUNT, "latest"]);
         let balance = gateway.answer("eth_getBalance", &params).await;
         assert_eq!(balance["result"], "0x21e19e0c9bab2400000");

@@ -47,6 +47,9 @@ pub enum ChainError {
         /// How many different answers there were.
         answers: u32,
     },
+    /// The chain was reorganised after a part of the answer was sent.
+    #[error("the chain was reorganised meanwhile")]
+    Reorganised,
     /// The time of the request is over.
     #[error("no provider has answered in time")]
     Deadline,
@@ -94,7 +97,9 @@ impl ChainError {
         match self {
             Self::Forbidden { .. } | Self::Unsupported { .. } => -32601,
             Self::Invalid(_) => -32602,
-            Self::NoProvider(_) | Self::Failed { .. } | Self::Deadline => -32002,
+            Self::NoProvider(_) | Self::Failed { .. } | Self::Reorganised | Self::Deadline => {
+                -32002
+            }
             Self::NoQuorum { .. } | Self::Panicked => -32603,
             Self::Memory => -32005,
         }

@@ -127,6 +127,7 @@ pub(super) fn kind(failure: &ChainError) -> &'static str {
         ChainError::NoProvider(_) => "no_provider",
         ChainError::Failed { .. } => "failed",
         ChainError::NoQuorum { .. } => "no_quorum",
+        ChainError::Reorganised => "reorganised",
         ChainError::Deadline => "deadline",
         ChainError::Memory => "memory",
         ChainError::Panicked => "internal",

@@ -18,7 +18,8 @@ use tokio::sync::mpsc;
 
 use super::answer::{self, next_piece};
 use super::callers::Caller;
-use super::{RpcEdge, count, open};
+use super::{RpcEdge, count, open, outcome_of};
+use crate::connection::LongResponse;
 use crate::figures::RpcFigures;
 use crate::handles::RequestHandles;
 use crate::problem::Problem;
@@ -26,23 +27,26 @@ use crate::problem::Problem;
 /// The longest time for a whole search. Each of its steps has `server.request_deadline`.
 const SEARCH_MAX: Duration = Duration::from_secs(15 * 60);
 
-/// What a search for logs ends or begins with.
-pub(super) enum Found {
+/// The answer to a search for logs.
+pub(super) enum LogsAnswer {
     /// The whole answer.
     Whole(Result<Outcome, ChainError>),
     /// Many logs, of which the first are there.
     Parts(Parts),
 }
 
-type Search = Pin<Box<dyn Future<Output = Result<Result<Searched, ChainError>, Problem>>>>;
+/// What is left of a search after its last part.
+type Ending = Pin<Box<dyn Future<Output = Result<Result<Searched, ChainError>, Problem>>>>;
 
 /// The answer to a call, as it is sent.
 pub(super) struct Parts {
     /// What is sent next.
     pieces: VecDeque<Bytes>,
     found: mpsc::Receiver<Bytes>,
-    /// What is left of the search after its last part. `None` after its end.
-    search: Option<Search>,
+    /// `None` after the end.
+    ending: Option<Ending>,
+    /// The name of the chain.
+    chain: String,
 }
 
 /// Why an answer ends before its end.
@@ -57,22 +61,22 @@ pub(super) async fn search(
     chain: &ChainEntry,
     caller: Caller,
     call: Arc<Call>,
-) -> Result<Found, Problem> {
+) -> Result<LogsAnswer, Problem> {
     let places = edge.enter(caller, 1)?;
     // The next part is fetched while one is sent.
     let (parts, mut found) = mpsc::channel(1);
-    let message = SearchLogs {
-        call,
-        parts,
-        within: handles.left(),
-    };
-    let (handles, chain) = (handles.clone(), chain.clone());
-    let mut search: Search = Box::pin(async move {
+    let (handles, entry) = (handles.clone(), chain.clone());
+    let mut search: Ending = Box::pin(async move {
         let _places = places;
         let thread = handles.thread.clone();
         let work = async move {
-            let _lease = open(&handles, &chain).await?;
-            Ok::<_, Problem>(chain.handle.ask(message, SEARCH_MAX).await?)
+            let _lease = open(&handles, &entry).await?;
+            let message = SearchLogs {
+                call,
+                parts,
+                within: handles.left(),
+            };
+            Ok::<_, Problem>(entry.handle.ask(message, SEARCH_MAX).await?)
         };
         thread.run(work).await?
     });
@@ -86,17 +90,18 @@ pub(super) async fn search(
             found.recv().await
         }
     };
-    let search: Search = match ended {
+    let ending: Ending = match ended {
         Some(ended) => Box::pin(async { ended }),
         None => search,
     };
     match first {
-        Some(first) => Ok(Found::Parts(Parts {
+        Some(first) => Ok(LogsAnswer::Parts(Parts {
             pieces: VecDeque::from([first]),
             found,
-            search: Some(search),
+            ending: Some(ending),
+            chain: chain.config.name.clone(),
         })),
-        None => Ok(Found::Whole(match search.await? {
+        None => Ok(LogsAnswer::Whole(match ending.await? {
             Ok(Searched::Whole(outcome)) => Ok(outcome),
             // It says so after it has sent some.
             Ok(Searched::Streamed) => Err(ChainError::Panicked),
@@ -123,7 +128,9 @@ impl Parts {
         });
         let mut response = HttpResponse::Ok();
         response.content_type(ContentType::json());
-        response.streaming(pieces)
+        let mut response = response.streaming(pieces);
+        response.extensions_mut().insert(LongResponse);
+        response
     }
 
     /// The next piece. `None` after the last one.
@@ -136,18 +143,18 @@ impl Parts {
                 self.pieces.extend([Bytes::from_static(b","), part]);
                 continue;
             }
-            let (outcome, reason) = match self.search.take()?.await {
+            let (outcome, reason) = match self.ending.take()?.await {
                 Ok(Ok(Searched::Streamed)) => {
                     count(figures, Some("eth_getLogs"), "result");
                     return Some(Ok(Bytes::from_static(b"]}")));
                 }
                 Ok(Ok(Searched::Whole(_))) => ("error", "a provider refuses the rest".to_owned()),
                 Ok(Err(error)) => (answer::kind(&error), error.to_string()),
-                Err(problem) => ("refused", problem.detail.to_string()),
+                Err(problem) => (outcome_of(&problem), problem.detail.to_string()),
             };
             count(figures, Some("eth_getLogs"), outcome);
             let broken = Broken(reason);
-            tracing::warn!(%broken, "a response was cut");
+            tracing::warn!(chain = self.chain, %broken, "a response was cut");
             return Some(Err(broken));
         }
     }

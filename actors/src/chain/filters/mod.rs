@@ -307,6 +307,11 @@ impl Filters {
         self.filters.is_empty()
     }
 
+    /// The reorganisations of late.
+    pub fn reorgs(&self) -> &Reorgs {
+        &self.reorgs
+    }
+
     /// Takes a change of the chain. Must come before the next poll.
     pub fn follow(&mut self, change: Change) {
         if let Change::Reorganised { from } = change {

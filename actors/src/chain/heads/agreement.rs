@@ -53,14 +53,15 @@ impl Heads {
         change
     }
 
-    /// The providers whose word counts: those that were heard of lately.
+    /// The providers whose word counts: those that are used, and were heard of lately.
     fn counted(&self) -> Vec<&Claim> {
-        let newest = self.claims.iter().map(|claim| claim.seen_at).max();
+        let used = || self.claims.iter().filter(|claim| claim.is_used);
+        let newest = used().map(|claim| claim.seen_at).max();
         let is_fresh = |claim: &&Claim| {
             let silent = newest.map(|newest| newest.duration_since(claim.seen_at));
             silent.is_none_or(|silent| silent <= self.config.stale_after)
         };
-        self.claims.iter().filter(is_fresh).collect()
+        used().filter(is_fresh).collect()
     }
 
     /// The block that should be the head.
@@ -78,7 +79,7 @@ impl Heads {
             let supports = |other: &&&Claim| !self.conflict(block, other.head);
             let support = counted.iter().filter(supports).count();
             let is_alone = counted.len() >= VOTERS_MIN && !self.is_confirmed(claim, &counted);
-            if is_alone && self.contradicts_itself(claim) {
+            if is_alone && self.left_its_branch(claim) {
                 continue;
             }
             candidates.push(Candidate {
@@ -111,7 +112,11 @@ impl Heads {
 
     /// Whether the head of `claim` may be the head of the chain: another provider has it too, or it is few blocks ahead.
     fn may_lead(&self, claim: &Claim, counted: &[&Claim]) -> bool {
-        if counted.len() < VOTERS_MIN || self.is_confirmed(claim, counted) {
+        if counted.len() < VOTERS_MIN {
+            // One of two that are left of more could be wrong, as one of three.
+            return self.claims.len() < VOTERS_MIN || !self.is_far_ahead(claim, counted);
+        }
+        if self.is_confirmed(claim, counted) {
             return true;
         }
         let others = counted
@@ -130,7 +135,7 @@ impl Heads {
     }
 
     /// Whether the provider of `claim` has led to the present head, and now tells one of another branch.
-    fn contradicts_itself(&self, claim: &Claim) -> bool {
+    fn left_its_branch(&self, claim: &Claim) -> bool {
         let has_led = self.leader.as_ref() == Some(&claim.provider);
         has_led && !self.follows(claim)
     }

@@ -22,6 +22,8 @@ pub(super) struct Claim {
     /// It does not lead alone before this block, because the others have not followed it.
     pub(super) leads_from: u64,
     pub(super) finalized: Option<u64>,
+    /// Whether calls may be sent to the provider. Otherwise its word does not count.
+    pub(super) is_used: bool,
 }
 
 /// What all providers say.
@@ -73,14 +75,13 @@ impl Claims {
             lower: is_lower.into(),
             leads_from: 0,
             finalized: None,
+            is_used: true,
         });
         true
     }
 
-    /// Forgets `provider`. Returns whether it was there.
-    pub(super) fn remove(&mut self, provider: &str) -> bool {
-        let before = self.0.len();
-        self.0.retain(|claim| *claim.provider != *provider);
-        self.0.len() < before
+    /// How many providers have told a head.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 }

@@ -179,11 +179,14 @@ impl Heads {
         }
     }
 
-    /// Forgets `provider`, which is not used any longer.
-    pub fn forget(&mut self, provider: &str) -> Change {
-        match self.claims.remove(provider) {
-            true => self.decide(),
-            false => Change::Nothing,
+    /// Takes whether calls may be sent to `provider`. While they may not, its word does not count.
+    pub fn set_used(&mut self, provider: &str, is_used: bool) -> Change {
+        match self.claims.get_mut(provider) {
+            Some(claim) if claim.is_used != is_used => {
+                claim.is_used = is_used;
+                self.decide()
+            }
+            _ => Change::Nothing,
         }
     }
 
@@ -237,10 +240,11 @@ impl Heads {
         has_it && (self.is_final(number) || self.follows(claim))
     }
 
-    /// Whether the head of `provider` is known to be on another branch.
-    pub fn is_on_other_branch(&self, provider: &str) -> bool {
+    /// Whether the head of `provider` is known to be on another branch, which need not have the block `number`.
+    pub fn is_on_other_branch(&self, provider: &str, number: u64) -> bool {
         let claim = self.claims.get(provider);
-        claim.is_some_and(|claim| self.head.is_some() && !self.follows(claim))
+        let follows = claim.is_none_or(|claim| self.head.is_none() || self.follows(claim));
+        !follows && !self.is_final(number)
     }
 
     /// Whether the head of `claim` may be of this chain.

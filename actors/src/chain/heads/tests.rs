@@ -324,7 +324,7 @@ fn a_first_provider_that_lies_is_overruled_with_all_that_followed_from_it() {
     for provider in ["b", "c", "b"] {
         assert_eq!(chain.tell(provider, block(500, &[])), Change::Nothing);
     }
-    chain.heads.forget("a");
+    chain.heads.set_used("a", false);
     assert_eq!(
         chain.tell("c", block(500, &[])),
         Change::Reorganised { from: 437 }
@@ -348,8 +348,6 @@ fn providers_that_fell_silent_do_not_hold_the_head() {
         chain.tell("a", block(101, &[(101, 1)])),
         Change::Reorganised { from: 101 }
     );
-    assert_eq!(chain.heads.forget("a"), Change::Nothing);
-    assert_eq!(chain.heads.forget("a"), Change::Nothing, "it is forgotten");
 }
 
 #[test]
@@ -389,6 +387,44 @@ fn a_provider_that_led_alone_and_then_says_something_else_is_not_followed_again(
     assert_eq!(chain.heads.head(), Some(block(102, &[])));
 }
 
+#[test]
+fn one_of_two_that_are_left_of_three_is_not_believed_to_be_far_ahead() {
+    let mut chain = Chain::new();
+    chain.tell_all(block(100, &[]));
+    assert_eq!(chain.heads.set_used("a", false), Change::Nothing);
+    chain.tell("c", block(1_000_000, &[(0, 9)]));
+    assert_eq!(chain.head(), Some(100));
+    chain.tell("b", block(101, &[]));
+    assert_eq!(chain.head(), Some(101));
+    // It is the only one.
+    chain.heads.set_used("b", false);
+    assert_eq!(chain.head(), Some(1_000_000));
+    // The others return as they were.
+    for provider in ["a", "b"] {
+        chain.heads.set_used(provider, true);
+        chain.tell(provider, block(102, &[]));
+    }
+    chain.tell("c", block(102, &[]));
+    chain.tell_all(block(102, &[]));
+    assert_eq!(chain.heads.head(), Some(block(102, &[])));
+}
+
+#[test]
+fn a_provider_that_is_not_used_does_not_hold_the_chain_on_its_branch() {
+    let mut chain = Chain::new();
+    chain.tell("a", block(100, &[]));
+    chain.tell("b", block(100, &[(100, 1)]));
+    assert_eq!(chain.heads.head(), Some(block(100, &[])));
+    assert!(chain.heads.is_on_other_branch("b", 100));
+    assert!(
+        !chain.heads.is_on_other_branch("b", 30),
+        "it has what is final"
+    );
+    let change = chain.heads.set_used("a", false);
+    assert_eq!(change, Change::Reorganised { from: 100 });
+    assert!(!chain.heads.is_on_other_branch("b", 100));
+}
+
 /// What happens to the providers of a model.
 #[derive(Debug, Clone)]
 enum Step {
@@ -402,8 +438,8 @@ enum Step {
     Follow(usize, usize),
     /// The gap is filled by so many blocks.
     Fill(usize),
-    /// A provider is forgotten.
-    Forget(usize),
+    /// A provider is used, or not.
+    Use(usize, bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -414,7 +450,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (provider(), 0..5_u64).prop_map(|(provider, by)| Step::Reorganise(provider, by)),
         2 => (provider(), provider()).prop_map(|(provider, other)| Step::Follow(provider, other)),
         3 => (0..4_usize).prop_map(Step::Fill),
-        1 => provider().prop_map(Step::Forget),
+        1 => (provider(), any::<bool>()).prop_map(|(provider, is_used)| Step::Use(provider, is_used)),
     ]
 }
 
@@ -456,7 +492,7 @@ proptest! {
                     providers[provider] = providers[other].clone();
                     Some(provider)
                 }
-                Step::Fill(_) | Step::Forget(_) => None,
+                Step::Fill(_) | Step::Use(..) => None,
             };
             let mut changes = Vec::new();
             if let Some(provider) = told {
@@ -476,7 +512,9 @@ proptest! {
                         changes.push(chain.heads.fill(known[&missing.hash]));
                     }
                 }
-                Step::Forget(provider) => changes.push(chain.heads.forget(NAMES[provider])),
+                Step::Use(provider, is_used) => {
+                    changes.push(chain.heads.set_used(NAMES[provider], is_used));
+                }
                 _ => {}
             }
             let head = chain.heads.head();
@@ -507,7 +545,10 @@ proptest! {
             prop_assert!(!goes_back || is_reported);
             last = head.map(|head| head.number);
         }
-        // In the end all say the same.
+        // In the end all are used and say the same.
+        for provider in NAMES {
+            chain.heads.set_used(provider, true);
+        }
         let (number, branches) = (providers[0].0, &providers[0].1);
         for _ in 0..3 {
             chain.tell_all(block(number, branches));

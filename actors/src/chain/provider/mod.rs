@@ -56,4 +56,4 @@ pub use status::{
     HeadStatus, LatenciesByWeight, Limits, ProviderState, ProviderStatus, RateStatus,
 };
 pub use tls::Tls;
-pub use view::{Head, Standing, View};
+pub use view::{Glance, Head, Standing, View};

@@ -13,7 +13,7 @@ use super::figures::Figures;
 use super::learned::Learned;
 use super::metrics::Meters;
 use super::rate::RateBudget;
-use super::view::{Head, Standing, View};
+use super::view::{Glance, Head, Standing, View};
 use crate::chain::config::ProviderConfig;
 use crate::chain::methods::Weight;
 
@@ -243,6 +243,14 @@ impl State {
 }
 
 impl View for Arc<Shared> {
+    fn glance(&self, now: Instant) -> Glance {
+        let state = self.state();
+        Glance {
+            unused: state.unused(now),
+            finalized: state.finalized,
+        }
+    }
+
     fn standing(&self, method: &str, weight: Weight, now: Instant) -> Result<Standing, Unused> {
         self.touch(now);
         let state = self.state();
@@ -255,7 +263,6 @@ impl View for Arc<Shared> {
             throttle_rate,
             in_flight: state.calls,
             head: state.head,
-            finalized: state.finalized,
             oldest_state: state.oldest_state(now),
             logs_range_max: state.logs_range_max(&self.config, now),
         })

@@ -32,17 +32,27 @@ pub struct Standing {
     pub in_flight: u32,
     /// Its newest block.
     pub head: Option<Head>,
-    /// The number of its newest final block, if it tells it.
-    pub finalized: Option<u64>,
     /// The oldest block whose state it is known to have. `None` while it was never found lacking.
     pub oldest_state: Option<u64>,
     /// The most blocks of one `eth_getLogs`, as the settings say or as the provider has said.
     pub logs_range_max: Option<u64>,
 }
 
+/// What is known of a provider whether or not somebody wants to use it.
+#[derive(Debug, Clone)]
+pub struct Glance {
+    /// Why no call may be sent to it.
+    pub unused: Option<Unused>,
+    /// The number of its newest final block, if it tells it.
+    pub finalized: Option<u64>,
+}
+
 /// What others may know of a provider without a call. Clones share it.
 pub trait View: Send + Sync {
-    /// Whether a call of `method` may be sent to it now, and how it does with such calls.
+    /// What is known of it. It is not looked after because of that.
+    fn glance(&self, now: Instant) -> Glance;
+
+    /// Whether a call of `method` may be sent to it now, and how it does with such calls. It is looked after from now on.
     ///
     /// # Errors
     /// Why it may not.

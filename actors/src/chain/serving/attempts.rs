@@ -288,7 +288,11 @@ impl Serving {
         let standing = upstream.view.standing(method, weight, now)?;
         let (lag, revealed) = (self.lag(upstream), self.revealed(upstream));
         needs.check(&standing, revealed, lag, &self.config.selection)?;
-        if self.heads.borrow().is_on_other_branch(&upstream.name) {
+        let heads = self.heads.borrow();
+        if needs
+            .head_min
+            .is_some_and(|number| heads.is_on_other_branch(&upstream.name, number))
+        {
             return Err(Unused::OtherBranch);
         }
         Ok(Candidate {

@@ -80,7 +80,7 @@ impl Serving {
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
         let call = Arc::new(Call::new("eth_getLogs", params));
-        self.search(&call, self.newest(), deadline).await
+        self.logs(&call, self.newest(), deadline).await
     }
 
     async fn changes(

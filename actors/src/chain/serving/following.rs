@@ -11,10 +11,11 @@ use super::{Serving, metrics};
 use crate::chain::block::Block;
 use crate::chain::cache::{SharedAnswers, SharedConfig};
 use crate::chain::heads::Change;
-use crate::chain::methods::Weight;
 use crate::chain::provider::{Head, Unused};
 use crate::chain::rpc::{Call, Outcome};
 
+/// A provider that throttles for no longer still has a say in what the chain is.
+const SHORT_PAUSE: Duration = Duration::from_secs(5);
 /// How long one question may take.
 pub(super) const WITHIN: Duration = Duration::from_secs(10);
 /// The most unknown blocks that are asked for after a gap. If more are unknown, what is known begins anew.
@@ -42,51 +43,41 @@ impl Drop for Running {
     }
 }
 
+/// Whether the word of a provider counts that is not used for this reason: a short pause does not change the chain.
+fn counts(unused: Option<&Unused>, now: Instant) -> bool {
+    match unused {
+        Some(Unused::Throttled { until }) => *until <= now + SHORT_PAUSE,
+        Some(
+            Unused::CircuitOpen { .. }
+            | Unused::Drained
+            | Unused::Syncing
+            | Unused::WrongChain { .. },
+        ) => false,
+        _ => true,
+    }
+}
+
 impl Serving {
     /// Takes the head that a provider has told.
     pub(in crate::chain) fn told(self: &Rc<Self>, provider: usize, head: &Head) {
         self.head_told_at.send_replace(Some(Instant::now()));
         self.head_awaited_until.set(None);
         let upstream = &self.upstreams[provider];
-        let standing = upstream
-            .view
-            .standing("eth_blockNumber", Weight::Light, Instant::now());
-        if let Ok(standing) = standing
-            && let Some(finalized) = standing.finalized
-        {
+        let now = Instant::now();
+        if let Some(finalized) = upstream.view.glance(now).finalized {
             let mut heads = self.heads.borrow_mut();
             heads.observe_finalized(&upstream.name, finalized);
         }
         let change = self.heads.borrow_mut().observe(&upstream.name, head);
         self.follow(change);
-        if self.heads.borrow().is_on_other_branch(&upstream.name) {
-            self.forget_unused();
+        for upstream in &self.upstreams {
+            let is_used = counts(upstream.view.glance(now).unused.as_ref(), now);
+            let change = self.heads.borrow_mut().set_used(&upstream.name, is_used);
+            self.follow(change);
         }
-        self.filters.borrow_mut().sweep(Instant::now());
+        self.filters.borrow_mut().sweep(now);
         self.fill_gap();
         self.look_for_first();
-    }
-
-    /// Forgets what providers have told that are not used any longer: they would hold the chain on a branch that nobody else
-    /// has.
-    fn forget_unused(&self) {
-        for upstream in &self.upstreams {
-            let now = Instant::now();
-            let standing = upstream
-                .view
-                .standing("eth_blockNumber", Weight::Light, now);
-            let is_unused = matches!(
-                standing,
-                Err(Unused::CircuitOpen { .. }
-                    | Unused::Drained
-                    | Unused::Syncing
-                    | Unused::WrongChain { .. })
-            );
-            if is_unused {
-                let change = self.heads.borrow_mut().forget(&upstream.name);
-                self.follow(change);
-            }
-        }
     }
 
     /// Uses the answers of other servers once the first block is known: a chain for development that begins anew has the
@@ -209,10 +200,10 @@ impl Serving {
     pub(in crate::chain) async fn look_for_head(self: &Rc<Self>) -> Option<Block> {
         let (method, params) = ("eth_getBlockByNumber", "[\"latest\",false]");
         let asked = self.ask_best(method, params, Instant::now() + WITHIN).await;
-        // What is no newer may be late, or of a server behind the provider that is behind: the checks judge that.
+        // Whether the chain has gone back is left to the checks: behind one URL there may be nodes that are not equally far.
         if let Some((provider, Outcome::Result(text))) = asked
             && let Some(block) = Block::read(&text)
-            && self.agreed().is_none_or(|agreed| block.number > agreed)
+            && self.agreed().is_none_or(|agreed| block.number >= agreed)
         {
             let seen_at = Instant::now();
             self.told(provider, &Head { block, seen_at });

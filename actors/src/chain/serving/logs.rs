@@ -13,8 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout_at};
 
+use super::reading::Newest;
 use super::{Needs, Serving, metrics};
 use crate::chain::block_param::{Height, Tag};
 use crate::chain::config::ChainConfig;
@@ -32,6 +33,8 @@ const AT_ONCE: usize = 4;
 const BLOCKS_AT_FIRST: u64 = 10_000;
 /// Logs of more bytes are sent while others are searched. What is less comes whole, so that an error can take its place.
 const STREAMED_FROM: u64 = 1024 * 1024;
+/// How long a search waits for memory, before it tries again.
+const MEMORY_AWAITED: Duration = Duration::from_millis(100);
 
 /// Blocks from the first to the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,9 +60,10 @@ impl Blocks {
     }
 }
 
-/// The filter of a search, and the blocks in it.
-struct Search<'params> {
-    filter: LogFilter<'params>,
+/// A search for logs in a range of blocks.
+struct Search<'call> {
+    call: &'call Call,
+    filter: LogFilter<'call>,
     blocks: Blocks,
 }
 
@@ -78,20 +82,42 @@ enum Part {
     Found(Bytes),
 }
 
+/// Why a part was not searched.
+enum Unsearchable {
+    /// There is no memory for its logs now.
+    Memory(Blocks),
+    /// The error of a provider that concerns the caller.
+    Error(Bytes),
+}
+
+/// Where logs go that were found.
+enum Destination<'sender> {
+    /// They are answered together, if they have at most so many bytes.
+    Answer { bytes_max: u64 },
+    /// They are sent in parts, if they are many.
+    Parts(&'sender mpsc::Sender<Bytes>),
+}
+
 /// The logs that were found, in order.
-struct Found<'sender> {
+struct Results<'sender> {
     /// The arrays that were not sent, without those that are empty.
     waiting: Vec<Bytes>,
     /// The bytes of all logs, also of those that were sent.
     bytes: u64,
-    bytes_max: u64,
-    /// Where many logs go.
-    sender: Option<&'sender mpsc::Sender<Bytes>>,
+    destination: Destination<'sender>,
 }
 
-impl Found<'_> {
+impl<'sender> Results<'sender> {
+    fn new(destination: Destination<'sender>) -> Self {
+        Self {
+            waiting: Vec::new(),
+            bytes: 0,
+            destination,
+        }
+    }
+
     fn are_streamed(&self) -> bool {
-        self.sender.is_some() && self.bytes > STREAMED_FROM
+        matches!(self.destination, Destination::Parts(_)) && self.bytes > STREAMED_FROM
     }
 
     async fn add(&mut self, logs: Bytes) -> Result<(), ChainError> {
@@ -100,17 +126,19 @@ impl Found<'_> {
         }
         self.bytes += logs.len() as u64;
         self.waiting.push(logs);
-        match self.sender {
-            Some(sender) if self.are_streamed() => {
+        match self.destination {
+            Destination::Parts(sender) if self.are_streamed() => {
                 for logs in self.waiting.drain(..) {
                     // A caller that has gone away cancels the search.
                     sender.send(logs.slice_ref(members(&logs))).await.ok();
                 }
                 Ok(())
             }
-            None if self.bytes > self.bytes_max => Err(ChainError::Invalid(
-                "the logs of the range are too many: ask for fewer blocks at once",
-            )),
+            Destination::Answer { bytes_max } if self.bytes > bytes_max => {
+                Err(ChainError::Invalid(
+                    "the logs of the range are too many: ask for fewer blocks at once",
+                ))
+            }
             _ => Ok(()),
         }
     }
@@ -121,27 +149,19 @@ impl Serving {
     pub(super) async fn logs(
         &self,
         call: &Arc<Call>,
-        method: Method,
-        newest: Option<u64>,
+        newest: Newest,
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
+        let Some(search) = Search::read(call, newest.latest()) else {
+            return self.pass_on(call, newest, deadline).await;
+        };
         let providers = self.config.providers.iter();
-        let mut found = Found {
-            waiting: Vec::new(),
-            bytes: 0,
-            bytes_max: providers.map(|it| it.answer_max).max().unwrap_or_default(),
-            sender: None,
-        };
-        let Some(search) = Search::read(&call.params, newest) else {
-            return self.logs_unread(call, method, newest, deadline).await;
-        };
+        let bytes_max = providers.map(|it| it.answer_max).max().unwrap_or_default();
+        let mut results = Results::new(Destination::Answer { bytes_max });
         let within = deadline.saturating_duration_since(Instant::now());
-        match self
-            .search_parts(&search, call, method, within, &mut found)
-            .await?
-        {
+        match self.search(&search, within, &mut results).await? {
             Some(error) => Ok(Outcome::Error(error)),
-            None => self.join(found.waiting),
+            None => self.join(results.waiting),
         }
     }
 
@@ -153,54 +173,45 @@ impl Serving {
         sender: &mpsc::Sender<Bytes>,
         within: Duration,
     ) -> Result<Searched, ChainError> {
-        let method = Method::of(&call.method);
-        self.check_allowed(call, method)?;
-        let newest = self.newest();
-        let Some(search) = Search::read(&call.params, newest) else {
-            let deadline = Instant::now() + within;
-            let unread = self.logs_unread(call, method, newest, deadline);
-            return Ok(Searched::Whole(unread.await?));
+        self.check_allowed(call, Method::of(&call.method))?;
+        let began = Instant::now();
+        let deadline = began + within;
+        let newest = self.newest_for(std::slice::from_ref(call), deadline).await;
+        let Some(search) = Search::read(call, newest.latest()) else {
+            return Ok(Searched::Whole(self.pass_on(call, newest, deadline).await?));
         };
-        let mut found = Found {
-            waiting: Vec::new(),
-            bytes: 0,
-            bytes_max: u64::MAX,
-            sender: Some(sender),
-        };
-        let error = self.search_parts(&search, call, method, within, &mut found);
-        Ok(match error.await? {
+        let mut results = Results::new(Destination::Parts(sender));
+        let within = within.saturating_sub(began.elapsed());
+        Ok(match self.search(&search, within, &mut results).await? {
             Some(error) => Searched::Whole(Outcome::Error(error)),
-            None if found.are_streamed() => Searched::Streamed,
-            None => Searched::Whole(self.join(found.waiting)?),
+            None if results.are_streamed() => Searched::Streamed,
+            None => Searched::Whole(self.join(results.waiting)?),
         })
     }
 
-    /// Passes a search on that a provider understands better.
-    async fn logs_unread(
+    /// Sends a search as it is written, because only a provider knows which blocks these are, or what is wrong with it.
+    async fn pass_on(
         &self,
         call: &Arc<Call>,
-        method: Method,
-        newest: Option<u64>,
+        newest: Newest,
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
         // A provider that is behind would not find all.
         let needs = Needs {
-            head_min: newest,
+            head_min: newest.shown,
             ..Needs::default()
         };
-        let answer = self.attempt(call, method, &needs, deadline);
-        let answer = tokio::time::timeout_at(deadline, answer).await;
+        let answer = self.attempt(call, Method::of(&call.method), &needs, deadline);
+        let answer = timeout_at(deadline, answer).await;
         Ok(answer.unwrap_or(Err(ChainError::Deadline))?.outcome)
     }
 
-    /// Searches all parts, and adds what they have to `found`. Returns the error of a provider that concerns the caller.
-    async fn search_parts(
+    /// Searches all parts, and adds what they have to `results`. Returns the error of a provider that concerns the caller.
+    async fn search(
         &self,
         search: &Search<'_>,
-        call: &Call,
-        method: Method,
         within: Duration,
-        found: &mut Found<'_>,
+        results: &mut Results<'_>,
     ) -> Result<Option<Bytes>, ChainError> {
         if search.blocks.count() > self.config.logs_range_max {
             return Err(ChainError::Invalid(
@@ -208,61 +219,109 @@ impl Serving {
             ));
         }
         let mut deadline = Instant::now() + within;
-        let parts = search.blocks.split(self.logs_blocks.get());
-        let mut left: VecDeque<_> = parts.map(Part::Unsearched).collect();
+        let mut reorgs_seen = self.filters.borrow().reorgs().count();
+        let all = || {
+            search
+                .blocks
+                .split(self.logs_blocks.get())
+                .map(Part::Unsearched)
+        };
+        let mut left: VecDeque<_> = all().collect();
+        let mut searched_to = search.blocks.first;
+        let mut at_once = AT_ONCE;
         while !left.is_empty() {
-            let wave: Vec<_> = left.drain(..left.len().min(AT_ONCE)).collect();
+            let wave: Vec<_> = left.drain(..left.len().min(at_once)).collect();
+            for part in &wave {
+                if let Part::Unsearched(blocks) = part {
+                    searched_to = searched_to.max(blocks.last);
+                }
+            }
             let searched = wave.into_iter().map(|part| async move {
                 match part {
-                    Part::Unsearched(blocks) => {
-                        self.search_part(search, call, method, blocks, deadline)
-                            .await
-                    }
+                    Part::Unsearched(blocks) => self.search_part(search, blocks, deadline).await,
                     part => Ok(Ok(vec![part])),
                 }
             });
-            let searched = tokio::time::timeout_at(deadline, join_all(searched)).await;
+            let searched = timeout_at(deadline, join_all(searched)).await;
             let searched = searched.map_err(|_| ChainError::Deadline)?;
-            // What was split comes back in its place.
-            for parts in searched.into_iter().rev() {
-                match parts? {
-                    Ok(parts) => parts
-                        .into_iter()
-                        .rev()
-                        .for_each(|part| left.push_front(part)),
-                    Err(error) => return Ok(Some(error)),
+            let (mut parts, mut is_memory_short) = (Vec::new(), false);
+            for searched in searched {
+                match searched? {
+                    Ok(more) => parts.extend(more),
+                    Err(Unsearchable::Memory(blocks)) if at_once > 1 || results.are_streamed() => {
+                        is_memory_short = true;
+                        parts.push(Part::Unsearched(blocks));
+                    }
+                    Err(Unsearchable::Memory(_)) => return Err(ChainError::Memory),
+                    Err(Unsearchable::Error(error)) => return Ok(Some(error)),
                 }
+            }
+            // What was split comes back in its place.
+            parts
+                .into_iter()
+                .rev()
+                .for_each(|part| left.push_front(part));
+            if self.is_reorganised(&mut reorgs_seen, searched_to) {
+                // Logs of two branches are no answer.
+                if results.are_streamed() {
+                    return Err(ChainError::Reorganised);
+                }
+                (results.waiting, results.bytes) = (Vec::new(), 0);
+                left = all().collect();
+                searched_to = search.blocks.first;
+                continue;
             }
             while let Some(Part::Found(logs)) =
                 left.pop_front_if(|part| matches!(part, Part::Found(_)))
             {
-                found.add(logs).await?;
+                results.add(logs).await?;
             }
-            if found.are_streamed() {
+            if is_memory_short && at_once == 1 {
+                // Those who read their answers give some back.
+                sleep(MEMORY_AWAITED).await;
+                continue;
+            }
+            at_once = if is_memory_short {
+                1
+            } else {
+                AT_ONCE.min(at_once * 2)
+            };
+            if results.are_streamed() {
                 deadline = Instant::now() + within;
             }
         }
         Ok(None)
     }
 
-    /// Searches a part: what was found, or its halves if that is too much for the providers, or the error for the caller.
+    /// Whether blocks up to `last` were replaced since `seen` reorganisations. Counts them as seen.
+    fn is_reorganised(&self, seen: &mut u64, last: u64) -> bool {
+        let filters = self.filters.borrow();
+        let reorgs = filters.reorgs();
+        let lowest = reorgs.lowest_since(*seen);
+        *seen = reorgs.count();
+        lowest.is_some_and(|lowest| lowest <= last)
+    }
+
+    /// Searches a part: what was found, or its halves if that is too much for the providers.
     async fn search_part(
         &self,
         search: &Search<'_>,
-        call: &Call,
-        method: Method,
         blocks: Blocks,
         deadline: Instant,
-    ) -> Result<Result<Vec<Part>, Bytes>, ChainError> {
+    ) -> Result<Result<Vec<Part>, Unsearchable>, ChainError> {
         let call = Arc::new(Call {
-            method: Arc::clone(&call.method),
+            method: Arc::clone(&search.call.method),
             params: search.filter.over(blocks.first, blocks.last),
         });
         let needs = Needs {
             head_min: Some(blocks.last),
             ..Needs::default()
         };
-        let answer = self.attempt(&call, method, &needs, deadline).await?;
+        let answer = self.attempt(&call, Method::of(&call.method), &needs, deadline);
+        let answer = match answer.await {
+            Err(ChainError::Memory) => return Ok(Err(Unsearchable::Memory(blocks))),
+            answer => answer?,
+        };
         match answer.outcome {
             Outcome::Result(logs) => {
                 if blocks.count() >= self.logs_blocks.get() {
@@ -279,7 +338,7 @@ impl Serving {
                 self.logs_blocks.set(self.logs_blocks.get().min(half));
                 Ok(Ok(blocks.split(half).map(Part::Unsearched).collect()))
             }
-            Outcome::Error(error) => Ok(Err(error)),
+            Outcome::Error(error) => Ok(Err(Unsearchable::Error(error))),
         }
     }
 
@@ -308,10 +367,10 @@ impl Serving {
     }
 }
 
-impl<'params> Search<'params> {
-    /// The search that `params` describe, if it is one of a range of blocks that are there.
-    fn read(params: &'params [u8], head: Option<u64>) -> Option<Self> {
-        let (filter, head) = (LogFilter::read(params).ok()?, head?);
+impl<'call> Search<'call> {
+    /// The search that a call describes, if it is one of a range of blocks that are there.
+    fn read(call: &'call Call, head: Option<u64>) -> Option<Self> {
+        let (filter, head) = (LogFilter::read(&call.params).ok()?, head?);
         let LogBlocks::Range { from, to } = filter.blocks() else {
             return None;
         };
@@ -325,7 +384,11 @@ impl<'params> Search<'params> {
         let (first, last) = (number(from)?, number(to)?);
         let is_there = first <= last && last <= head;
         let blocks = Blocks { first, last };
-        is_there.then_some(Self { filter, blocks })
+        is_there.then_some(Self {
+            call,
+            filter,
+            blocks,
+        })
     }
 }
 
@@ -347,7 +410,8 @@ mod tests {
     use super::*;
 
     fn blocks_of(params: &str, head: u64) -> Option<(u64, u64)> {
-        let search = Search::read(params.as_bytes(), Some(head))?;
+        let call = Call::new("eth_getLogs", params.to_owned());
+        let search = Search::read(&call, Some(head))?;
         Some((search.blocks.first, search.blocks.last))
     }
 

@@ -258,7 +258,7 @@ impl Serving {
             match method.effect {
                 Effect::Publishes => self.publish(call, deadline).await,
                 Effect::Filters => self.filter(call, caller, deadline).await,
-                Effect::Reads(Depends::Range) => self.search(call, newest, deadline).await,
+                Effect::Reads(Depends::Range) => self.logs(call, newest, deadline).await,
                 Effect::Reads(_) => {
                     let (call, reading) = self.reading(call, method, newest);
                     match self.quorum_of(&call.method) {
@@ -285,27 +285,6 @@ impl Serving {
         };
         let answered = tokio::time::timeout_at(deadline, answered).await;
         answered.unwrap_or(Err(ChainError::Deadline))
-    }
-
-    /// Searches logs.
-    async fn search(
-        &self,
-        call: &Arc<Call>,
-        newest: Newest,
-        deadline: Instant,
-    ) -> Result<Outcome, ChainError> {
-        let method = Method::of(&call.method);
-        let latest = newest.latest();
-        if latest.is_some() {
-            return self.logs(call, method, latest, deadline).await;
-        }
-        // Only a provider knows which blocks these are.
-        let needs = Needs {
-            head_min: newest.shown,
-            ..Needs::default()
-        };
-        let answer = self.attempt(call, method, &needs, deadline).await?;
-        Ok(answer.outcome)
     }
 
     /// Whether a method is allowed here.

@@ -15,6 +15,7 @@ use super::subscribers::{Event, Subscribers};
 use super::trail::{BLOCKS_MAX, Joint, Told, Trail};
 use super::{Hub, Round, Topic};
 use crate::chain::block::Block;
+use crate::chain::hex::BlockHash;
 use crate::chain::rpc::{Call, Outcome};
 
 /// How long one question may take.

@@ -1,5 +1,6 @@
 //! Searches for logs in more blocks than a provider takes.
 
+use bytes::Bytes;
 use headroom_test_support::rpc_proxy::RpcFault;
 use tokio::sync::mpsc;
 
@@ -140,7 +141,12 @@ fn a_search_waits_for_a_caller_that_does_not_read_and_tells_a_failure() {
         let (search, mut found) = search(&chain);
         let read = async {
             found.recv().await.unwrap();
-            // It holds few parts. Whoever reads none stops it.
+            // Nobody reads, so no more is searched meanwhile.
+            for _ in 0..100 {
+                chain.ask("eth_chainId", json!([])).await.unwrap();
+            }
+            let searched = chain.proxies[0].calls("eth_getLogs");
+            assert!(searched <= 16, "{searched}");
             chain.proxies[0].set_for(&["eth_getLogs"], RpcFault::Status(500));
             let mut parts = 1;
             while found.recv().await.is_some() {
@@ -151,6 +157,36 @@ fn a_search_waits_for_a_caller_that_does_not_read_and_tells_a_failure() {
         let (ended, parts) = tokio::join!(search, read);
         assert!(matches!(ended, Err(ChainError::Failed { .. })), "{ended:?}");
         assert!(parts < 40, "{parts}");
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn logs_of_two_branches_are_no_answer() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        node.log_zeros(20, ZEROS).await;
+        let chain = TestChain::start_with(&system, &node, 1, |config| {
+            config.providers[0].logs_range_max = Some(1);
+        })
+        .await;
+        chain.until(|status| status.head >= Some(21)).await;
+        let (search, mut found) = search(&chain);
+        let read = async {
+            found.recv().await.unwrap();
+            let before = chain.status().await.head_hash;
+            node.reorg(15).await;
+            chain.until(|status| status.head_hash != before).await;
+            while found.recv().await.is_some() {}
+        };
+        let (ended, ()) = tokio::join!(search, read);
+        assert!(matches!(ended, Err(ChainError::Reorganised)), "{ended:?}");
+        // A search that was not answered yet begins anew.
+        let filter = json!([{ "fromBlock": "0x0", "toBlock": "latest" }]);
+        let direct = node.call("eth_getLogs", filter.clone()).await;
+        assert_eq!(chain.result("eth_getLogs", filter).await, direct);
         chain.stop().await;
     });
 }

@@ -222,7 +222,7 @@ fn others_have_their_turn_while_many_are_told() {
         return;
     };
     TestSystem::real_time(|system| async move {
-        let contract = make_logs(&node, 0).await;
+        let contract = node.deploy_counter().await;
         let chain = TestChain::start(&system, &node, 1).await;
         let filter = LogsFilter::read(&json!({ "address": contract }).to_string()).unwrap();
         let (sender, mut events) = event_queue(EventBounds {
@@ -252,7 +252,7 @@ fn others_have_their_turn_while_many_are_told() {
             }
             most
         };
-        let (most, ()) = tokio::join!(read, log_once(&node, &contract));
+        let (most, _) = tokio::join!(read, node.log(&contract, TOPIC));
         assert!(most < MANY / 2, "{most} at once");
         chain.stop().await;
     });
@@ -264,7 +264,7 @@ fn filters_of_pending_transactions_are_kept_here() {
         return;
     };
     TestSystem::real_time(|system| async move {
-        let contract = make_logs(&node, 0).await;
+        let contract = node.deploy_counter().await;
         let chain = TestChain::start(&system, &node, 2).await;
         let held = chain.buffers.held();
         let make = || chain.result("eth_newPendingTransactionFilter", json!([]));
@@ -277,7 +277,7 @@ fn filters_of_pending_transactions_are_kept_here() {
             })
             .await
         };
-        log_once(&node, &contract).await;
+        node.log(&contract, TOPIC).await;
         let block = node.call("eth_getBlockByNumber", json!(["latest", false]));
         let expected = block.await["transactions"].as_array().unwrap().clone();
         assert_eq!(hashes(&one).await, expected);
@@ -288,7 +288,7 @@ fn filters_of_pending_transactions_are_kept_here() {
             proxy.set_times(1, &["eth_getFilterChanges"], RpcFault::Html);
         }
         wait_for_async(LONG, async || {
-            log_once(&node, &contract).await;
+            node.log(&contract, TOPIC).await;
             let hashes = poll(&one).await;
             (hashes != json!([])).then_some(()).ok_or(hashes)
         })
