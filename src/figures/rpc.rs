@@ -121,6 +121,8 @@ struct Series {
     seconds: Histogram,
     batches: Histogram,
     sockets: Gauge,
+    /// By reason. They start with the server.
+    refused_sockets: [Counter; REFUSED_FOR.len()],
 }
 
 /// A WebSocket connection that counts as open, until it is dropped.
@@ -138,20 +140,23 @@ impl RpcFigures {
     pub fn new(chain: &ChainEntry) -> Self {
         let chain: Arc<str> = chain.config.name.as_str().into();
         let calls = std::iter::repeat_with(OnceLock::new);
+        let refused = |reason: &'static str| metrics::counter!(WEBSOCKETS_REFUSED.name, "chain" => Arc::clone(&chain), "reason" => reason);
         Self(Arc::new(Series {
             calls: calls.take(METHODS.len() * OUTCOMES.len()).collect(),
             seconds: metrics::histogram!(REQUEST_SECONDS.name, "chain" => Arc::clone(&chain)),
             batches: metrics::histogram!(BATCH_CALLS.name, "chain" => Arc::clone(&chain)),
             sockets: metrics::gauge!(WEBSOCKETS.name, "chain" => Arc::clone(&chain)),
+            refused_sockets: REFUSED_FOR.map(refused),
             chain,
         }))
     }
 
     /// Counts a WebSocket connection that was refused.
-    pub fn refused_socket(&self, reason: &'static str) {
-        let chain = Arc::clone(&self.0.chain);
-        metrics::counter!(WEBSOCKETS_REFUSED.name, "chain" => chain, "reason" => reason)
-            .increment(1);
+    pub fn refused_socket(&self, reason: &str) {
+        let known = REFUSED_FOR.iter().zip(&self.0.refused_sockets);
+        for (_, counter) in known.filter(|(known, _)| **known == reason) {
+            counter.increment(1);
+        }
     }
 
     /// Counts a WebSocket connection as open.

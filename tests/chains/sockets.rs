@@ -34,13 +34,15 @@ impl Socket {
 
     /// The next message, beside the pings of the server.
     async fn next(&mut self) -> Message {
-        loop {
-            let next = timeout(DEADLINE, self.0.next()).await.unwrap();
-            match next.unwrap().unwrap() {
-                Message::Ping(_) => {}
-                message => return message,
+        let next = async {
+            loop {
+                match self.0.next().await.unwrap().unwrap() {
+                    Message::Ping(_) => {}
+                    message => return message,
+                }
             }
-        }
+        };
+        timeout(DEADLINE, next).await.unwrap()
     }
 
     /// The next message, which is an answer.

@@ -139,7 +139,7 @@ pub enum Ask {
         /// For [`Filters::finish_hashes`].
         poll: Poll,
     },
-    /// The hashes of pending transactions. [`Filters::finish_pending`] follows.
+    /// The hashes of pending transactions. `Filters::finish_pending` follows.
     Pending {
         /// The number of the first one.
         next: u64,

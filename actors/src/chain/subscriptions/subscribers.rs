@@ -272,6 +272,20 @@ mod tests {
         assert_eq!(count(log(5000, &[5000])), 0);
     }
 
+    #[test]
+    fn who_subscribes_during_a_round_is_told_the_next_one() {
+        let mut subscribers = subscribers([filter(&[1], &[])]);
+        let id = SubscriptionId(0);
+        subscribers.all.get_mut(&id).unwrap().rounds = 3;
+        let log = log(1, &[]);
+        let count = |rounds| {
+            let ids = [id];
+            let concerned = subscribers.concerned(&ids, Event::Log(&log), rounds);
+            concerned.count()
+        };
+        assert_eq!((count(3), count(4)), (0, 1));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
