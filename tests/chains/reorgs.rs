@@ -140,10 +140,14 @@ impl Notified {
             let (subscription, mut result) = self.socket.notification().await;
             if subscription == self.heads {
                 let parent = &result["parentHash"];
-                let place = self.told.iter().position(|told| told == parent);
-                self.told
-                    .truncate(place.expect("a block that was told") + 1);
-                self.told.push(result["hash"].take());
+                let mut told = self.told.iter();
+                let place = told.position(|told| told == parent);
+                let gone = self
+                    .told
+                    .split_off(place.expect("a block that was told") + 1);
+                let hash = result["hash"].take();
+                assert!(!gone.contains(&hash), "{hash} is told twice");
+                self.told.push(hash);
                 continue;
             }
             let transaction = result["transactionHash"].take();
