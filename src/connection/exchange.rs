@@ -23,6 +23,8 @@ pub(super) struct State {
     pub(super) is_endless: bool,
     /// Whether the current response may take long: only the client's pace bounds it.
     pub(super) is_long: bool,
+    /// Whether it is of a file.
+    pub(super) is_file: bool,
     /// Whether a response announced the end of the connection.
     pub(super) is_last: bool,
     /// The task that waits for a change.
@@ -37,6 +39,7 @@ impl Exchange {
             state.framing.begin(length);
             state.is_endless = false;
             state.is_long = false;
+            state.is_file = false;
         });
         InProgress(self.clone())
     }
@@ -46,9 +49,11 @@ impl Exchange {
         self.state().is_endless = true;
     }
 
-    /// Records that the current response may take long.
-    pub(super) fn mark_long(&self) {
-        self.state().is_long = true;
+    /// Records that the current response may take long, and whether it is of a file.
+    pub(super) fn mark_long(&self, is_file: bool) {
+        let mut state = self.state();
+        state.is_long = true;
+        state.is_file = is_file;
     }
 
     /// Records that the current response announces the end of the connection.

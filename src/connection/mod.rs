@@ -297,8 +297,14 @@ impl Connection {
     fn on_write_blocked(&mut self, unsent: usize, cx: &mut Context<'_>) -> Poll<io::Error> {
         let now = Instant::now();
         let unread = self.unread.get_or_insert_with(|| Unread::new(now));
-        let mut deadline = if self.exchange.state().is_long {
-            self.writing.allow(self.limits.answer_timeout);
+        let (is_long, is_file) = {
+            let state = self.exchange.state();
+            (state.is_long, state.is_file)
+        };
+        let mut deadline = if is_long {
+            if is_file {
+                self.writing.allow(self.limits.answer_timeout);
+            }
             // The next response may begin while the last bytes of this one wait.
             unread.restart(now);
             self.writing.blocked(now)

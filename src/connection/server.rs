@@ -109,8 +109,7 @@ where
         .run())
 }
 
-/// Marks a response, in its extensions, that may take longer than `server.answer_timeout` as long as the client reads it at its
-/// pace. What it holds in memory meanwhile is little.
+/// Marks a response, in its extensions, that may take longer than `server.answer_timeout` as long as the client reads.
 pub(crate) struct LongResponse;
 
 /// Passes a request to the application, and reports to the connection when it begins and ends.
@@ -146,10 +145,11 @@ where
             exchange.mark_endless();
         }
         // Only files have ranges.
-        if (is_long || head.headers.contains_key(header::ACCEPT_RANGES))
+        let is_file = head.headers.contains_key(header::ACCEPT_RANGES);
+        if (is_long || is_file)
             && let Some(exchange) = &exchange
         {
-            exchange.mark_long();
+            exchange.mark_long(is_file);
         }
         // The HTTP library would respond with `Connection: upgrade` and then close the connection.
         let is_switched = status == StatusCode::SWITCHING_PROTOCOLS;

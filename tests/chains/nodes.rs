@@ -1,6 +1,6 @@
 //! A server with a chain whose providers are proxies in front of real nodes.
 
-use headroom_test_support::anvil::{Anvil, AnvilOptions, CHAIN_ID};
+use headroom_test_support::anvil::{ACCOUNT, Anvil, AnvilOptions, CHAIN_ID};
 use headroom_test_support::rpc_proxy::RpcProxy;
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
@@ -81,10 +81,16 @@ impl Gateway {
         self.server.get_json("/api/chains/dev").await.ok()["status"].take()
     }
 
+    /// Makes a call whose answer is not kept, so that providers do not rest.
+    async fn ask_a_provider(&self) {
+        let params = json!([ACCOUNT, "pending"]);
+        self.answer("eth_getBalance", &params).await;
+    }
+
     /// Waits until the gateway says that its head is that of this node. Calls keep the providers from resting meanwhile.
     pub(crate) async fn wait_for_head_of(&self, node: &Anvil) {
         wait_for_async(DEADLINE, || async {
-            self.answer("eth_chainId", &json!([])).await;
+            self.ask_a_provider().await;
             let (status, newest) = (self.status().await, node.newest().await);
             let is_told = status["head_hash"] == newest["hash"];
             is_told.then_some(()).ok_or((status, newest))
@@ -95,7 +101,7 @@ impl Gateway {
     /// Waits until each provider is used. Calls keep them from resting meanwhile.
     pub(crate) async fn wait_until_all_are_used(&self) {
         wait_for_async(DEADLINE, || async {
-            self.answer("eth_chainId", &json!([])).await;
+            self.ask_a_provider().await;
             let status = self.status().await;
             let providers = status["providers"].as_array().cloned().unwrap_or_default();
             let used = providers.iter().filter(|it| it["is_used"] == true);

@@ -175,14 +175,7 @@ impl Handler<Call<SearchLogs>> for Chain {
             return;
         };
         let serving = Rc::clone(&self.serving);
-        let work = async move {
-            let SearchLogs {
-                call,
-                parts,
-                within,
-            } = search;
-            serving.stream_logs(&call, &parts, within).await
-        };
+        let work = async move { serving.stream_logs(&search).await };
         Self::answer(reply, work, || Err(ChainError::Panicked), context);
     }
 }

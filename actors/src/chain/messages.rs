@@ -37,8 +37,10 @@ pub struct SearchLogs {
     pub call: Arc<Call>,
     /// Takes the logs, in order, while the search goes on, if they are many: in each part, the members of an array.
     pub parts: mpsc::Sender<Bytes>,
-    /// The time until the first part is sent or the answer is there, and then for each further step.
+    /// The time until the first part is sent or the answer is there.
     pub within: Duration,
+    /// The time for each further step.
+    pub step_within: Duration,
 }
 
 /// What a search for logs ended with.

@@ -75,6 +75,7 @@ pub(super) async fn search(
                 call,
                 parts,
                 within: handles.left(),
+                step_within: handles.request_deadline,
             };
             Ok::<_, Problem>(entry.handle.ask(message, SEARCH_MAX).await?)
         };

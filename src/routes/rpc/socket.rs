@@ -16,6 +16,7 @@ use actix_ws::{
 use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::future::{FutureExt, LocalBoxFuture};
 use futures_util::stream::FuturesUnordered;
 use headroom_actors::chain::{
@@ -216,11 +217,10 @@ impl Socket {
             // The client may have gone meanwhile.
             self.session.clone().close(Some(reason)).await.ok();
         }
-        for id in self.subscriptions.take() {
-            let within = self.handles.renewed().left();
-            // Otherwise the subscription ends with its queue.
-            self.chain.handle.ask(Unsubscribe { id }, within).await.ok();
-        }
+        let within = self.handles.renewed().left();
+        let ids = self.subscriptions.take().into_iter();
+        // If this fails, the subscriptions end with their queue.
+        join_all(ids.map(|id| self.chain.handle.ask(Unsubscribe { id }, within))).await;
     }
 
     async fn serve(&mut self) -> Result<Infallible, End> {

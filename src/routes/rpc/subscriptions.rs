@@ -7,6 +7,9 @@ use headroom_actors::chain::{Notification, SubscriptionId};
 /// The most subscriptions of one connection.
 pub(super) const SUBSCRIPTIONS_MAX: usize = 128;
 
+/// How many of those that have ended are remembered.
+const ENDED_MAX: usize = 1024;
+
 /// The subscriptions of one connection.
 #[derive(Default)]
 pub(super) struct Subscriptions {
@@ -14,6 +17,8 @@ pub(super) struct Subscriptions {
     known: BTreeSet<SubscriptionId>,
     /// Calls of `eth_subscribe` without an answer yet.
     beginning: usize,
+    /// Those that have ended while others begin. Ids are never given twice.
+    ended: BTreeSet<SubscriptionId>,
     /// A notification whose id the client may be about to learn. Those after it wait in their queue.
     early: Option<Notification>,
 }
@@ -31,12 +36,22 @@ impl Subscriptions {
     pub(super) fn begun(&mut self, id: Option<SubscriptionId>) -> Option<Notification> {
         self.beginning -= 1;
         self.known.extend(id);
+        if self.beginning == 0 {
+            self.ended.clear();
+        }
         self.early.take().and_then(|early| self.pass(early))
     }
 
     /// Ends one. Returns whether there was one.
     pub(super) fn end(&mut self, id: SubscriptionId) -> bool {
-        self.known.remove(&id)
+        let was_known = self.known.remove(&id);
+        if was_known && self.beginning > 0 && self.ended.len() < ENDED_MAX {
+            self.ended.insert(id);
+        }
+        if self.early.as_ref().is_some_and(|it| it.subscription == id) {
+            self.early = None;
+        }
+        was_known
     }
 
     /// Whether the next notification may be read.
@@ -49,7 +64,7 @@ impl Subscriptions {
         if self.known.contains(&notification.subscription) {
             return Some(notification);
         }
-        if self.beginning > 0 {
+        if self.beginning > 0 && !self.ended.contains(&notification.subscription) {
             self.early = Some(notification);
         }
         None
@@ -107,6 +122,17 @@ mod tests {
         assert!(subscriptions.begin());
         assert_eq!(passes(subscriptions.pass(notification(3))), None);
         assert_eq!(passes(subscriptions.begun(None)), None);
+        assert!(subscriptions.takes_notifications());
+    }
+
+    #[test]
+    fn one_that_has_ended_holds_up_no_other() {
+        let mut subscriptions = Subscriptions::default();
+        assert!(subscriptions.begin());
+        subscriptions.begun(Some(id(1)));
+        assert!(subscriptions.begin());
+        assert!(subscriptions.end(id(1)));
+        assert_eq!(passes(subscriptions.pass(notification(1))), None);
         assert!(subscriptions.takes_notifications());
     }
 

@@ -113,8 +113,11 @@ impl Heads {
     /// Whether the head of `claim` may be the head of the chain: another provider has it too, or it is few blocks ahead.
     fn may_lead(&self, claim: &Claim, counted: &[&Claim]) -> bool {
         if counted.len() < VOTERS_MIN {
-            // One of two that are left of more could be wrong, as one of three.
-            return self.claims.len() < VOTERS_MIN || !self.is_far_ahead(claim, counted);
+            // Of two that are left of three or more, one is not followed far at once: the other may be right.
+            let agreed = self.head.map_or(0, |head| head.number);
+            return self.claims.len() < VOTERS_MIN
+                || claim.head.number <= agreed.saturating_add(self.config.lead_max)
+                || !self.is_far_ahead(claim, counted);
         }
         if self.is_confirmed(claim, counted) {
             return true;

@@ -236,15 +236,41 @@ impl Heads {
         let Some(claim) = self.claims.get(provider) else {
             return false;
         };
-        let has_it = claim.head.number >= number;
-        has_it && (self.is_final(number) || self.follows(claim))
+        claim.head.number >= number && self.shares(claim, number)
     }
 
-    /// Whether the head of `provider` is known to be on another branch, which need not have the block `number`.
+    /// Whether `provider` is known to be on another branch that need not have the block `number` of this one.
     pub fn is_on_other_branch(&self, provider: &str, number: u64) -> bool {
         let claim = self.claims.get(provider);
-        let follows = claim.is_none_or(|claim| self.head.is_none() || self.follows(claim));
-        !follows && !self.is_final(number)
+        claim.is_some_and(|claim| self.head.is_some() && !self.shares(claim, number))
+    }
+
+    /// Whether the chain of `claim` may have the block `number` of this one.
+    fn shares(&self, claim: &Claim, number: u64) -> bool {
+        self.follows(claim) || (self.is_final(number) && self.parts_after_final(claim))
+    }
+
+    /// Whether the branch of `claim` is known to part from this one only after the final block.
+    fn parts_after_final(&self, claim: &Claim) -> bool {
+        let Some(finalized) = self.finalized else {
+            return false;
+        };
+        let tip = claim.head;
+        let (mut at, mut hash, mut parent) = (tip.number, tip.hash, Some(tip.parent));
+        while at >= finalized {
+            let agreed = self.agreed.get(&at);
+            if agreed.is_some_and(|agreed| agreed.hash == hash) {
+                return true;
+            }
+            let (Some(next), Some(below)) = (parent, at.checked_sub(1)) else {
+                return false;
+            };
+            (at, hash) = (below, next);
+            let told = self.told.get(&at);
+            let block = told.and_then(|told| told.iter().find(|block| block.hash == hash));
+            parent = block.map(|block| block.parent);
+        }
+        false
     }
 
     /// Whether the head of `claim` may be of this chain.

@@ -410,6 +410,40 @@ fn one_of_two_that_are_left_of_three_is_not_believed_to_be_far_ahead() {
 }
 
 #[test]
+fn a_provider_that_is_stuck_does_not_hold_the_only_other_one_up() {
+    let mut chain = Chain::new();
+    chain.tell("b", block(20, &[]));
+    chain.tell("a", block(100, &[]));
+    chain.tell("c", block(100, &[]));
+    chain.heads.set_used("a", false);
+    for number in 101..110 {
+        chain.tell("c", block(number, &[]));
+        assert_eq!(chain.head(), Some(number));
+    }
+}
+
+#[test]
+fn a_provider_whose_branch_parts_below_the_final_block_is_not_asked_about_final_blocks() {
+    let mut chain = Chain::new();
+    for number in 1..=100 {
+        chain.tell_all(block(number, &[]));
+    }
+    assert!(chain.heads.is_final(36));
+    for (from, is_shared) in [(37, true), (36, false), (10, false)] {
+        for number in from..=101 {
+            chain.tell("a", block(number, &[(from, 7)]));
+        }
+        assert_eq!(
+            chain.heads.is_on_other_branch("a", 36),
+            !is_shared,
+            "{from}"
+        );
+        assert_eq!(chain.heads.vouches("a", 20), is_shared, "{from}");
+        assert!(chain.heads.is_on_other_branch("a", 37));
+    }
+}
+
+#[test]
 fn a_provider_that_is_not_used_does_not_hold_the_chain_on_its_branch() {
     let mut chain = Chain::new();
     chain.tell("a", block(100, &[]));

@@ -288,11 +288,9 @@ impl Serving {
         let standing = upstream.view.standing(method, weight, now)?;
         let (lag, revealed) = (self.lag(upstream), self.revealed(upstream));
         needs.check(&standing, revealed, lag, &self.config.selection)?;
+        let number = needs.head_min.unwrap_or(u64::MAX);
         let heads = self.heads.borrow();
-        if needs
-            .head_min
-            .is_some_and(|number| heads.is_on_other_branch(&upstream.name, number))
-        {
+        if !needs.any_branch && heads.is_on_other_branch(&upstream.name, number) {
             return Err(Unused::OtherBranch);
         }
         Ok(Candidate {

@@ -27,6 +27,8 @@ impl Serving {
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
         self.catch_up().await;
+        // Many of these calls ask no provider, and yet tell of new blocks.
+        self.look_after_providers();
         let now = Instant::now();
         let made = |id: Result<FilterId, FilterError>| match id {
             Ok(id) => Ok(text(&id.to_string())),

@@ -21,7 +21,7 @@ use crate::chain::block_param::{Height, Tag};
 use crate::chain::config::ChainConfig;
 use crate::chain::error::ChainError;
 use crate::chain::log_range::{LogBlocks, LogFilter};
-use crate::chain::messages::Searched;
+use crate::chain::messages::{SearchLogs, Searched};
 use crate::chain::methods::Method;
 use crate::chain::provider::ErrorKind;
 use crate::chain::rpc::{Call, Outcome};
@@ -29,6 +29,8 @@ use crate::kernel::reserved_bytes;
 
 /// Parts that are searched at once.
 const AT_ONCE: usize = 4;
+/// The same while logs are sent, which wait for their reader.
+const AT_ONCE_STREAMED: usize = 2;
 /// The blocks of a part before any provider has refused one.
 const BLOCKS_AT_FIRST: u64 = 10_000;
 /// Logs of more bytes are sent while others are searched. What is less comes whole, so that an error can take its place.
@@ -158,31 +160,28 @@ impl Serving {
         let providers = self.config.providers.iter();
         let bytes_max = providers.map(|it| it.answer_max).max().unwrap_or_default();
         let mut results = Results::new(Destination::Answer { bytes_max });
-        let within = deadline.saturating_duration_since(Instant::now());
-        match self.search(&search, within, &mut results).await? {
+        let found = self.search(&search, deadline, Duration::ZERO, &mut results);
+        match found.await? {
             Some(error) => Ok(Outcome::Error(error)),
             None => self.join(results.waiting),
         }
     }
 
-    /// Searches logs, and sends them while the search goes on if they are many. `within` is the time until the first are
-    /// sent, and then for each step.
+    /// Searches logs, and sends them while the search goes on if they are many.
     pub(in crate::chain) async fn stream_logs(
         &self,
-        call: &Arc<Call>,
-        sender: &mpsc::Sender<Bytes>,
-        within: Duration,
+        message: &SearchLogs,
     ) -> Result<Searched, ChainError> {
+        let call = &message.call;
         self.check_allowed(call, Method::of(&call.method))?;
-        let began = Instant::now();
-        let deadline = began + within;
+        let deadline = Instant::now() + message.within;
         let newest = self.newest_for(std::slice::from_ref(call), deadline).await;
         let Some(search) = Search::read(call, newest.latest()) else {
             return Ok(Searched::Whole(self.pass_on(call, newest, deadline).await?));
         };
-        let mut results = Results::new(Destination::Parts(sender));
-        let within = within.saturating_sub(began.elapsed());
-        Ok(match self.search(&search, within, &mut results).await? {
+        let mut results = Results::new(Destination::Parts(&message.parts));
+        let found = self.search(&search, deadline, message.step_within, &mut results);
+        Ok(match found.await? {
             Some(error) => Searched::Whole(Outcome::Error(error)),
             None if results.are_streamed() => Searched::Streamed,
             None => Searched::Whole(self.join(results.waiting)?),
@@ -206,11 +205,13 @@ impl Serving {
         Ok(answer.unwrap_or(Err(ChainError::Deadline))?.outcome)
     }
 
-    /// Searches all parts, and adds what they have to `results`. Returns the error of a provider that concerns the caller.
+    /// Searches all parts, and adds what they have to `results`. When the first were sent, each further step has
+    /// `step_within`. Returns the error of a provider that concerns the caller.
     async fn search(
         &self,
         search: &Search<'_>,
-        within: Duration,
+        mut deadline: Instant,
+        step_within: Duration,
         results: &mut Results<'_>,
     ) -> Result<Option<Bytes>, ChainError> {
         if search.blocks.count() > self.config.logs_range_max {
@@ -218,7 +219,6 @@ impl Serving {
                 "the range has too many blocks: ask for fewer at once",
             ));
         }
-        let mut deadline = Instant::now() + within;
         let mut reorgs_seen = self.filters.borrow().reorgs().count();
         let all = || {
             search
@@ -227,13 +227,15 @@ impl Serving {
                 .map(Part::Unsearched)
         };
         let mut left: VecDeque<_> = all().collect();
-        let mut searched_to = search.blocks.first;
+        let mut searched_to = None;
         let mut at_once = AT_ONCE;
         while !left.is_empty() {
+            // Logs of two branches are no answer. First what was searched before, then what is searched now.
+            let mut is_reorganised = self.is_reorganised(&mut reorgs_seen, searched_to);
             let wave: Vec<_> = left.drain(..left.len().min(at_once)).collect();
             for part in &wave {
                 if let Part::Unsearched(blocks) = part {
-                    searched_to = searched_to.max(blocks.last);
+                    searched_to = searched_to.max(Some(blocks.last));
                 }
             }
             let searched = wave.into_iter().map(|part| async move {
@@ -261,14 +263,14 @@ impl Serving {
                 .into_iter()
                 .rev()
                 .for_each(|part| left.push_front(part));
-            if self.is_reorganised(&mut reorgs_seen, searched_to) {
-                // Logs of two branches are no answer.
+            is_reorganised |= self.is_reorganised(&mut reorgs_seen, searched_to);
+            if is_reorganised {
                 if results.are_streamed() {
                     return Err(ChainError::Reorganised);
                 }
                 (results.waiting, results.bytes) = (Vec::new(), 0);
                 left = all().collect();
-                searched_to = search.blocks.first;
+                searched_to = None;
                 continue;
             }
             while let Some(Part::Found(logs)) =
@@ -287,19 +289,19 @@ impl Serving {
                 AT_ONCE.min(at_once * 2)
             };
             if results.are_streamed() {
-                deadline = Instant::now() + within;
+                deadline = Instant::now() + step_within;
             }
         }
         Ok(None)
     }
 
     /// Whether blocks up to `last` were replaced since `seen` reorganisations. Counts them as seen.
-    fn is_reorganised(&self, seen: &mut u64, last: u64) -> bool {
+    fn is_reorganised(&self, seen: &mut u64, last: Option<u64>) -> bool {
         let filters = self.filters.borrow();
         let reorgs = filters.reorgs();
         let lowest = reorgs.lowest_since(*seen);
         *seen = reorgs.count();
-        lowest.is_some_and(|lowest| lowest <= last)
+        lowest.is_some() && lowest <= last
     }
 
     /// Searches a part: what was found, or its halves if that is too much for the providers.

@@ -101,6 +101,8 @@ pub(super) struct Needs {
     pub(super) head_min: Option<u64>,
     /// The block whose state it must have.
     pub(super) state_of: Option<u64>,
+    /// Whether it may be on another branch than the chain.
+    pub(super) any_branch: bool,
     /// Whether what is asked for exists, so that `null` means that the provider does not have it.
     pub(super) must_exist: bool,
 }

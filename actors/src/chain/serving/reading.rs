@@ -84,15 +84,8 @@ impl Serving {
         if newest.is_current || !calls.iter().any(|call| depends_on_head(call)) {
             return newest;
         }
+        self.look_after_providers();
         let now = Instant::now();
-        // Those that rest are looked after from now on.
-        for upstream in &self.upstreams {
-            drop(
-                upstream
-                    .view
-                    .standing("eth_blockNumber", Weight::Light, now),
-            );
-        }
         let until = self.head_awaited_until.get().unwrap_or(now + HEAD_AWAITED);
         self.head_awaited_until.set(Some(until));
         let half = now + deadline.saturating_duration_since(now) / 2;
@@ -100,6 +93,17 @@ impl Serving {
         let told = told_at.wait_for(|told_at| self.is_current(*told_at));
         drop(timeout_at(until.min(half), told).await);
         self.newest()
+    }
+
+    /// Has providers that rest looked after from now on.
+    pub(super) fn look_after_providers(&self) {
+        let now = Instant::now();
+        for upstream in &self.upstreams {
+            let standing = upstream
+                .view
+                .standing("eth_blockNumber", Weight::Light, now);
+            drop(standing);
+        }
     }
 
     /// The newest block that an answer of a provider has revealed, if it is believed.
@@ -163,7 +167,10 @@ impl Serving {
                 Ok(Some(_)) => moves_with_head = true,
             },
             Effect::Reads(Depends::Head) => moves_with_head = true,
-            Effect::Reads(Depends::Nothing) => needs.head_min = None,
+            Effect::Reads(Depends::Nothing) => {
+                needs.head_min = None;
+                needs.any_branch = true;
+            }
             Effect::Reads(_) => {}
             _ => return (call, Reading::default()),
         }

@@ -1,6 +1,7 @@
 //! Searches for logs in more blocks than a provider takes.
 
 use bytes::Bytes;
+use headroom_test_support::anvil::ACCOUNT;
 use headroom_test_support::rpc_proxy::RpcFault;
 use tokio::sync::mpsc;
 
@@ -89,6 +90,7 @@ fn search(
         }),
         parts,
         within: LONG,
+        step_within: LONG,
     };
     let search = chain.entry.handle.ask(search, LONG);
     (async { search.await.unwrap() }, found)
@@ -143,7 +145,9 @@ fn a_search_waits_for_a_caller_that_does_not_read_and_tells_a_failure() {
             found.recv().await.unwrap();
             // Nobody reads, so no more is searched meanwhile.
             for _ in 0..100 {
-                chain.ask("eth_chainId", json!([])).await.unwrap();
+                // No answer about what is pending is kept.
+                let params = json!([ACCOUNT, "pending"]);
+                chain.ask("eth_getBalance", params).await.unwrap();
             }
             let searched = chain.proxies[0].calls("eth_getLogs");
             assert!(searched <= 16, "{searched}");
