@@ -84,7 +84,7 @@ impl Gateway {
     /// Makes a call whose answer is not kept, so that providers do not rest.
     async fn ask_a_provider(&self) {
         let params = json!([ACCOUNT, "pending"]);
-        self.answer("eth_getBalance", &params).await;
+        self.answer("eth_getTransactionCount", &params).await;
     }
 
     /// Waits until the gateway says that its head is that of this node. Calls keep the providers from resting meanwhile.

@@ -429,9 +429,9 @@ fn a_provider_whose_branch_parts_below_the_final_block_is_not_asked_about_final_
         chain.tell_all(block(number, &[]));
     }
     assert!(chain.heads.is_final(36));
-    for (from, is_shared) in [(37, true), (36, false), (10, false)] {
+    for (branch, from, is_shared) in [(1, 37, true), (2, 36, false), (3, 10, false)] {
         for number in from..=101 {
-            chain.tell("a", block(number, &[(from, 7)]));
+            chain.tell("a", block(number, &[(from, branch)]));
         }
         assert_eq!(
             chain.heads.is_on_other_branch("a", 36),
