@@ -283,10 +283,13 @@ impl Serving {
                 sleep(MEMORY_AWAITED).await;
                 continue;
             }
-            at_once = if is_memory_short {
-                1
-            } else {
-                AT_ONCE.min(at_once * 2)
+            let at_once_max = match results.are_streamed() {
+                true => AT_ONCE_STREAMED,
+                false => AT_ONCE,
+            };
+            at_once = match is_memory_short {
+                true => 1,
+                false => at_once_max.min(at_once * 2),
             };
             if results.are_streamed() {
                 deadline = Instant::now() + step_within;
