@@ -103,6 +103,29 @@ async fn a_request_whose_body_finds_no_room_is_refused_until_there_is_some() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_finds_no_memory_is_an_error_and_no_fault_of_its_provider() {
+    let settings = "server.answers_in_flight_max = '256KiB'\nrpc.cache_max = '64KiB'";
+    let Some(gateway) = Gateway::start(2, settings).await else {
+        return;
+    };
+    for proxy in &gateway.proxies {
+        proxy.set_for(&[METHOD], RpcFault::Huge(1 << 20));
+    }
+    for _ in 0..10 {
+        let answer = gateway.answer(METHOD, &call_of(1)["params"]).await;
+        assert_eq!(answer["error"]["code"], -32005, "{answer}");
+        assert_eq!(answer["error"]["data"]["type"], "memory", "{answer}");
+    }
+    let status = gateway.status().await;
+    for provider in status["providers"].as_array().unwrap() {
+        assert_eq!(provider["error_rate"], 0.0, "{status}");
+    }
+    // One provider was asked for each call.
+    let asked: u64 = gateway.proxies.iter().map(|it| it.calls(METHOD)).sum();
+    assert_eq!(asked, 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_takes_too_long_ends_with_its_calls() {
     let Some(gateway) = Gateway::start(1, "server.request_deadline = '1s'").await else {
         return;

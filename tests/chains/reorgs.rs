@@ -74,9 +74,8 @@ impl Watched {
                 ("eth_getTransactionReceipt", json!([transaction])),
             ]);
         }
-        let calls = calls.into_iter().enumerate();
-        let calls = calls.map(|(id, (method, params))| json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }));
-        calls.collect()
+        let call = |(id, (method, params))| json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+        calls.into_iter().enumerate().map(call).collect()
     }
 
     /// Asserts that all answers of the gateway are those of this node.

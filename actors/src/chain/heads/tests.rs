@@ -228,6 +228,8 @@ fn the_branch_with_the_most_providers_counts() {
         !chain.heads.vouches("a", 100),
         "its answers are of another branch"
     );
+    let elsewhere = |chain: &Chain| ["a", "b", "c"].map(|it| chain.heads.is_on_other_branch(it));
+    assert_eq!(elsewhere(&chain), [true, false, false]);
     assert!(
         chain.heads.vouches("a", 30),
         "but not those about final blocks"
@@ -238,6 +240,7 @@ fn the_branch_with_the_most_providers_counts() {
     );
     assert_eq!(chain.head(), Some(103));
     assert!(!chain.heads.vouches("c", 100));
+    assert_eq!(elsewhere(&chain), [false, false, true]);
 }
 
 #[test]

@@ -224,6 +224,10 @@ impl<'a> Sent<'a> {
 
     /// Records the results, which all have the fault `whole` if there is one.
     fn record(mut self, results: &[CallResult], whole: Option<&Fault>) {
+        // They were given up, which says nothing of the provider.
+        if matches!(whole, Some(Fault::NoMemory)) {
+            return;
+        }
         self.is_over = true;
         let now = Instant::now();
         let took = now.saturating_duration_since(self.at);
@@ -310,7 +314,9 @@ fn class(result: &CallResult) -> Class {
         Ok(Outcome::Result(_)) => Class::Result,
         Ok(Outcome::Error(_)) => Class::CallerError,
         Err(fault) => match fault {
-            Fault::Connect(_) | Fault::Unused(_) | Fault::Owner(_) => Class::Connect,
+            Fault::Connect(_) | Fault::Unused(_) | Fault::Owner(_) | Fault::NoMemory => {
+                Class::Connect
+            }
             Fault::Timeout(_) => Class::Timeout,
             Fault::Torn => Class::Torn,
             Fault::Status(_) => Class::Status,

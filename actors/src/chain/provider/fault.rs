@@ -35,12 +35,15 @@ pub enum Fault {
     /// The answer is no JSON-RPC.
     #[error("the answer of the provider is no JSON-RPC: {0}")]
     NotRpc(&'static str),
-    /// The answer is larger than allowed, or than memory allows.
+    /// The answer is larger than allowed.
     #[error("the answer of the provider has more than {max} bytes")]
     TooLarge {
         /// The most bytes.
         max: u64,
     },
+    /// There is no memory for the answer, whichever provider gives it.
+    #[error("there is no memory for the answer of the provider")]
+    NoMemory,
     /// The provider answered with an error that is its own.
     #[error("the provider answered with an error of its own: {kind:?}")]
     Error {

@@ -207,12 +207,12 @@ impl Collected<'_> {
                 .buffers
                 .reserve_after_reading(wanted.saturating_sub(reserved))
                 .await
-                .map_err(|_| self.too_large())?;
+                .map_err(|_| Fault::NoMemory)?;
             more.merge_into(&mut self.reserved);
             let additional = usize::try_from(wanted).unwrap_or(usize::MAX) - self.bytes.len();
             self.bytes
                 .try_reserve_exact(additional)
-                .map_err(|_| self.too_large())?;
+                .map_err(|_| Fault::NoMemory)?;
         }
         self.bytes.extend_from_slice(data);
         if let Some(reserved) = &mut self.reserved {

@@ -92,6 +92,9 @@ impl Serving {
             let wake_at = hedge_at.map_or(look_at, |at: Instant| at.min(look_at));
             tokio::select! {
                 Some((index, result)) = running.next() => {
+                    if matches!(result, Err(Fault::NoMemory)) {
+                        return Err(ChainError::Memory);
+                    }
                     if let Some(outcome) = attempts.judge(result, needs) {
                         return Ok(Answer {
                             outcome,
@@ -374,7 +377,7 @@ fn is_passing(fault: &Fault) -> bool {
         Fault::Status(status) => *status >= 500,
         Fault::NotRpc(_) | Fault::Owner(_) => true,
         Fault::Error { kind, .. } => *kind == ErrorKind::Behind,
-        Fault::TooLarge { .. } => false,
+        Fault::TooLarge { .. } | Fault::NoMemory => false,
     }
 }
 

@@ -110,8 +110,11 @@ fn an_answer_that_memory_has_no_room_for_is_given_up() {
         let provider = TestProvider::start(&system, config(&proxy.url())).await;
         provider.buffers.set_max(MIB);
         let fault = suffer(&provider, &proxy, RpcFault::Huge(8 * MIB)).await;
-        assert!(matches!(fault, Fault::TooLarge { .. }), "{fault}");
+        assert!(matches!(fault, Fault::NoMemory), "{fault}");
         assert_eq!(provider.buffers.held(), 0);
+        // It is not the provider's fault.
+        let standing = provider.standing("eth_blockNumber").unwrap();
+        assert_eq!(standing.error_rate, 0.0);
         provider.stop().await;
     });
 }
