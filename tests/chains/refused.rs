@@ -108,10 +108,11 @@ async fn an_answer_that_finds_no_memory_is_an_error_and_no_fault_of_its_provider
     let Some(gateway) = Gateway::start(2, settings).await else {
         return;
     };
+    // Filters have 32 MiB of the same account.
     for proxy in &gateway.proxies {
-        proxy.set_for(&[METHOD], RpcFault::Huge(1 << 20));
+        proxy.set_for(&[METHOD], RpcFault::Huge(48 << 20));
     }
-    for _ in 0..10 {
+    for _ in 0..3 {
         let answer = gateway.answer(METHOD, &call_of(1)["params"]).await;
         assert_eq!(answer["error"]["code"], -32005, "{answer}");
         assert_eq!(answer["error"]["data"]["type"], "memory", "{answer}");
@@ -122,7 +123,7 @@ async fn an_answer_that_finds_no_memory_is_an_error_and_no_fault_of_its_provider
     }
     // One provider was asked for each call.
     let asked: u64 = gateway.proxies.iter().map(|it| it.calls(METHOD)).sum();
-    assert_eq!(asked, 10);
+    assert_eq!(asked, 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -228,7 +228,8 @@ fn the_branch_with_the_most_providers_counts() {
         !chain.heads.vouches("a", 100),
         "its answers are of another branch"
     );
-    let elsewhere = |chain: &Chain| ["a", "b", "c"].map(|it| chain.heads.is_on_other_branch(it));
+    let elsewhere =
+        |chain: &Chain| ["a", "b", "c"].map(|it| chain.heads.is_on_other_branch(it, 100));
     assert_eq!(elsewhere(&chain), [true, false, false]);
     assert!(
         chain.heads.vouches("a", 30),
