@@ -280,20 +280,11 @@ pub(super) async fn call(
             }
             Err(problem) => Err(problem),
         },
-        None => {
-            let calls = members
-                .iter()
-                .filter_map(|member| member.call.as_ref().ok());
-            let serve = Serve {
-                calls: calls.cloned().collect(),
-                caller: caller.name(),
-            };
-            serve_calls(&edge, &handles, chain, caller, serve).await
-        }
+        None => serve_calls(&edge, &handles, chain, caller, &members).await,
     };
     let outcomes = outcomes.inspect_err(|problem| {
         let outcome = outcome_of(problem);
-        for call in members.iter().filter_map(|it| it.call.as_ref().ok()) {
+        for call in calls_of(&members) {
             count(figures, Some(&call.method), outcome);
         }
     })?;
@@ -332,6 +323,13 @@ pub(super) fn find<'a>(chains: &'a Chains, name: &str) -> Result<&'a ChainEntry,
     })
 }
 
+/// The members that are calls.
+fn calls_of(members: &[Member]) -> impl Iterator<Item = &Arc<Call>> {
+    members
+        .iter()
+        .filter_map(|member| member.call.as_ref().ok())
+}
+
 /// What became of the calls, in their order.
 type Outcomes = Vec<Result<Outcome, ChainError>>;
 
@@ -340,13 +338,16 @@ async fn serve_calls(
     handles: &RequestHandles,
     chain: &ChainEntry,
     caller: Caller,
-    serve: Serve,
+    members: &[Member],
 ) -> Result<Outcomes, Problem> {
-    let calls = serve.calls.len();
-    if calls == 0 {
+    let serve = Serve {
+        calls: calls_of(members).cloned().collect(),
+        caller: caller.name(),
+    };
+    if serve.calls.is_empty() {
         return Ok(Vec::new());
     }
-    let _places = edge.enter(caller, calls)?;
+    let _places = edge.enter(caller, serve.calls.len())?;
     let work = ask(handles.clone(), chain.clone(), serve);
     handles.thread.run(work).await?
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use futures_util::{SinkExt, StreamExt};
+use headroom_test_support::server::Server;
 use headroom_test_support::wait::DEADLINE;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -20,13 +21,26 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    pub(crate) async fn open(gateway: &Gateway) -> Self {
-        let stream = TcpStream::connect(gateway.server.address()).await.unwrap();
-        let (stream, _) = client_async(gateway.ws_url(), stream).await.unwrap();
-        Self {
+    /// Opens one to a chain. `None` if it is refused.
+    pub(crate) async fn try_open(server: &Server, chain: &str) -> Option<Self> {
+        let stream = TcpStream::connect(server.address()).await.unwrap();
+        let url = server.url(&format!("/rpc/{chain}"));
+        let (stream, _) = client_async(url.replacen("http", "ws", 1), stream)
+            .await
+            .ok()?;
+        Some(Self {
             stream,
             notifications: VecDeque::new(),
-        }
+        })
+    }
+
+    pub(crate) async fn open(gateway: &Gateway) -> Self {
+        Self::try_open(&gateway.server, "dev").await.unwrap()
+    }
+
+    /// Sends a ping.
+    pub(crate) async fn ping(&mut self, text: &'static str) {
+        self.stream.send(Message::Ping(text.into())).await.unwrap();
     }
 
     /// Sends a request.
@@ -65,13 +79,18 @@ impl Socket {
         (params["subscription"].take(), params["result"].take())
     }
 
-    async fn message(&mut self) -> Value {
+    /// The next message with a text, an answer or a notification.
+    pub(crate) async fn message(&mut self) -> Value {
         loop {
-            let message = timeout(DEADLINE, self.stream.next()).await;
-            let message = message.expect("a message").expect("no end").unwrap();
-            if let Message::Text(text) = message {
+            if let Message::Text(text) = self.next().await {
                 return serde_json::from_str(&text).unwrap();
             }
         }
+    }
+
+    /// The next message.
+    pub(crate) async fn next(&mut self) -> Message {
+        let message = timeout(DEADLINE, self.stream.next()).await;
+        message.expect("a message").expect("no end").unwrap()
     }
 }

@@ -1,57 +1,19 @@
 //! Connections over a WebSocket: how many one client has, and that none of its messages holds up the others.
 
-use futures_util::{SinkExt, StreamExt};
 use headroom_test_support::server::Server;
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use reqwest::header::{CONNECTION, RETRY_AFTER, UPGRADE};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::nodes::Gateway;
+use crate::socket::Socket;
 use crate::{problem, start};
 
-struct Socket(WebSocketStream<TcpStream>);
-
-impl Socket {
-    /// Opens one to a chain. `None` if it is refused.
-    async fn open(server: &Server, chain: &str) -> Option<Self> {
-        let stream = TcpStream::connect(server.address()).await.unwrap();
-        let url = server
-            .url(&format!("/rpc/{chain}"))
-            .replacen("http", "ws", 1);
-        let (socket, _) = client_async(url, stream).await.ok()?;
-        Some(Self(socket))
-    }
-
-    async fn send(&mut self, method: &str, params: Value) {
-        let call = json!({ "jsonrpc": "2.0", "id": method, "method": method, "params": params });
-        let sent = self.0.send(Message::text(call.to_string()));
-        sent.await.unwrap();
-    }
-
-    /// The next message, beside the pings of the server.
-    async fn next(&mut self) -> Message {
-        let next = async {
-            loop {
-                match self.0.next().await.unwrap().unwrap() {
-                    Message::Ping(_) => {}
-                    message => return message,
-                }
-            }
-        };
-        timeout(DEADLINE, next).await.unwrap()
-    }
-
-    /// The next message, which is an answer.
-    async fn answer(&mut self) -> Value {
-        let Message::Text(text) = self.next().await else {
-            panic!("no answer");
-        };
-        serde_json::from_str(&text).unwrap()
-    }
+/// Sends a call whose id is its method.
+async fn send(socket: &mut Socket, method: &str, params: Value) {
+    let call = json!({ "jsonrpc": "2.0", "id": method, "method": method, "params": params });
+    socket.send(&call).await;
 }
 
 /// The value of a metric of the chain.
@@ -65,8 +27,8 @@ async fn metric(server: &Server, name: &str, labels: &str) -> Option<String> {
 #[tokio::test]
 async fn a_client_has_at_most_so_many_connections() {
     let server = start("rpc.client_websockets_max = 2");
-    let first = Socket::open(&server, "ethereum").await.unwrap();
-    let _second = Socket::open(&server, "ethereum").await.unwrap();
+    let first = Socket::try_open(&server, "ethereum").await.unwrap();
+    let _second = Socket::try_open(&server, "ethereum").await.unwrap();
     let refused = server
         .client()
         .get(server.url("/rpc/ethereum"))
@@ -87,7 +49,7 @@ async fn a_client_has_at_most_so_many_connections() {
     // The place of one that has ended is free.
     drop(first);
     wait_for_async(DEADLINE, async || {
-        Socket::open(&server, "ethereum")
+        Socket::try_open(&server, "ethereum")
             .await
             .map(drop)
             .ok_or("refused")
@@ -99,21 +61,28 @@ async fn a_client_has_at_most_so_many_connections() {
 async fn a_chain_that_is_slow_to_become_ready_holds_up_no_other_message() {
     // No provider of it can be reached, so nobody learns of its blocks.
     let server = start("");
-    let mut socket = Socket::open(&server, "ethereum").await.unwrap();
+    let mut socket = Socket::try_open(&server, "ethereum").await.unwrap();
     // More than there are messages at once.
     for _ in 0..100 {
-        socket.send("eth_subscribe", json!(["newHeads"])).await;
+        send(&mut socket, "eth_subscribe", json!(["newHeads"])).await;
     }
-    socket.send("eth_sendTransaction", json!([{}])).await;
-    let answer = socket.answer().await;
+    send(&mut socket, "eth_sendTransaction", json!([{}])).await;
+    let answer = socket.message().await;
     assert_eq!(
         (&answer["id"], &answer["error"]["code"]),
         (&json!("eth_sendTransaction"), &json!(-32601)),
         "{answer}"
     );
-    let ping = Message::Ping("are you there".into());
-    socket.0.send(ping).await.unwrap();
-    assert_eq!(socket.next().await, Message::Pong("are you there".into()));
+    socket.ping("are you there").await;
+    let pong = async {
+        loop {
+            match socket.next().await {
+                Message::Ping(_) => {}
+                message => return message,
+            }
+        }
+    };
+    assert_eq!(pong.await, Message::Pong("are you there".into()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,25 +90,25 @@ async fn a_client_knows_a_subscription_before_it_is_told_something_and_can_end_i
     let Some(gateway) = Gateway::start(1, "").await else {
         return;
     };
-    let mut socket = Socket::open(&gateway.server, "dev").await.unwrap();
+    let mut socket = Socket::open(&gateway).await;
     for _ in 0..3 {
-        socket.send("eth_subscribe", json!(["newHeads"])).await;
-        let id = socket.answer().await["result"].clone();
+        send(&mut socket, "eth_subscribe", json!(["newHeads"])).await;
+        let id = socket.message().await["result"].clone();
         gateway.node.mine(1).await;
-        let head = socket.answer().await;
+        let head = socket.message().await;
         assert_eq!(head["params"]["subscription"], id, "{head}");
         assert!(head["params"]["result"]["hash"].is_string(), "{head}");
         for expected in [true, false] {
-            socket.send("eth_unsubscribe", json!([id])).await;
-            let mut answer = socket.answer().await;
+            send(&mut socket, "eth_unsubscribe", json!([id])).await;
+            let mut answer = socket.message().await;
             while expected && answer["id"].is_null() {
-                answer = socket.answer().await;
+                answer = socket.message().await;
             }
             assert_eq!(answer["result"], expected, "{answer}");
         }
         // Of a subscription that has ended, nothing comes.
         gateway.node.mine(1).await;
-        socket.send("eth_chainId", json!([])).await;
-        assert_eq!(socket.answer().await["id"], "eth_chainId");
+        send(&mut socket, "eth_chainId", json!([])).await;
+        assert_eq!(socket.message().await["id"], "eth_chainId");
     }
 }

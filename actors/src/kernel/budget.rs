@@ -131,6 +131,16 @@ pub trait Buffers: Send + Sync + 'static {
 }
 
 impl dyn Buffers {
+    /// Reserves `bytes` that are used from now on.
+    ///
+    /// # Errors
+    /// [`BudgetError::Short`].
+    pub fn take(&self, bytes: u64) -> Result<BufferReservation, BudgetError> {
+        let mut reservation = self.reserve(bytes)?;
+        reservation.fill(bytes);
+        Ok(reservation)
+    }
+
     /// Reserves `bytes`. After a refusal it waits for a new reading of memory and tries once more.
     ///
     /// # Errors

@@ -31,6 +31,10 @@ const PIECE_MAX: usize = 64 * 1024;
 /// If the text around long results has at most this size, no memory is reserved for it.
 const SMALL_BYTES: usize = 64 * 1024;
 
+/// What an answer begins with, and what comes between its id and its result.
+pub(super) const BEFORE_ID: &[u8] = br#"{"jsonrpc":"2.0","id":"#;
+pub(super) const BEFORE_RESULT: &[u8] = br#","result":"#;
+
 /// The text around one answer, without its id.
 const AROUND_BYTES: usize = 48;
 
@@ -199,10 +203,10 @@ async fn write(
             (true, 0) => b"[",
             (true, _) => b",",
         });
-        text.copy(br#"{"jsonrpc":"2.0","id":"#);
+        text.copy(BEFORE_ID);
         text.add(id);
         let (name, value) = match answer {
-            Answer::Result(value) => (&br#","result":"#[..], value),
+            Answer::Result(value) => (BEFORE_RESULT, value),
             Answer::Error(value) => (&br#","error":"#[..], value),
         };
         text.copy(name);

@@ -16,7 +16,7 @@ use headroom_actors::chain::rpc::{Call, Outcome};
 use headroom_actors::chain::{ChainEntry, ChainError, SearchLogs, Searched};
 use tokio::sync::mpsc;
 
-use super::answer::{self, next_piece};
+use super::answer::{self, BEFORE_ID, BEFORE_RESULT, next_piece};
 use super::callers::Caller;
 use super::{RpcEdge, count, open, outcome_of};
 use crate::connection::LongResponse;
@@ -114,15 +114,11 @@ pub(super) async fn search(
 impl Parts {
     /// The response to the call with this id.
     pub(super) fn respond(mut self, id: Bytes, figures: Option<RpcFigures>) -> HttpResponse {
-        let before = [
-            Bytes::from_static(br#"{"jsonrpc":"2.0","id":"#),
-            id,
-            Bytes::from_static(br#","result":["#),
-        ];
-        before
-            .into_iter()
-            .rev()
-            .for_each(|piece| self.pieces.push_front(piece));
+        let [before_id, before_result, bracket] =
+            [BEFORE_ID, BEFORE_RESULT, b"["].map(Bytes::from_static);
+        let mut pieces = VecDeque::from([before_id, id, before_result, bracket]);
+        pieces.append(&mut self.pieces);
+        self.pieces = pieces;
         let pieces = stream::unfold((self, figures), |(mut parts, figures)| async move {
             let piece = parts.next(figures.as_ref()).await?;
             Some((piece, (parts, figures)))

@@ -20,7 +20,7 @@ use futures_util::future::join_all;
 use futures_util::future::{FutureExt, LocalBoxFuture};
 use futures_util::stream::FuturesUnordered;
 use headroom_actors::chain::{
-    ChainEntry, LogsFilter, Notification, Serve, Subscribe, SubscribeError, SubscriptionId, Topic,
+    ChainEntry, LogsFilter, Notification, Subscribe, SubscribeError, SubscriptionId, Topic,
     Unsubscribe,
 };
 use headroom_actors::kernel::{
@@ -481,13 +481,8 @@ impl Calls {
             figures.batch(self.members.len());
         }
         let began = Instant::now();
-        let calls = self.members.iter();
-        let calls = calls.filter_map(|member| member.call.as_ref().ok());
-        let serve = Serve {
-            calls: calls.cloned().collect(),
-            caller: self.caller.name(),
-        };
-        let outcomes = serve_calls(&self.edge, &self.handles, &self.chain, self.caller, serve);
+        let (edge, handles) = (&self.edge, &self.handles);
+        let outcomes = serve_calls(edge, handles, &self.chain, self.caller, &self.members);
         let answers = match outcomes.await {
             Ok(outcomes) => answers(self.members, outcomes, figures),
             // There is no status of HTTP to say it with.

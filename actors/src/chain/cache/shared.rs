@@ -142,10 +142,9 @@ impl SharedAnswers {
             return;
         };
         let length = (PREFIX + answer.len()) as u64;
-        let Ok(mut memory) = shared.account.reserve(length) else {
+        let Ok(_memory) = shared.account.take(length) else {
             return;
         };
-        memory.fill(length);
         let value = pack(answer, keep.block);
         let stored = shared.store.set(shared.key(key), value, TTL, STORE_MAX);
         // A failure is a miss later.

@@ -269,9 +269,7 @@ impl Source {
 
 /// Reserves and fills so many bytes.
 fn take(account: &Arc<dyn Buffers>, bytes: u64) -> Result<BufferReservation, FilterError> {
-    let mut memory = account.reserve(bytes).map_err(|_| FilterError::Memory)?;
-    memory.fill(bytes);
-    Ok(memory)
+    account.take(bytes).map_err(|_| FilterError::Memory)
 }
 
 /// The filters of one chain.

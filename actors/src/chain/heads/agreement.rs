@@ -4,10 +4,13 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::claims::Claim;
-use super::{Agreed, Block, Change, Heads, TIE_LEAD, VOTERS_MIN};
+use super::{Agreed, Block, Change, Heads, TIE_LEAD};
 
 /// How often in a row all providers must tell a lower head until it counts.
 const LOWER_MIN: u32 = 2;
+
+/// From so many providers on, one alone does not lead as it likes.
+const VOTERS_MIN: usize = 3;
 
 /// A head that could become the agreed one.
 #[derive(Debug, Clone, Copy)]

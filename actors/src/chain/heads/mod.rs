@@ -34,9 +34,6 @@ use claims::{Claim, Claims};
 /// By how many blocks a branch must be longer than the present one if it has as many providers.
 pub const TIE_LEAD: u64 = 3;
 
-/// From so many providers on, one alone does not lead as it likes.
-const VOTERS_MIN: usize = 3;
-
 /// The most branches that are remembered at one number.
 const BRANCHES_MAX: usize = 8;
 
@@ -255,22 +252,13 @@ impl Heads {
         let Some(finalized) = self.finalized else {
             return false;
         };
-        let tip = claim.head;
-        let (mut at, mut hash, mut parent) = (tip.number, tip.hash, Some(tip.parent));
-        while at >= finalized {
-            let agreed = self.agreed.get(&at);
-            if agreed.is_some_and(|agreed| agreed.hash == hash) {
-                return true;
-            }
-            let (Some(next), Some(below)) = (parent, at.checked_sub(1)) else {
-                return false;
-            };
-            (at, hash) = (below, next);
-            let told = self.told.get(&at);
-            let block = told.and_then(|told| told.iter().find(|block| block.hash == hash));
-            parent = block.map(|block| block.parent);
-        }
-        false
+        let mut above = self
+            .branch(claim.head)
+            .take_while(|(number, _)| *number >= finalized);
+        above.any(|(number, hash)| {
+            let agreed = self.agreed.get(&number);
+            agreed.is_some_and(|agreed| agreed.hash == hash)
+        })
     }
 
     /// Whether the head of `claim` may be of this chain.
@@ -297,17 +285,25 @@ impl Heads {
         told.push(block);
     }
 
+    /// The blocks of the branch of `tip`, newest first, as far as they are known.
+    fn branch(&self, tip: Block) -> impl Iterator<Item = (u64, BlockHash)> {
+        let parent = move |(number, hash): &(u64, BlockHash)| {
+            let parent = match *number == tip.number {
+                true => tip.parent,
+                false => {
+                    let told = self.told.get(number)?;
+                    told.iter().find(|block| block.hash == *hash)?.parent
+                }
+            };
+            Some((number.checked_sub(1)?, parent))
+        };
+        std::iter::successors(Some((tip.number, tip.hash)), parent)
+    }
+
     /// The hash of the block `number` on the branch of `tip`, if it is known.
     fn ancestor(&self, tip: Block, number: u64) -> Option<BlockHash> {
-        let (mut at, mut hash, mut parent) = (tip.number, tip.hash, Some(tip.parent));
-        while at > number {
-            hash = parent?;
-            at -= 1;
-            let told = self.told.get(&at);
-            let block = told.and_then(|told| told.iter().find(|block| block.hash == hash));
-            parent = block.map(|block| block.parent);
-        }
-        (at == number).then_some(hash)
+        let mut branch = self.branch(tip).take_while(|(at, _)| *at >= number);
+        branch.find(|(at, _)| *at == number).map(|(_, hash)| hash)
     }
 
     /// Whether the two are known to be on different branches.

@@ -159,17 +159,6 @@ impl Shared {
         RequestGuard(Arc::clone(self))
     }
 
-    /// Somebody wants to use the provider: it is looked after again.
-    fn touch(&self, now: Instant) {
-        let mut state = self.state();
-        let was_idle = state.is_idle(now);
-        state.used_at = now;
-        drop(state);
-        if was_idle {
-            self.wake();
-        }
-    }
-
     pub(super) fn wake(&self) {
         self.woken.notify_one();
         self.used_again.notify_one();
@@ -243,6 +232,16 @@ impl State {
 }
 
 impl View for Arc<Shared> {
+    fn touch(&self, now: Instant) {
+        let mut state = self.state();
+        let was_idle = state.is_idle(now);
+        state.used_at = now;
+        drop(state);
+        if was_idle {
+            self.wake();
+        }
+    }
+
     fn glance(&self, now: Instant) -> Glance {
         let state = self.state();
         Glance {

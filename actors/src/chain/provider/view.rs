@@ -49,6 +49,9 @@ pub struct Glance {
 
 /// What others may know of a provider without a call. Clones share it.
 pub trait View: Send + Sync {
+    /// Somebody wants to use it: it is looked after from now on.
+    fn touch(&self, now: Instant);
+
     /// What is known of it. It is not looked after because of that.
     fn glance(&self, now: Instant) -> Glance;
 

@@ -353,10 +353,7 @@ impl Serving {
             return Ok(Outcome::Result(parts.remove(0)));
         }
         let length = parts.iter().map(|part| part.len() + 1).sum::<usize>() + 2;
-        let mut memory = self
-            .buffers
-            .reserve(length as u64)
-            .map_err(|_| ChainError::Memory)?;
+        let memory = self.take_memory(length as u64)?;
         let mut joined = Vec::with_capacity(length);
         joined.push(b'[');
         for (index, part) in parts.iter().enumerate() {
@@ -366,7 +363,6 @@ impl Serving {
             joined.extend_from_slice(members(part));
         }
         joined.push(b']');
-        memory.fill(length as u64);
         let joined = reserved_bytes(joined, Some(&Arc::new(memory)));
         Ok(Outcome::Result(joined))
     }

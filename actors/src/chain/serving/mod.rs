@@ -108,6 +108,14 @@ pub(super) struct Needs {
 }
 
 impl Needs {
+    /// Nothing, not even that it is on the chain's branch.
+    fn on_any_branch() -> Self {
+        Self {
+            any_branch: true,
+            ..Self::default()
+        }
+    }
+
     /// Whether a provider has it. `revealed` is the newest block of its answers.
     fn check(
         &self,
@@ -188,10 +196,7 @@ impl Serving {
 
     /// Reserves memory that is used from now on.
     pub(super) fn take_memory(&self, bytes: u64) -> Result<BufferReservation, ChainError> {
-        let memory = self.buffers.reserve(bytes);
-        let mut memory = memory.map_err(|_| ChainError::Memory)?;
-        memory.fill(bytes);
-        Ok(memory)
+        self.buffers.take(bytes).map_err(|_| ChainError::Memory)
     }
 
     /// The chain's name.

@@ -70,10 +70,7 @@ impl Serving {
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
         let method = Method::of(&call.method);
-        let needs = Needs {
-            any_branch: true,
-            ..Needs::default()
-        };
+        let needs = Needs::on_any_branch();
         let Some(hash) = hash_of(&call.params) else {
             // A provider says what is wrong with it.
             let answer = self.attempt(call, method, &needs, deadline).await?;
@@ -129,10 +126,7 @@ impl Serving {
         method: Method,
         deadline: Instant,
     ) -> Result<mpsc::Receiver<Result<Outcome, Fault>>, ChainError> {
-        let needs = Needs {
-            any_branch: true,
-            ..Needs::default()
-        };
+        let needs = Needs::on_any_branch();
         let first = self
             .wait_for_provider(call, method, &needs, deadline)
             .await?;

@@ -19,7 +19,7 @@ use super::{Needs, Serving, Upstream};
 use crate::chain::block_param::{BlockParam, Height, Tag, with_number};
 use crate::chain::cache::Key;
 use crate::chain::hex::quantity;
-use crate::chain::methods::{Depends, Effect, Method, Weight};
+use crate::chain::methods::{Depends, Effect, Method};
 use crate::chain::rpc::{Call, Outcome};
 
 /// A head counts for the time between so many blocks, and for this time at least, after a provider has told it.
@@ -98,12 +98,7 @@ impl Serving {
     /// Has providers that rest looked after from now on.
     pub(super) fn look_after_providers(&self) {
         let now = Instant::now();
-        for upstream in &self.upstreams {
-            let standing = upstream
-                .view
-                .standing("eth_blockNumber", Weight::Light, now);
-            drop(standing);
-        }
+        self.upstreams.iter().for_each(|it| it.view.touch(now));
     }
 
     /// The newest block that an answer of a provider has revealed, if it is believed.

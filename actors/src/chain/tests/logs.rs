@@ -75,6 +75,16 @@ fn what_providers_refuse_is_learned() {
 /// The zeros of a log whose JSON has 200 KiB.
 const ZEROS: u32 = 100 * 1024;
 
+/// Starts a chain whose provider searches so many blocks at once, and waits for the block `head`.
+async fn start(system: &TestSystem, node: &Anvil, blocks: u64, head: u64) -> TestChain {
+    let chain = TestChain::start_with(system, node, 1, |config| {
+        config.providers[0].logs_range_max = Some(blocks);
+    })
+    .await;
+    chain.until(|status| status.head >= Some(head)).await;
+    chain
+}
+
 /// A search of all blocks, and the parts of its answer.
 fn search(
     chain: &TestChain,
@@ -103,11 +113,7 @@ fn many_logs_are_sent_in_order_while_others_are_searched() {
     };
     TestSystem::real_time(|system| async move {
         node.log_zeros(20, ZEROS).await;
-        let chain = TestChain::start_with(&system, &node, 1, |config| {
-            config.providers[0].logs_range_max = Some(4);
-        })
-        .await;
-        chain.until(|status| status.head >= Some(21)).await;
+        let chain = start(&system, &node, 4, 21).await;
         // The first ranges are too large, and are split.
         let refusal = RpcFault::Error(-32005, "query returned more than 10000 results".into());
         chain.proxies[0].set_times(3, &["eth_getLogs"], refusal);
@@ -135,11 +141,7 @@ fn a_search_waits_for_a_caller_that_does_not_read_and_tells_a_failure() {
     };
     TestSystem::real_time(|system| async move {
         node.log_zeros(40, ZEROS).await;
-        let chain = TestChain::start_with(&system, &node, 1, |config| {
-            config.providers[0].logs_range_max = Some(1);
-        })
-        .await;
-        chain.until(|status| status.head >= Some(41)).await;
+        let chain = start(&system, &node, 1, 41).await;
         let (search, mut found) = search(&chain);
         let read = async {
             found.recv().await.unwrap();
@@ -172,11 +174,7 @@ fn logs_of_two_branches_are_no_answer() {
     };
     TestSystem::real_time(|system| async move {
         node.log_zeros(20, ZEROS).await;
-        let chain = TestChain::start_with(&system, &node, 1, |config| {
-            config.providers[0].logs_range_max = Some(1);
-        })
-        .await;
-        chain.until(|status| status.head >= Some(21)).await;
+        let chain = start(&system, &node, 1, 21).await;
         let (search, mut found) = search(&chain);
         let read = async {
             found.recv().await.unwrap();
@@ -187,7 +185,7 @@ fn logs_of_two_branches_are_no_answer() {
         };
         let (ended, ()) = tokio::join!(search, read);
         assert!(matches!(ended, Err(ChainError::Reorganised)), "{ended:?}");
-        // A search that was not answered yet begins anew.
+        // The next one is of the new branch.
         let filter = json!([{ "fromBlock": "0x0", "toBlock": "latest" }]);
         let direct = node.call("eth_getLogs", filter.clone()).await;
         assert_eq!(chain.result("eth_getLogs", filter).await, direct);
@@ -202,11 +200,7 @@ fn few_logs_come_whole() {
     };
     TestSystem::real_time(|system| async move {
         make_logs(&node, 5).await;
-        let chain = TestChain::start_with(&system, &node, 1, |config| {
-            config.providers[0].logs_range_max = Some(1);
-        })
-        .await;
-        chain.until(|status| status.head >= Some(6)).await;
+        let chain = start(&system, &node, 1, 6).await;
         let (search, mut found) = search(&chain);
         let Searched::Whole(Outcome::Result(logs)) = search.await.unwrap() else {
             panic!("no result")

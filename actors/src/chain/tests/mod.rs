@@ -31,6 +31,11 @@ const LONG: Duration = Duration::from_secs(30);
 
 const MIB: u64 = 1024 * 1024;
 
+fn number(text: &Value) -> u64 {
+    let digits = text.as_str().and_then(|text| text.strip_prefix("0x"));
+    u64::from_str_radix(digits.unwrap(), 16).unwrap()
+}
+
 fn provider(name: &str, url: String) -> ProviderConfig {
     ProviderConfig {
         name: name.into(),

@@ -91,11 +91,6 @@ fn calls_wait_for_a_head_after_a_silence() {
     });
 }
 
-fn number(text: &Value) -> u64 {
-    let digits = text.as_str().and_then(|text| text.strip_prefix("0x"));
-    u64::from_str_radix(digits.unwrap(), 16).unwrap()
-}
-
 #[test]
 fn a_block_that_an_answer_has_shown_is_the_newest_from_then_on() {
     let Some(node) = Anvil::start() else {

@@ -52,11 +52,6 @@ impl Subscription {
     }
 }
 
-fn number(text: &Value) -> u64 {
-    let digits = text.as_str().unwrap().trim_start_matches("0x");
-    u64::from_str_radix(digits, 16).unwrap()
-}
-
 #[test]
 fn each_block_is_told_once_and_in_order_while_providers_fail() {
     let Some(node) = Anvil::start() else {
