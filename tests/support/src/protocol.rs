@@ -154,6 +154,21 @@ pub fn milliseconds(count: u64) -> Value {
     json!({ "inputs": [tensor("milliseconds", "INT64", &[1], json!([count]))] })
 }
 
+/// The sum of the samples of a metric in this text of metrics, as [`Server::metric`] gives it.
+pub fn metric_in(text: &str, name: &str, labels: &[&str]) -> f64 {
+    text.lines()
+        .filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let (found, value) = match rest.strip_prefix('{') {
+                Some(rest) => rest.split_once("} ")?,
+                None => ("", rest.strip_prefix(' ')?),
+            };
+            let fits = labels.iter().all(|label| found.contains(label));
+            fits.then(|| value.parse::<f64>().ok()).flatten()
+        })
+        .sum()
+}
+
 /// The path for inferences with a model.
 pub fn infer_path(model: &str) -> String {
     format!("/v2/models/{model}/infer")
@@ -268,18 +283,7 @@ impl Server {
 
     /// The sum of a metric's samples whose labels contain all of `labels` (such as `kind="model"`).
     pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let text = self.metrics().await;
-        text.lines()
-            .filter_map(|line| {
-                let rest = line.strip_prefix(name)?;
-                let (found, value) = match rest.strip_prefix('{') {
-                    Some(rest) => rest.split_once("} ")?,
-                    None => ("", rest.strip_prefix(' ')?),
-                };
-                let fits = labels.iter().all(|label| found.contains(label));
-                fits.then(|| value.parse::<f64>().ok()).flatten()
-            })
-            .sum()
+        metric_in(&self.metrics().await, name, labels)
     }
 
     /// Waits until a metric, summed as by [`Self::metric`], meets `condition`.
