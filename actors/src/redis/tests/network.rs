@@ -1,7 +1,7 @@
 //! Real servers on loopback: one, a replica, sentinels, or a cluster. Each has its own folder and stops
 //! when it is dropped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
@@ -320,6 +320,14 @@ pub(super) fn clients(server: &Instance) -> BTreeMap<String, usize> {
         *clients.entry(name.to_owned()).or_insert(0) += 1;
     }
     clients
+}
+
+/// The ids of the connections of this name.
+pub(super) fn client_ids(server: &Instance, name: &str) -> BTreeSet<String> {
+    let list = server.ask(&["CLIENT", "LIST"]);
+    let of_name = |line: &&str| line.contains(&format!(" name={name} "));
+    let id = |line: &str| line.split(' ').next().map(str::to_owned);
+    list.lines().filter(of_name).filter_map(id).collect()
 }
 
 /// Moves the slot of `bar`, which has no keys, as `redis-cli` does. The first of three nodes has it at first.
