@@ -6,7 +6,7 @@
 
 mod actors;
 mod budget;
-mod chains;
+pub(crate) mod chains;
 mod http;
 mod load_test;
 pub(crate) mod pools;

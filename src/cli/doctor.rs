@@ -99,6 +99,7 @@ async fn examine(args: &DoctorArgs, loaded: Result<Loaded, SettingsError>) -> Re
                 bounded(Group::Programs, programs::host(settings.clone())),
                 bounded(Group::Programs, programs::private_servers(settings.clone())),
                 bounded(Group::Servers, servers::servers(settings.clone())),
+                bounded(Group::Servers, servers::providers(settings.clone())),
                 bounded(Group::Servers, servers::scanner(settings.clone())),
                 bounded(Group::Servers, servers::bucket(settings.clone())),
                 bounded(Group::Address, address::addresses(settings, url)),

@@ -21,11 +21,13 @@ use crate::settings::chains::{
 
 /// The chains that have a provider.
 pub(super) fn chains(settings: &Settings) -> Chains {
+    Chains::new(chain_configs(settings).inspect(|chain| start_at_zero(&chain.name)))
+}
+
+/// The settings of the chains that have a provider.
+pub(crate) fn chain_configs(settings: &Settings) -> impl Iterator<Item = ChainConfig> {
     let chains = settings.chains.0.iter();
-    Chains::new(chains.map(|(name, chain)| {
-        start_at_zero(name);
-        chain_config(name, chain)
-    }))
+    chains.map(|(name, chain)| chain_config(name, chain))
 }
 
 /// What chains need of the server. Their owners are below `supervisor`.

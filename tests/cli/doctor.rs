@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use headroom_test_support::anvil::{Anvil, CHAIN_ID};
 use headroom_test_support::child;
 use headroom_test_support::clamd::Clamd;
 use headroom_test_support::models::Models;
@@ -338,6 +339,43 @@ fn a_server_that_can_be_reached_is_shown_with_its_version() {
         found.starts_with("Redis ") && found.ends_with(", no TLS"),
         "{check}"
     );
+}
+
+#[test]
+fn each_provider_of_a_chain_is_tried() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    let (url, socket) = (node.url(), node.ws_url());
+    let nowhere = format!("http://127.0.0.1:1/{PASSWORD}");
+    let chain = "block_time = '1s'\nfinality_depth = 0\n";
+    let found = examine(
+        &format!(
+            "[chains.dev]\nid = {CHAIN_ID}\n{chain}\
+             providers.node = {{ url = '{url}', ws_url = '{socket}' }}\n\
+             providers.away.url = '{nowhere}'\n\
+             providers.no-socket = {{ url = '{url}', ws_url = 'ws://127.0.0.1:1/{PASSWORD}' }}\n\
+             providers.no-node.url = '{}/{PASSWORD}'\n\
+             [chains.other]\nid = 5\n{chain}providers.node.url = '{url}'\n",
+            OtherServer::start(vec![answer("401 Unauthorized", "no")]).url,
+        ),
+        1,
+    );
+    let node = &found["chains.dev.providers.node"];
+    assert_eq!(node["outcome"], "ok", "{node}");
+    assert_eq!(node["found"], format!("block 0 at {url}, WebSocket"));
+    for (name, text) in [
+        ("away", "cannot be reached"),
+        ("no-socket", "its WebSocket: "),
+        ("no-node", "the status 401"),
+    ] {
+        let check = &found[&format!("chains.dev.providers.{name}")];
+        assert_eq!(check["outcome"], "warning", "{check}");
+        assert!(check["found"].as_str().unwrap().contains(text), "{check}");
+        assert!(!check.to_string().contains(PASSWORD), "{check}");
+    }
+    let wrong = format!("it serves the chain {CHAIN_ID}");
+    assert_failed(&found, "chains.other.providers.node", &wrong);
 }
 
 #[test]

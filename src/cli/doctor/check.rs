@@ -32,7 +32,7 @@ impl Group {
             Self::Programs => "Programs",
             Self::Limits => "Limits of this machine",
             Self::Files => "Files",
-            Self::Servers => "PostgreSQL and Redis",
+            Self::Servers => "Other servers",
             Self::Address => "Headroom's own addresses",
         }
     }

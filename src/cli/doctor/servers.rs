@@ -3,20 +3,25 @@
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt, join_all};
+use headroom_actors::chain::provider::{Fault, Trial, TrialError, try_provider};
 use headroom_actors::kernel::pool::{ConnectError, ConnectErrorKind};
 use headroom_actors::kernel::private_server::ServerUrl;
 use headroom_actors::upload::{BucketError, scanner, try_bucket, try_owner};
 use headroom_actors::{postgres, redis};
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::CHECK_WITHIN;
 use super::check::{Check, Group};
 use crate::settings::Settings;
 use crate::settings::secrets::PostgresUrl;
+use crate::startup::chains::chain_configs;
 use crate::startup::pools::{self, postgres_config};
 use crate::startup::uploads;
 
 const GROUP: Group = Group::Servers;
+
+const UNREACHABLE: &str = "start that server, open the way to it, or correct its address";
 
 /// What a connect has found.
 struct Found {
@@ -51,7 +56,7 @@ pub(super) async fn servers(settings: Settings) -> Vec<Check> {
         }
     }
     if trials.is_empty() {
-        let found = "the settings name no server";
+        let found = "the settings name no PostgreSQL and no Redis";
         return vec![Check::ok(GROUP, "none", found)];
     }
     let checks = trials.into_iter().map(async |(name, within, trial)| {
@@ -63,6 +68,62 @@ pub(super) async fn servers(settings: Settings) -> Vec<Check> {
         judge(name, tried)
     });
     join_all(checks).await
+}
+
+/// The providers of chains.
+pub(super) async fn providers(settings: Settings) -> Vec<Check> {
+    let chains = chain_configs(&settings);
+    let checks = chains.map(async |chain| {
+        let tried = chain.providers.into_iter().map(async |provider| {
+            let name = format!("chains.{}.providers.{}", chain.name, provider.name);
+            let trial = timeout(CHECK_WITHIN, try_provider(provider, chain.id));
+            (name, trial.await)
+        });
+        let tried = join_all(tried).await;
+        let works = tried.iter().any(|(_, tried)| matches!(tried, Ok(Ok(_))));
+        let checks = tried.into_iter();
+        checks.map(move |(name, tried)| judge_provider(&name, tried, works))
+    });
+    join_all(checks).await.into_iter().flatten().collect()
+}
+
+/// `works`: another provider of the chain does, or this one.
+fn judge_provider(
+    name: &str,
+    tried: Result<Result<Trial, TrialError>, Elapsed>,
+    works: bool,
+) -> Check {
+    let (error, remedy) = match tried {
+        Ok(Ok(trial)) => {
+            let socket = if trial.has_socket { ", WebSocket" } else { "" };
+            let found = format!("block {} at {}{socket}", trial.newest, trial.url);
+            return Check::ok(GROUP, name, found);
+        }
+        Ok(Err(error)) => {
+            let remedy = match &error {
+                TrialError::Settings(_) => "correct its url and headers",
+                TrialError::Socket(_) => "correct or remove its ws_url",
+                TrialError::Calls(Fault::Unused(_)) => "correct its url, or the id of the chain",
+                TrialError::Calls(Fault::Status(401 | 403)) => {
+                    "correct its key: in the url, or in headers"
+                }
+                TrialError::Calls(Fault::Throttled { .. }) => "wait, or have its limit raised",
+                TrialError::Calls(Fault::Connect(_) | Fault::Timeout(_) | Fault::Torn) => {
+                    UNREACHABLE
+                }
+                TrialError::Calls(_) => "check that a node's JSON-RPC is at its url",
+            };
+            (error.to_string(), remedy)
+        }
+        Err(_) => (format!("no answer within {CHECK_WITHIN:?}"), UNREACHABLE),
+    };
+    let check = match works {
+        true => Check::warning(GROUP, name, error)
+            .would_fail("it gets no calls; other providers of the chain do"),
+        false => Check::failure(GROUP, name, error)
+            .would_fail("calls of the chain are answered with an error"),
+    };
+    check.remedy(remedy)
 }
 
 /// The virus scanner of uploads.
@@ -149,9 +210,7 @@ fn judge(name: &str, tried: Result<Found, ConnectError>) -> Check {
         Err(error) => error,
     };
     let remedy = match error.kind {
-        ConnectErrorKind::Unreachable | ConnectErrorKind::TimedOut => {
-            "start that server, open the way to it, or correct its address"
-        }
+        ConnectErrorKind::Unreachable | ConnectErrorKind::TimedOut => UNREACHABLE,
         ConnectErrorKind::Refused => {
             "wait until it accepts connections, or raise its limit of them"
         }

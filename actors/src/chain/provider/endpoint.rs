@@ -52,11 +52,14 @@ impl WsTarget {
 
 /// Why a provider cannot be used at all.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TransportError {
+pub enum TransportError {
+    /// See [`UrlFault`].
     #[error("the URL of the provider cannot be used: {0}")]
     Url(#[from] UrlFault),
+    /// A header of the settings.
     #[error("a header of the provider cannot be sent: it has characters that headers cannot have")]
     Header,
+    /// What the operating system trusts cannot be read.
     #[error("no TLS")]
     Tls(#[source] std::io::Error),
 }

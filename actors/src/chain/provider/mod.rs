@@ -7,7 +7,7 @@
 //! `exchange` makes one request and records what it says of the provider, `served_chain` asks for the chain, `transport` is the HTTP client of an
 //! `endpoint`, `wire` writes
 //! requests and reads answers, `classify` tells errors of callers from errors of the provider, `health` looks after the
-//! provider, `subscription` follows its newest blocks over a WebSocket, `rate` and `circuit` decide whether it gets calls, `learned` has what it lacks, `figures` what is measured.
+//! provider, `subscription` follows its newest blocks over a WebSocket, `rate` and `circuit` decide whether it gets calls, `learned` has what it lacks, `figures` what is measured. `trial` looks at a provider without its actor.
 //!
 //! Guarantees:
 //! - **No call waits here**, but for others that go with it: what may not be sent now is refused at once, with the reason
@@ -44,10 +44,12 @@ mod subscription;
 mod tests;
 mod tls;
 mod transport;
+mod trial;
 mod view;
 mod wire;
 
 pub use actor::{Provider, Surroundings};
+pub use endpoint::TransportError;
 pub use fault::{ErrorKind, Fault, Unused};
 pub use figures::{CallCounts, Latencies};
 pub use messages::{ReadStatus, Send, SetDrained};
@@ -56,4 +58,5 @@ pub use status::{
     HeadStatus, LatenciesByWeight, Limits, ProviderState, ProviderStatus, RateStatus,
 };
 pub use tls::Tls;
+pub use trial::{Trial, TrialError, try_provider};
 pub use view::{Glance, Head, Standing, View};

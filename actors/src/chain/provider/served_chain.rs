@@ -34,24 +34,7 @@ pub(super) async fn ensure_chain(
         return Ok(());
     }
     let connects = transport.connects();
-    let id = shared.ids(1);
-    let call: [(&str, &[u8]); 1] = [("eth_chainId", b"[]")];
-    let answer = transport
-        .post(write(id, call.into_iter()), CHECK_WITHIN)
-        .await?;
-    let answers = answers(answer, id, 1).await?;
-    let Answers::Each(mut each) = answers else {
-        return Err(Fault::NotRpc("no answer to eth_chainId"));
-    };
-    let found = match each.pop().flatten() {
-        Some(Member::Result(text)) => number(&text),
-        Some(error) => {
-            shared.outcome("eth_chainId", error)?;
-            None
-        }
-        None => None,
-    };
-    let found = found.ok_or(Fault::NotRpc("no chain id"))?;
+    let found = ask_number(shared, transport, "eth_chainId", CHECK_WITHIN).await?;
     let mut state = shared.state();
     if found != shared.chain_id {
         if state.served != Served::Wrong(found) {
@@ -74,6 +57,35 @@ pub(super) async fn ensure_chain(
     state.served = Served::Right;
     state.verified = state.verified.max(connects);
     Ok(())
+}
+
+/// The number that the provider answers to a call without parameters.
+///
+/// # Errors
+/// It has no answer, or one that is no number.
+pub(super) async fn ask_number(
+    shared: &Shared,
+    transport: &Transport,
+    method: &str,
+    within: Duration,
+) -> Result<u64, Fault> {
+    let id = shared.ids(1);
+    let call: [(&str, &[u8]); 1] = [(method, b"[]")];
+    let answer = transport.post(write(id, call.into_iter()), within).await?;
+    let Answers::Each(mut each) = answers(answer, id, 1).await? else {
+        return Err(Fault::NotRpc("the answer to one call is a batch"));
+    };
+    let found = match each.pop().flatten() {
+        Some(Member::Result(text)) => number(&text),
+        Some(error) => {
+            shared.outcome(method, error)?;
+            None
+        }
+        None => None,
+    };
+    found.ok_or(Fault::NotRpc(
+        "it does not tell its chain or its newest block",
+    ))
 }
 
 /// A number of JSON-RPC: a text with hexadecimal digits.

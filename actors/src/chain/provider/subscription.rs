@@ -42,10 +42,10 @@ const SILENT_MAX: Duration = Duration::from_secs(30);
 const RETRY_MIN: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-type Socket = WebSocketStream<Box<dyn Stream>>;
+pub(super) type Socket = WebSocketStream<Box<dyn Stream>>;
 
 /// Follows the newest blocks of a provider that has a WebSocket, without end. Connects again after each failure, and only
 /// while the provider is used.
@@ -77,7 +77,7 @@ pub(super) async fn follow_heads(shared: Arc<Shared>, target: WsTarget, tls: Tls
 }
 
 /// Connects, lets the provider tell its chain, and subscribes.
-async fn open(shared: &Shared, target: &WsTarget, tls: &Tls) -> Result<Socket, Fault> {
+pub(super) async fn open(shared: &Shared, target: &WsTarget, tls: &Tls) -> Result<Socket, Fault> {
     let host = target.host.as_str();
     let lost = |error: std::io::Error| Fault::Connect(chain(&error));
     let stream = TcpStream::connect((host, target.port))
