@@ -1,5 +1,5 @@
 //! What the gateway to chains costs, and what its kept answers save, beside other gateways and beside none: with a node that
-//! answers at once with fixed bytes, and with anvil.
+//! answers at once with fixed bytes, one that does so after 10 ms, and anvil.
 //!
 //! Each gateway runs in a process of its own, started anew for each measurement, with the threads that it has by default. One
 //! thread sends calls in closed loops: over many connections for the rate, over one for the latency. The first answer is
@@ -56,7 +56,11 @@ pub(crate) fn compare(binary: &Path, seconds: u64) -> Result<()> {
     };
     println!("left out: eRPC (no registry of packages has it)");
     println!("{CONNECTIONS} connections, {seconds} s for each in {ROUNDS} rounds");
-    let upstreams = [Some(Upstream::fixed()?), Upstream::anvil()?];
+    let upstreams = [
+        Some(Upstream::fixed()?),
+        Some(Upstream::far()?),
+        Upstream::anvil()?,
+    ];
     let mut all = Vec::new();
     print_head();
     for upstream in upstreams.iter().flatten() {

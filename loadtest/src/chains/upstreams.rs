@@ -1,8 +1,10 @@
-//! The nodes behind the gateways: a server with fixed answers, which takes as little time as a server can, and anvil.
+//! The nodes behind the gateways: a server with fixed answers, which takes as little time as a server can, the same server with
+//! a delay, as one that is elsewhere, and anvil.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use actix_web::{HttpResponse, web};
 use headroom_test_support::anvil::{Anvil, CHAIN_ID};
@@ -10,6 +12,7 @@ use headroom_test_support::child;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::calls::{Calls, FINAL_BLOCK, Load};
 use crate::Result;
@@ -24,6 +27,12 @@ const FINALITY_DEPTH: u64 = 64;
 
 /// Transactions of a block: with their hashes, it has about 4 KiB.
 const TRANSACTIONS: u64 = 40;
+
+/// How long a node that is elsewhere takes to answer.
+const FAR: Duration = Duration::from_millis(10);
+
+/// The delay of the server with fixed answers, in milliseconds.
+const DELAY_VARIABLE: &str = "HEADROOM_LOADTEST_DELAY_MS";
 
 /// A node that runs.
 pub(super) struct Upstream {
@@ -40,11 +49,21 @@ enum Process {
 impl Upstream {
     /// Starts the server with fixed answers, in a process of its own.
     pub(super) fn fixed() -> Result<Self> {
+        Self::fixed_after("fixed answers", Duration::ZERO)
+    }
+
+    /// As [`Upstream::fixed`], and each answer takes as long as from a node that is elsewhere.
+    pub(super) fn far() -> Result<Self> {
+        Self::fixed_after("fixed answers after 10 ms", FAR)
+    }
+
+    fn fixed_after(label: &'static str, delay: Duration) -> Result<Self> {
         let mut own = child::command(std::env::current_exe()?);
-        own.args(["chains", "--peer", "fixed answers"]);
+        own.args(["chains", "--peer", label]);
+        own.env(DELAY_VARIABLE, delay.as_millis().to_string());
         let running = Running::start(own)?;
         Ok(Self {
-            label: "fixed answers",
+            label,
             address: running.address,
             _process: Process::Fixed(running),
         })
@@ -89,12 +108,19 @@ impl Upstream {
 
 /// Runs the server with fixed answers in this process.
 pub(super) fn run_fixed() -> Result<()> {
-    serve(|config| {
-        config.route("/", web::post().to(respond));
+    let delay = Duration::from_millis(std::env::var(DELAY_VARIABLE)?.parse()?);
+    serve(move |config| {
+        config.route(
+            "/",
+            web::post().to(move |body: web::Bytes| respond(body, delay)),
+        );
     })
 }
 
-async fn respond(body: web::Bytes) -> HttpResponse {
+async fn respond(body: web::Bytes, delay: Duration) -> HttpResponse {
+    if !delay.is_zero() {
+        sleep(delay).await;
+    }
     match answer(&body) {
         Ok(text) => HttpResponse::Ok()
             .content_type("application/json")
