@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use headroom_actors::chain::config::QuorumConfig;
+use headroom_actors::chain::methods::may_have_quorum;
 
 use super::layers::{Origin, nearest};
 use super::map::Map;
@@ -289,6 +290,12 @@ pub(super) fn check(chains: &ChainsSettings, rules: &mut Rules) {
         let providers = chain.providers.0.len();
         for quorum in chain.serving.quorum.iter().flat_map(Quorums::all) {
             let QuorumConfig { method, needed, .. } = quorum;
+            rules.require(
+                may_have_quorum(method),
+                &format!(
+                    "{section}.quorum: {method} can have none; only methods that read can, but for eth_blockNumber"
+                ),
+            );
             rules.require(
                 !is_served(chain) || providers >= *needed as usize,
                 &format!(

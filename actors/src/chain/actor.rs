@@ -124,6 +124,14 @@ impl Chain {
     }
 }
 
+impl Drop for Chain {
+    /// Ends what runs beside the calls: it holds kept answers, and may wait for a provider.
+    fn drop(&mut self) {
+        self.subscriptions.abort_tasks();
+        self.serving.abort_tasks();
+    }
+}
+
 impl Actor for Chain {
     type Context = Context<Self>;
 }
@@ -196,13 +204,14 @@ impl Handler<Call<Subscribe>> for Chain {
             }
         };
         // A caller that is answered misses nothing from then on.
-        let ready = async move { (timeout_at(reply.deadline(), ready).await.is_ok(), reply) };
-        let answer = wrap_future::<_, Self>(ready).map(move |(is_ready, reply), chain, _| {
-            if is_ready {
-                reply.send(Ok(id));
-            } else {
-                // The caller has not learned of it.
+        let ready = async move { (timeout_at(reply.deadline(), ready).await, reply) };
+        let answer = wrap_future::<_, Self>(ready).map(move |(ready, reply), chain, _| {
+            if !matches!(ready, Ok(Ok(()))) {
+                // The caller does not learn of it.
                 chain.subscriptions.unsubscribe(id);
+            }
+            if let Ok(ready) = ready {
+                reply.send(ready.map(|()| id));
             }
         });
         context.spawn(answer);

@@ -55,6 +55,11 @@ pub struct Method {
     pub weight: Weight,
 }
 
+/// Whether several providers can be asked for the same answer to a method. The newest block is what they agree on anyway.
+pub fn may_have_quorum(name: &str) -> bool {
+    matches!(Method::of(name).effect, Effect::Reads(_)) && name != "eth_blockNumber"
+}
+
 impl Method {
     /// What is known of the method with this name.
     pub fn of(name: &str) -> Self {

@@ -15,6 +15,7 @@ pub mod block_param;
 pub mod cache;
 mod chains;
 pub mod config;
+mod digest;
 mod error;
 pub mod filters;
 pub mod flights;

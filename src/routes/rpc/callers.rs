@@ -1,12 +1,13 @@
 //! How many calls and connections each client has at once.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix_web::HttpRequest;
 
-/// Who calls, for limits: the network address, as long as clients have no keys.
+/// Who calls, for limits: the network address, as long as clients have no keys. Of IPv6 it is the network of 64 bits: a host has
+/// all addresses of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Caller(IpAddr);
 
@@ -14,11 +15,16 @@ impl Caller {
     /// Who sent the request.
     pub(super) fn of(request: &HttpRequest) -> Self {
         let address = request.peer_addr().map(|address| address.ip());
-        Self(address.map_or(Ipv4Addr::UNSPECIFIED.into(), |ip| ip.to_canonical()))
+        Self::at(address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()))
     }
-}
 
-impl Caller {
+    fn at(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(host) => Ipv6Addr::from_bits(host.to_bits() >> 64 << 64).into(),
+            host => host,
+        })
+    }
+
     /// Its name for what outlives a request.
     pub(super) fn name(self) -> Arc<str> {
         self.0.to_string().into()
@@ -104,5 +110,14 @@ mod tests {
         callers.enter(one, 2).unwrap();
         drop(others);
         assert_eq!(callers.lock().len(), 1);
+    }
+
+    #[test]
+    fn a_host_is_one_client_whichever_of_its_addresses_it_uses() {
+        let at = |address: &str| Caller::at(address.parse().unwrap());
+        assert_eq!(at("2001:db8:1:2::3"), at("2001:db8:1:2:ffff::"));
+        assert_ne!(at("2001:db8:1:2::3"), at("2001:db8:1:3::3"));
+        assert_eq!(at("::ffff:192.0.2.1"), at("192.0.2.1"));
+        assert_ne!(at("192.0.2.1"), at("192.0.2.2"));
     }
 }

@@ -367,6 +367,9 @@ impl Socket {
                 Ok(Err(error @ (SubscribeError::TooMany | SubscribeError::Memory))) => {
                     Err(Fault::new(LIMIT_EXCEEDED, error.to_string()))
                 }
+                Ok(Err(error @ SubscribeError::NotTold)) => {
+                    Err(Fault::new(UNAVAILABLE, error.to_string()))
+                }
                 Err(error) => Err(Fault::new(UNAVAILABLE, error.to_string())),
             };
             Change {

@@ -179,6 +179,12 @@ fn what_is_wrong_with_a_chain_is_said_without_its_secrets() {
             "chains.ethereum.quorum: eth_call needs 2 equal answers, and the chain has 1 providers",
         ),
         (
+            of_node(
+                "[chains.base.providers]\na.url = 'http://a'\nb.url = 'http://b'\n[chains.base]\nquorum = ['eth_sendRawTransaction = 2 of 2']",
+            ),
+            "chains.base.quorum: eth_sendRawTransaction can have none; only methods that read can, but for eth_blockNumber",
+        ),
+        (
             "rpc.quorum = ['eth_call = 3 of 2']".to_owned(),
             "base.toml: rpc.quorum = [\"eth_call = 3 of 2\"] must be a list such as [\"eth_getTransactionReceipt = 2 of 3\"]: \
              of 3 providers that are asked, 2 must give the same answer; at most 16 are asked",

@@ -73,7 +73,7 @@ impl CacheConfig {
 }
 
 /// A moment in the life of a chain, before a call is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Mark {
     heads: u64,
     reorgs: u64,

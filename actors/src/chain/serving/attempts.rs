@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
@@ -37,10 +38,21 @@ const PATIENCE_STEP: Duration = Duration::from_millis(10);
 pub(super) struct Answer {
     /// The answer.
     pub(super) outcome: Outcome,
-    /// The provider. `None` if it is an error that none did better than.
+    /// The provider. `None` if the answer was kept, or is an error that none did better than.
     pub(super) provider: Option<usize>,
     /// The kind of that error.
     pub(super) fault: Option<ErrorKind>,
+}
+
+impl Answer {
+    /// A result that was kept.
+    pub(super) fn kept(text: Bytes) -> Self {
+        Self {
+            outcome: Outcome::Result(text),
+            provider: None,
+            fault: None,
+        }
+    }
 }
 
 /// What has become of a call so far.

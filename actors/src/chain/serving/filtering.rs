@@ -63,7 +63,7 @@ impl Serving {
             ("eth_getFilterChanges", Some(id)) => self.changes(id, deadline).await?,
             ("eth_newPendingTransactionFilter", _) => {
                 let wanted = self.want_pending()?;
-                self.pending_ready().await;
+                self.pending_ready().await?;
                 let next = self.pending_hashes().next();
                 let mut filters = self.filters.borrow_mut();
                 made(filters.new_pending(caller, wanted, next, Instant::now()))?
@@ -77,7 +77,7 @@ impl Serving {
     }
 
     async fn search_for_filter(
-        &self,
+        self: &Rc<Self>,
         params: Bytes,
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::Serving;
 use super::attempts::Answer;
 use super::reading::Reading;
-use crate::chain::cache::{Hold, Key, keep};
+use crate::chain::cache::{Hold, Key, Mark, keep};
 use crate::chain::error::ChainError;
 use crate::chain::flights::{Joined, Leader};
 use crate::chain::methods::Method;
@@ -18,13 +18,13 @@ use crate::chain::rpc::{Call, Outcome};
 /// What somebody waits for who follows an equal call.
 pub(super) enum Told {
     /// Its answer.
-    Answer(Result<Outcome, ChainError>),
+    Answer(Result<Answer, ChainError>),
     /// Its caller has left: whoever is told this sends the call.
     Lead(Lead),
 }
 
-/// What equal calls have in common: their key, and what their callers have seen.
-pub(super) type FlightKey = (Key, Option<u64>);
+/// What equal calls have in common: their key, what their callers have seen, and the state of the chain when they were sent.
+pub(super) type FlightKey = (Key, Option<u64>, Mark);
 
 /// The lead of a flight, which goes to a follower if its caller leaves, also before that one knows that it has it.
 pub(super) struct Lead {
@@ -34,7 +34,7 @@ pub(super) struct Lead {
 
 impl Lead {
     /// Tells the followers what the call ended with.
-    fn end(mut self, answer: &Result<Outcome, ChainError>) {
+    fn end(mut self, answer: &Result<Answer, ChainError>) {
         if let Some(leader) = self.leader.take() {
             let followers = self.serving.flights.borrow_mut().end(leader);
             for follower in followers {
@@ -71,15 +71,16 @@ impl Serving {
         method: Method,
         reading: Reading,
         deadline: Instant,
-    ) -> Result<Outcome, ChainError> {
+    ) -> Result<Answer, ChainError> {
         let Some(key) = reading.key else {
             return self.ask_and_keep(call, method, &reading, deadline).await;
         };
         if let Some(text) = self.cache.borrow_mut().get(&key, Instant::now()) {
-            return Ok(Outcome::Result(text));
+            return Ok(Answer::kept(text));
         }
         let (teller, told) = oneshot::channel();
-        let joined = self.flights.borrow_mut().join((key, reading.seen), teller);
+        let flight = (key, reading.seen, self.cache.borrow().mark());
+        let joined = self.flights.borrow_mut().join(flight, teller);
         let lead = match joined {
             Joined::Alone(_) => return self.ask_and_keep(call, method, &reading, deadline).await,
             Joined::Leads(leader, _) => Lead {
@@ -107,7 +108,7 @@ impl Serving {
         method: Method,
         reading: &Reading,
         deadline: Instant,
-    ) -> Result<Outcome, ChainError> {
+    ) -> Result<Answer, ChainError> {
         let mark = self.cache.borrow().mark();
         let shared = self.shared.borrow().clone();
         if let (Some(key), Some(shared)) = (reading.key, &shared)
@@ -115,7 +116,7 @@ impl Serving {
         {
             let mut cache = self.cache.borrow_mut();
             cache.insert(key, &text, kept, mark, Instant::now());
-            return Ok(Outcome::Result(text));
+            return Ok(Answer::kept(text));
         }
         let answer = self.attempt(call, method, &reading.needs, deadline).await?;
         if let Answer {
@@ -138,6 +139,6 @@ impl Serving {
                 }
             }
         }
-        Ok(answer.outcome)
+        Ok(answer)
     }
 }

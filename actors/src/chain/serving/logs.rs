@@ -7,6 +7,7 @@
 //! Many logs go to a caller that takes them in parts while the rest is searched: then no more than a few parts are held.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +16,11 @@ use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::reading::Newest;
+use super::reading::{Newest, Reading};
 use super::{Needs, Serving, metrics};
+use crate::chain::block::Block;
 use crate::chain::block_param::{Height, Tag};
+use crate::chain::cache::Key;
 use crate::chain::config::ChainConfig;
 use crate::chain::error::ChainError;
 use crate::chain::log_range::{LogBlocks, LogFilter};
@@ -67,6 +70,22 @@ struct Search<'call> {
     call: &'call Call,
     filter: LogFilter<'call>,
     blocks: Blocks,
+}
+
+/// What a call asks for.
+enum Asked<'call> {
+    /// The logs of blocks that are there.
+    Known(Search<'call>),
+    /// What only a provider knows, or finds wrong: logs of at most so many blocks.
+    Other { blocks_max: u64 },
+}
+
+/// The blocks that tags stand for, as far as that is known.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tagged {
+    latest: Option<u64>,
+    safe: Option<u64>,
+    finalized: Option<u64>,
 }
 
 /// The most blocks of a part at first.
@@ -149,13 +168,14 @@ impl<'sender> Results<'sender> {
 impl Serving {
     /// Searches logs.
     pub(super) async fn logs(
-        &self,
+        self: &Rc<Self>,
         call: &Arc<Call>,
         newest: Newest,
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
-        let Some(search) = Search::read(call, newest.latest()) else {
-            return self.pass_on(call, newest, deadline).await;
+        let search = match self.asked(call, newest, deadline).await? {
+            Asked::Known(search) => search,
+            Asked::Other { .. } => return self.pass_on(call, newest, deadline).await,
         };
         let providers = self.config.providers.iter();
         let bytes_max = providers.map(|it| it.answer_max).max().unwrap_or_default();
@@ -169,15 +189,18 @@ impl Serving {
 
     /// Searches logs, and sends them while the search goes on if they are many.
     pub(in crate::chain) async fn stream_logs(
-        &self,
+        self: &Rc<Self>,
         message: &SearchLogs,
     ) -> Result<Searched, ChainError> {
         let call = &message.call;
         self.check_allowed(call, Method::of(&call.method))?;
         let deadline = Instant::now() + message.within;
         let newest = self.newest_for(std::slice::from_ref(call), deadline).await;
-        let Some(search) = Search::read(call, newest.latest()) else {
-            return Ok(Searched::Whole(self.pass_on(call, newest, deadline).await?));
+        let search = match self.asked(call, newest, deadline).await? {
+            Asked::Known(search) => search,
+            Asked::Other { .. } => {
+                return Ok(Searched::Whole(self.pass_on(call, newest, deadline).await?));
+            }
         };
         let mut results = Results::new(Destination::Parts(&message.parts));
         let found = self.search(&search, deadline, message.step_within, &mut results);
@@ -186,6 +209,56 @@ impl Serving {
             None if results.are_streamed() => Searched::Streamed,
             None => Searched::Whole(self.join(results.waiting)?),
         })
+    }
+
+    /// Reads a call.
+    ///
+    /// # Errors
+    /// It is about more blocks than are allowed.
+    async fn asked<'call>(
+        self: &Rc<Self>,
+        call: &'call Call,
+        newest: Newest,
+        deadline: Instant,
+    ) -> Result<Asked<'call>, ChainError> {
+        let mut tagged = Tagged {
+            latest: newest.latest(),
+            ..Tagged::default()
+        };
+        if names_tag(call, Tag::Safe) {
+            tagged.safe = self.block_at_tag("safe", newest, deadline).await;
+        }
+        if names_tag(call, Tag::Finalized) {
+            tagged.finalized = self.block_at_tag("finalized", newest, deadline).await;
+        }
+        let asked = Asked::read(call, tagged);
+        let blocks_max = match &asked {
+            Asked::Known(search) => search.blocks.count(),
+            Asked::Other { blocks_max } => *blocks_max,
+        };
+        match blocks_max > self.config.logs_range_max {
+            true => Err(ChainError::Invalid(
+                "the range has too many blocks: ask for fewer at once",
+            )),
+            false => Ok(asked),
+        }
+    }
+
+    /// The number of the block that a tag stands for. `None` if no provider tells it.
+    async fn block_at_tag(
+        self: &Rc<Self>,
+        tag: &str,
+        newest: Newest,
+        deadline: Instant,
+    ) -> Option<u64> {
+        let call = Call::new("eth_getBlockByNumber", format!("[\"{tag}\",false]"));
+        let method = Method::of(&call.method);
+        let (call, reading) = self.reading(&Arc::new(call), method, newest);
+        let answer = self.read(&call, method, reading, deadline).await;
+        match answer.ok()?.outcome {
+            Outcome::Result(text) => Some(Block::read(&text)?.number),
+            Outcome::Error(_) => None,
+        }
     }
 
     /// Sends a search as it is written, because only a provider knows which blocks these are, or what is wrong with it.
@@ -208,17 +281,12 @@ impl Serving {
     /// Searches all parts, and adds what they have to `results`. When the first were sent, each further step has
     /// `step_within`. Returns the error of a provider that concerns the caller.
     async fn search(
-        &self,
+        self: &Rc<Self>,
         search: &Search<'_>,
         mut deadline: Instant,
         step_within: Duration,
         results: &mut Results<'_>,
     ) -> Result<Option<Bytes>, ChainError> {
-        if search.blocks.count() > self.config.logs_range_max {
-            return Err(ChainError::Invalid(
-                "the range has too many blocks: ask for fewer at once",
-            ));
-        }
         let mut reorgs_seen = self.filters.borrow().reorgs().count();
         let all = || {
             search
@@ -307,9 +375,10 @@ impl Serving {
         lowest.is_some() && lowest <= last
     }
 
-    /// Searches a part: what was found, or its halves if that is too much for the providers.
+    /// Searches a part: what was found, or its halves if that is too much for the providers. What was found before is used
+    /// again as long as it holds.
     async fn search_part(
-        &self,
+        self: &Rc<Self>,
         search: &Search<'_>,
         blocks: Blocks,
         deadline: Instant,
@@ -322,8 +391,19 @@ impl Serving {
             head_min: Some(blocks.last),
             ..Needs::default()
         };
-        let answer = self.attempt(&call, Method::of(&call.method), &needs, deadline);
-        let answer = match answer.await {
+        let method = Method::of(&call.method);
+        let answer = match self.quorum_of(&call.method) {
+            Some(quorum) => self.agree(&call, method, quorum, &needs, deadline).await,
+            None => {
+                let reading = Reading {
+                    key: Key::of(&call.method, &call.params),
+                    seen: None,
+                    needs,
+                };
+                self.read(&call, method, reading, deadline).await
+            }
+        };
+        let answer = match answer {
             Err(ChainError::Memory) => return Ok(Err(Unsearchable::Memory(blocks))),
             answer => answer?,
         };
@@ -368,29 +448,59 @@ impl Serving {
     }
 }
 
-impl<'call> Search<'call> {
-    /// The search that a call describes, if it is one of a range of blocks that are there.
-    fn read(call: &'call Call, head: Option<u64>) -> Option<Self> {
-        let (filter, head) = (LogFilter::read(&call.params).ok()?, head?);
-        let LogBlocks::Range { from, to } = filter.blocks() else {
-            return None;
-        };
-        let number = |height| match height {
+impl Tagged {
+    fn number(self, height: Height) -> Option<u64> {
+        match height {
             Height::Number(number) => Some(number),
-            Height::Tag(Tag::Latest) => Some(head),
             Height::Tag(Tag::Earliest) => Some(0),
-            // Only a provider knows them.
-            Height::Tag(Tag::Pending | Tag::Safe | Tag::Finalized) => None,
-        };
-        let (first, last) = (number(from)?, number(to)?);
-        let is_there = first <= last && last <= head;
-        let blocks = Blocks { first, last };
-        is_there.then_some(Self {
-            call,
-            filter,
-            blocks,
-        })
+            Height::Tag(Tag::Latest) => self.latest,
+            Height::Tag(Tag::Safe) => self.safe,
+            Height::Tag(Tag::Finalized) => self.finalized,
+            // Only a provider knows it.
+            Height::Tag(Tag::Pending) => None,
+        }
     }
+
+    /// How many blocks there may be from one to another.
+    fn blocks_max(self, from: Height, to: Height) -> u64 {
+        let newest = |height| self.number(height).or(self.latest);
+        let Some((first, last)) = newest(from).zip(newest(to)) else {
+            return 0;
+        };
+        // There are none after the newest one.
+        let last = last.min(self.latest.unwrap_or(u64::MAX));
+        last.checked_sub(first)
+            .map_or(0, |after| after.saturating_add(1))
+    }
+}
+
+impl<'call> Asked<'call> {
+    fn read(call: &'call Call, tagged: Tagged) -> Self {
+        let Ok(filter) = LogFilter::read(&call.params) else {
+            return Self::Other { blocks_max: 0 };
+        };
+        let LogBlocks::Range { from, to } = filter.blocks() else {
+            return Self::Other { blocks_max: 1 };
+        };
+        match tagged.number(from).zip(tagged.number(to)) {
+            Some((first, last)) if first <= last && Some(last) <= tagged.latest => {
+                Self::Known(Search {
+                    call,
+                    filter,
+                    blocks: Blocks { first, last },
+                })
+            }
+            _ => Self::Other {
+                blocks_max: tagged.blocks_max(from, to),
+            },
+        }
+    }
+}
+
+/// Whether a search begins or ends at the block of this tag.
+fn names_tag(call: &Call, tag: Tag) -> bool {
+    let filter = LogFilter::read(&call.params);
+    filter.is_ok_and(|filter| [filter.from, filter.to].contains(&Some(Height::Tag(tag))))
 }
 
 /// What is in an array.
@@ -410,39 +520,53 @@ mod tests {
 
     use super::*;
 
-    fn blocks_of(params: &str, head: u64) -> Option<(u64, u64)> {
+    const TAGGED: Tagged = Tagged {
+        latest: Some(100),
+        safe: None,
+        finalized: Some(50),
+    };
+
+    fn blocks_of(params: &str) -> Result<(u64, u64), u64> {
         let call = Call::new("eth_getLogs", params.to_owned());
-        let search = Search::read(&call, Some(head))?;
-        Some((search.blocks.first, search.blocks.last))
+        match Asked::read(&call, TAGGED) {
+            Asked::Known(Search { blocks, .. }) => Ok((blocks.first, blocks.last)),
+            Asked::Other { blocks_max } => Err(blocks_max),
+        }
     }
 
     #[test]
     fn ranges_are_read_as_clients_write_them() {
         for (params, expected) in [
-            (r#"[{"fromBlock":"0x1","toBlock":"0xa"}]"#, Some((1, 10))),
-            (r#"[{"fromBlock":"0x1"}]"#, Some((1, 100))),
+            (r#"[{"fromBlock":"0x1","toBlock":"0xa"}]"#, Ok((1, 10))),
+            (r#"[{"fromBlock":"0x1"}]"#, Ok((1, 100))),
             (
                 r#"[{"fromBlock":"earliest","toBlock":"latest"}]"#,
-                Some((0, 100)),
+                Ok((0, 100)),
             ),
-            (r#"[{}]"#, Some((100, 100))),
-            (r#"[{"fromBlock":"0x5","toBlock":"0x5"}]"#, Some((5, 5))),
-            // Not ranges, or not known here.
-            (r#"[{"fromBlock":"0x9","toBlock":"0x5"}]"#, None),
-            (r#"[{"fromBlock":"0x1","toBlock":"0xffff"}]"#, None),
-            (r#"[{"fromBlock":"0x1","toBlock":"finalized"}]"#, None),
-            (r#"[{"fromBlock":1,"toBlock":2}]"#, None),
-            (r#"[{"fromBlock":"0x1","blockHash":"0x12"}]"#, None),
+            (r#"[{}]"#, Ok((100, 100))),
+            (r#"[{"fromBlock":"0x5","toBlock":"0x5"}]"#, Ok((5, 5))),
+            (
+                r#"[{"fromBlock":"0x1","toBlock":"finalized"}]"#,
+                Ok((1, 50)),
+            ),
+            // Not ranges, or not known here: what is said is how many blocks they may have.
+            (r#"[{"fromBlock":"0x9","toBlock":"0x5"}]"#, Err(0)),
+            (r#"[{"fromBlock":"0x1","toBlock":"0xffff"}]"#, Err(100)),
+            (r#"[{"fromBlock":"0xfff","toBlock":"0xffff"}]"#, Err(0)),
+            (r#"[{"fromBlock":"earliest","toBlock":"safe"}]"#, Err(101)),
+            (r#"[{"fromBlock":"0x5b","toBlock":"pending"}]"#, Err(10)),
+            (r#"[{"fromBlock":1,"toBlock":2}]"#, Err(0)),
+            (r#"[{"fromBlock":"0x1","blockHash":"0x12"}]"#, Err(0)),
             // What a node would refuse, or read otherwise.
-            (r#"[{"fromBlock":""}]"#, None),
-            (r#"[{"fromBlock":"0x+1"}]"#, None),
-            (r#"[{"FromBlock":"0x1"}]"#, None),
-            (r#"[{"fromBlock":"0x1","fromBlock":"0x2"}]"#, None),
-            (r#"[{},{}]"#, None),
-            (r#"[]"#, None),
-            ("", None),
+            (r#"[{"fromBlock":""}]"#, Err(0)),
+            (r#"[{"fromBlock":"0x+1"}]"#, Err(0)),
+            (r#"[{"FromBlock":"0x1"}]"#, Err(0)),
+            (r#"[{"fromBlock":"0x1","fromBlock":"0x2"}]"#, Err(0)),
+            (r#"[{},{}]"#, Err(0)),
+            (r#"[]"#, Err(0)),
+            ("", Err(0)),
         ] {
-            assert_eq!(blocks_of(params, 100), expected, "{params}");
+            assert_eq!(blocks_of(params), expected, "{params}");
         }
     }
 

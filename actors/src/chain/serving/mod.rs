@@ -271,13 +271,16 @@ impl Serving {
                     match self.quorum_of(&call.method) {
                         Some(quorum) => {
                             let needs = &reading.needs;
-                            self.agree(&call, method, quorum, needs, deadline).await
+                            let agreed = self.agree(&call, method, quorum, needs, deadline).await;
+                            agreed.map(|answer| answer.outcome)
                         }
-                        None if &*call.method == "eth_blockNumber" => {
-                            let answer = self.read(&call, method, reading, deadline).await;
-                            answer.map(|answer| self.block_number(newest, answer))
+                        None => {
+                            let answer = self.read(&call, method, reading, deadline).await?;
+                            Ok(match &*call.method {
+                                "eth_blockNumber" => self.block_number(newest, answer.outcome),
+                                _ => answer.outcome,
+                            })
                         }
-                        None => self.read(&call, method, reading, deadline).await,
                     }
                 }
                 Effect::Subscribes => Err(ChainError::Invalid(
@@ -338,6 +341,12 @@ impl Serving {
         }
         tasks.spawn_local(task);
         None
+    }
+
+    /// Ends all that runs beside the calls.
+    pub(super) fn abort_tasks(&self) {
+        self.tasks.borrow_mut().abort_all();
+        self.pending.abort_task();
     }
 
     /// Takes the pressure on memory. Returns how many bytes of kept answers there should be now.

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, Ref, RefCell};
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,10 +13,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::Serving;
+use super::attempts::Answer;
+use super::{Needs, Serving};
 use crate::chain::error::ChainError;
+use crate::chain::methods::Method;
 use crate::chain::pending::{PendingHashes, TransactionHash, Wanted};
-use crate::chain::rpc::Outcome;
+use crate::chain::rpc::{Call, Outcome};
 
 /// How long one question may take.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -31,10 +34,21 @@ pub(super) struct Pending {
     /// The number of the next hash, for those who wait for it.
     next: watch::Sender<u64>,
     wanted: RefCell<Weak<Wanted>>,
-    /// Whether the task runs, and whether what happens from now on is told.
+    /// Whether the task runs.
     is_followed: Cell<bool>,
-    is_ready: watch::Sender<bool>,
+    state: watch::Sender<State>,
     task: RefCell<JoinSet<()>>,
+}
+
+/// Whether what happens from now on is told.
+#[derive(Debug, Clone, Default)]
+enum State {
+    /// That is not known yet.
+    #[default]
+    Begun,
+    Told,
+    /// It is tried again.
+    Failed(ChainError),
 }
 
 /// The filter of a provider.
@@ -60,10 +74,18 @@ impl Serving {
         Ok(wanted)
     }
 
-    /// Resolves when what happens from then on is told.
-    pub(in crate::chain) fn pending_ready(&self) -> impl Future<Output = ()> + use<> {
-        let mut is_ready = self.pending.is_ready.subscribe();
-        async move { drop(is_ready.wait_for(|is_ready| *is_ready).await) }
+    /// Resolves when what happens from then on is told, or when no provider tells it.
+    pub(in crate::chain) fn pending_ready(
+        &self,
+    ) -> impl Future<Output = Result<(), ChainError>> + use<> {
+        let mut state = self.pending.state.subscribe();
+        async move {
+            let state = state.wait_for(|state| !matches!(state, State::Begun));
+            match state.await.as_deref() {
+                Ok(State::Failed(error)) => Err(error.clone()),
+                _ => Ok(()),
+            }
+        }
     }
 
     /// The hashes of late.
@@ -76,13 +98,19 @@ impl Serving {
         self.pending.next.subscribe()
     }
 
-    async fn make_filter(&self) -> Option<ProviderFilter> {
+    async fn make_filter(&self) -> Result<ProviderFilter, ChainError> {
         let deadline = Instant::now() + WITHIN;
-        let method = "eth_newPendingTransactionFilter";
-        let (provider, answer) = self.ask_best(method, "[]", deadline).await?;
-        match answer {
-            Outcome::Result(id) => Some(ProviderFilter { provider, id }),
-            Outcome::Error(_) => None,
+        let call = Arc::new(Call::new("eth_newPendingTransactionFilter", "[]"));
+        let method = Method::of(&call.method);
+        let answer = self.attempt(&call, method, &Needs::default(), deadline);
+        let Answer {
+            outcome, provider, ..
+        } = answer.await?;
+        match (outcome, provider) {
+            (Outcome::Result(id), Some(provider)) => Ok(ProviderFilter { provider, id }),
+            _ => Err(ChainError::Unsupported {
+                method: Arc::clone(&call.method),
+            }),
         }
     }
 
@@ -105,13 +133,17 @@ impl Serving {
 }
 
 impl Pending {
+    pub(super) fn abort_task(&self) {
+        self.task.borrow_mut().abort_all();
+    }
+
     /// Ends the task if nobody wants to know them any longer. Returns whether it does.
     fn end(&self) -> bool {
         if self.wanted.borrow().strong_count() > 0 {
             return false;
         }
         self.is_followed.set(false);
-        self.is_ready.send_replace(false);
+        self.state.send_replace(State::Begun);
         self.hashes.borrow_mut().clear();
         true
     }
@@ -126,13 +158,18 @@ async fn follow(serving: Weak<Serving>) {
         if serving.pending.end() {
             return;
         }
-        filter = match filter {
-            Some(filter) => serving.read_filter(filter).await,
-            None => serving.make_filter().await,
+        let state;
+        (filter, state) = match filter {
+            Some(filter) => match serving.read_filter(filter).await {
+                Some(filter) => (Some(filter), State::Told),
+                None => (None, State::Begun),
+            },
+            None => match serving.make_filter().await {
+                Ok(filter) => (Some(filter), State::Told),
+                Err(error) => (None, State::Failed(error)),
+            },
         };
-        if filter.is_some() {
-            serving.pending.is_ready.send_replace(true);
-        }
+        serving.pending.state.send_replace(state);
         drop(serving);
         sleep(if filter.is_some() { LOOK_EVERY } else { PAUSE }).await;
     }

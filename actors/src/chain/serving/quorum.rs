@@ -6,19 +6,26 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 
+use super::attempts::Answer;
 use super::selection::Ranked;
 use super::{Needs, Serving, metrics};
 use crate::chain::config::QuorumConfig;
+use crate::chain::digest::{Digest, digest};
 use crate::chain::error::ChainError;
 use crate::chain::methods::Method;
+use crate::chain::provider::{ErrorKind, Fault};
 use crate::chain::rpc::{Call, Outcome};
 
 /// How long, and how often, it is looked for providers if there are too few.
 const PATIENCE: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(10);
+
+/// The different answers, and which providers gave each.
+type Answers = BTreeMap<(bool, Digest), (Outcome, Vec<usize>)>;
 
 impl Serving {
     /// The rule for a method, if it has one.
@@ -36,7 +43,7 @@ impl Serving {
         rule: &QuorumConfig,
         needs: &Needs,
         deadline: Instant,
-    ) -> Result<Outcome, ChainError> {
+    ) -> Result<Answer, ChainError> {
         self.wait_for_provider(call, method, needs, deadline)
             .await?;
         let mut left = self
@@ -46,15 +53,23 @@ impl Serving {
         for to in left.by_ref().take(rule.asked as usize) {
             running.push(self.send_to(call, method, to.candidate.index, deadline));
         }
-        let mut answers: BTreeMap<String, (Outcome, Vec<usize>)> = BTreeMap::new();
-        let (mut asked, mut last) = (0, None);
+        let mut answers = Answers::new();
+        let (mut asked, mut last, mut too_large) = (0, None, None);
         while let Some((index, result)) = running.next().await {
             asked += 1;
             let outcome = match result {
                 // It does not have what is there.
                 Ok(Outcome::Result(text)) if needs.must_exist && &*text == b"null" => None,
                 Ok(outcome) => Some(outcome),
+                Err(Fault::NoMemory) => return Err(ChainError::Memory),
                 Err(fault) => {
+                    if let Fault::Error {
+                        kind: ErrorKind::Range,
+                        error,
+                    } = &fault
+                    {
+                        too_large = Some(error.clone());
+                    }
                     last = Some(fault);
                     None
                 }
@@ -77,8 +92,20 @@ impl Serving {
                 .find(|(_, equal)| equal.len() >= rule.needed as usize);
             if let Some((outcome, _)) = agreed {
                 self.report_dissent(call, &answers, Some(outcome));
-                return Ok(outcome.clone());
+                return Ok(Answer {
+                    outcome: outcome.clone(),
+                    provider: None,
+                    fault: None,
+                });
             }
+        }
+        if let Some(error) = too_large {
+            // They may agree on a part of the range.
+            return Ok(Answer {
+                outcome: Outcome::Error(error),
+                provider: None,
+                fault: Some(ErrorKind::Range),
+            });
         }
         self.report_dissent(call, &answers, None);
         match (answers.is_empty(), last) {
@@ -111,12 +138,7 @@ impl Serving {
         }
     }
 
-    fn report_dissent(
-        &self,
-        call: &Call,
-        answers: &BTreeMap<String, (Outcome, Vec<usize>)>,
-        agreed: Option<&Outcome>,
-    ) {
+    fn report_dissent(&self, call: &Call, answers: &Answers, agreed: Option<&Outcome>) {
         if agreed.is_none() && answers.len() < 2 {
             return;
         }
@@ -137,17 +159,29 @@ impl Serving {
 }
 
 /// What of an answer is compared: its meaning, not how it is written. Of errors, the code and the data.
-fn compared(outcome: &Outcome) -> String {
-    let (kind, text) = match outcome {
-        Outcome::Result(text) => ("result", text),
-        Outcome::Error(text) => ("error", text),
-    };
-    match (kind, serde_json::from_slice::<Value>(text)) {
-        ("error", Ok(error)) => format!("error {} {}", error["code"], error["data"]),
-        (_, Ok(value)) => format!("{kind} {value}"),
-        // What is nested too deeply to be read is compared as it is written.
-        (_, Err(_)) => format!("{kind} {}", String::from_utf8_lossy(text)),
+fn compared(outcome: &Outcome) -> (bool, Digest) {
+    match outcome {
+        Outcome::Result(text) => (true, digest(text)),
+        Outcome::Error(text) => {
+            let read = |error: &RpcError<'_>| {
+                let data = error.data.map_or("null", RawValue::get);
+                format!("[{},{data}]", error.code)
+            };
+            let error = serde_json::from_slice(text).as_ref().map(read);
+            (
+                false,
+                error.map_or_else(|_| digest(text), |it| digest(it.as_bytes())),
+            )
+        }
     }
+}
+
+/// What is compared of an error.
+#[derive(Deserialize)]
+struct RpcError<'text> {
+    code: i64,
+    #[serde(borrow, default)]
+    data: Option<&'text RawValue>,
 }
 
 #[cfg(test)]

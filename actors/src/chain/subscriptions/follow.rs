@@ -37,7 +37,7 @@ const NOT_IN_HEADER: &[&str] = &[
 struct Fresh {
     block: Block,
     /// The text of its header.
-    header: Bytes,
+    header: Vec<u8>,
 }
 
 /// Follows the blocks as long as somebody subscribes to them.
@@ -106,7 +106,10 @@ impl Hub {
             // Blocks are told from the next one on.
             Joint::Start => {
                 for fresh in blocks.drain(..) {
-                    trail.push(fresh.told(Rc::new([])));
+                    trail.push(Told {
+                        hash: fresh.block.hash,
+                        logs: Rc::new([]),
+                    });
                 }
                 self.blocks.is_ready.send_replace(true);
             }
@@ -129,9 +132,12 @@ impl Hub {
                 false => Bytes::from_static(b"[]"),
             };
             let mut round = self.round();
-            round.tell(&fresh.header, Event::Head).await;
+            round.tell(fresh.header, Event::Head).await;
             let logs = tell_logs(&mut round, &logs).await;
-            trail.push(fresh.told(logs));
+            trail.push(Told {
+                hash: fresh.block.hash,
+                logs,
+            });
         }
     }
 
@@ -170,9 +176,7 @@ async fn tell_logs(round: &mut Round<'_>, logs: &[u8]) -> Rc<[Bytes]> {
             && round.concerns(Event::Log(&head)).await
         {
             // A copy: a log that waits in a queue must not hold the logs of its whole block.
-            let log = Bytes::copy_from_slice(log);
-            round.tell(&log, Event::Log(&head)).await;
-            told.push(log);
+            told.extend(round.tell(log.to_vec(), Event::Log(&head)).await);
         }
     }
     told.into()
@@ -181,7 +185,7 @@ async fn tell_logs(round: &mut Round<'_>, logs: &[u8]) -> Rc<[Bytes]> {
 /// Tells that a log no longer holds.
 async fn take_back(round: &mut Round<'_>, log: &Bytes) {
     if let Some(head) = LogHead::read(log) {
-        round.tell(&removed(log), Event::Log(&head)).await;
+        round.tell(removed(log), Event::Log(&head)).await;
     }
 }
 
@@ -190,28 +194,21 @@ impl Fresh {
         let block = Block::read(text)?;
         let mut members: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(text).ok()?;
         members.retain(|name, _| !NOT_IN_HEADER.contains(&&**name));
-        let header = serde_json::to_vec(&members).ok()?.into();
+        let header = serde_json::to_vec(&members).ok()?;
         Some(Self { block, header })
-    }
-
-    fn told(self, logs: Rc<[Bytes]>) -> Told {
-        Told {
-            hash: self.block.hash,
-            logs,
-        }
     }
 }
 
 /// A log that no longer holds.
-fn removed(log: &Bytes) -> Bytes {
+fn removed(log: &[u8]) -> Vec<u8> {
     let Ok(mut members) = serde_json::from_slice::<BTreeMap<Cow<'_, str>, &RawValue>>(log) else {
-        return log.clone();
+        return log.to_vec();
     };
     let Ok(is_removed) = serde_json::from_str::<&RawValue>("true") else {
-        return log.clone();
+        return log.to_vec();
     };
     members.insert("removed".into(), is_removed);
-    serde_json::to_vec(&members).map_or_else(|_| log.clone(), Bytes::from)
+    serde_json::to_vec(&members).unwrap_or_else(|_| log.to_vec())
 }
 
 #[cfg(test)]
@@ -227,17 +224,16 @@ mod tests {
             format!(r#""hash":{hash},"number":"0x1f","parentHash":{parent},"timestamp":"0x5""#);
         let rest = r#""size":"0x1","transactions":["0x1"],"uncles":[], "withdrawals": [{"a": 1}]"#;
         let read = Fresh::read(format!("{{{rest},{places}}}").as_bytes()).unwrap();
-        assert_eq!(read.header, format!("{{{places}}}"));
+        assert_eq!(read.header, format!("{{{places}}}").into_bytes());
         assert_eq!(read.block.number, 31);
         assert!(Fresh::read(b"null").is_none());
     }
 
     #[test]
     fn a_log_that_no_longer_holds_says_so() {
-        let log = Bytes::from_static(br#"{"address":"0x1","removed":false,"data":"0x"}"#);
         assert_eq!(
-            removed(&log),
-            r#"{"address":"0x1","data":"0x","removed":true}"#
+            removed(br#"{"address":"0x1","removed":false,"data":"0x"}"#),
+            br#"{"address":"0x1","data":"0x","removed":true}"#
         );
     }
 }

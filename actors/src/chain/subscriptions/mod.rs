@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::{FutureExt, LocalBoxFuture};
+use futures_util::future::{FutureExt, LocalBoxFuture, TryFutureExt};
 use rand::Rng;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 pub use self::filter::{FilterFault, LogsFilter};
 use self::subscribers::{Event, Subscriber, Subscribers};
 use super::serving::Serving;
-use crate::kernel::EventSender;
+use crate::kernel::{EventSender, reserved_bytes};
 
 /// The most subscriptions of a chain.
 const SUBSCRIPTIONS_MAX: usize = 16 * 1024;
@@ -99,6 +99,9 @@ pub enum SubscribeError {
     /// There is no memory for it.
     #[error("there is no memory for the subscription now")]
     Memory,
+    /// No provider tells the transactions that wait for a block.
+    #[error("no provider of the chain tells pending transactions now")]
+    NotTold,
 }
 
 /// The subscriptions of a chain.
@@ -181,15 +184,30 @@ impl Hub {
         Ok(id)
     }
 
-    /// Resolves when what happens from then on is told.
-    pub(super) fn ready(&self, topic: &Topic) -> LocalBoxFuture<'static, ()> {
+    /// Resolves when what happens from then on is told, or cannot be told.
+    pub(super) fn ready(
+        &self,
+        topic: &Topic,
+    ) -> LocalBoxFuture<'static, Result<(), SubscribeError>> {
         match topic {
-            Topic::NewPendingTransactions => self.serving.pending_ready().boxed_local(),
+            Topic::NewPendingTransactions => {
+                let ready = self.serving.pending_ready();
+                ready.map_err(|_| SubscribeError::NotTold).boxed_local()
+            }
             Topic::NewHeads | Topic::Logs(_) => {
                 let mut is_ready = self.blocks.is_ready.subscribe();
-                async move { drop(is_ready.wait_for(|is_ready| *is_ready).await) }.boxed_local()
+                async move {
+                    drop(is_ready.wait_for(|is_ready| *is_ready).await);
+                    Ok(())
+                }
+                .boxed_local()
             }
         }
+    }
+
+    /// Ends all tasks.
+    pub(super) fn abort_tasks(&self) {
+        self.tasks.borrow_mut().abort_all();
     }
 
     /// Ends a subscription. Returns whether there was one.
@@ -231,13 +249,17 @@ struct Round<'hub> {
 }
 
 impl Round<'_> {
-    /// Tells `result` to all whom `event` concerns.
-    async fn tell(&mut self, result: &Bytes, event: Event<'_>) {
+    /// Tells `result` to all whom `event` concerns. Returns what they hold, which is in the memory budget; if there is no
+    /// memory for it, they are told that something is missing.
+    async fn tell(&mut self, result: Vec<u8>, event: Event<'_>) -> Option<Bytes> {
+        let memory = self.hub.serving.take_memory(result.len() as u64).ok();
+        let result = memory.map(|memory| reserved_bytes(result, Some(&Arc::new(memory))));
         let candidates = self.hub.subscribers.borrow().candidates(event);
         for ids in candidates.chunks(AT_ONCE) {
-            self.tell_at_once(ids, result, event);
+            self.tell_at_once(ids, result.as_ref(), event);
             self.looked_at(ids.len()).await;
         }
+        result
     }
 
     /// Whether `event` concerns somebody.
@@ -255,9 +277,13 @@ impl Round<'_> {
         false
     }
 
-    fn tell_at_once(&self, ids: &[SubscriptionId], result: &Bytes, event: Event<'_>) {
+    fn tell_at_once(&self, ids: &[SubscriptionId], result: Option<&Bytes>, event: Event<'_>) {
         let subscribers = self.hub.subscribers.borrow();
         for (id, subscriber) in subscribers.concerned(ids, event, self.rounds) {
+            let Some(result) = result else {
+                subscriber.sender.send_gap();
+                continue;
+            };
             let notification = Notification {
                 subscription: id,
                 result: result.clone(),

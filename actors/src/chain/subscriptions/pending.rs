@@ -3,7 +3,6 @@
 use std::rc::Weak;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::Hub;
@@ -31,8 +30,8 @@ pub(super) async fn tell(hub: Weak<Hub>, mut next: u64) {
         };
         let mut round = hub.round();
         for hash in hashes {
-            let hash = Bytes::from(format!("\"{hash}\""));
-            round.tell(&hash, Event::Pending).await;
+            let hash = format!("\"{hash}\"").into_bytes();
+            round.tell(hash, Event::Pending).await;
         }
         drop(hub);
         // Also what came meanwhile counts.

@@ -304,6 +304,102 @@ fn filters_of_pending_transactions_are_kept_here() {
 }
 
 #[test]
+fn who_wants_pending_transactions_is_told_if_no_provider_tells_them() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start(&system, &node, 2).await;
+        let method = "eth_newPendingTransactionFilter";
+        for proxy in &chain.proxies {
+            let unknown = RpcFault::Error(-32601, "the method does not exist".into());
+            proxy.set_for(&[method], unknown);
+        }
+        let refused = chain.ask(method, json!([])).await;
+        assert!(
+            matches!(refused, Err(ChainError::Unsupported { .. })),
+            "{refused:?}"
+        );
+        let (sender, _events) = event_queue(EventBounds {
+            events: 1,
+            bytes: 1,
+        });
+        let subscribe = Subscribe {
+            topic: Topic::NewPendingTransactions,
+            sender: Arc::new(sender),
+        };
+        let refused = chain.entry.handle.ask(subscribe, LONG).await.unwrap();
+        assert_eq!(refused, Err(SubscribeError::NotTold));
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn what_waits_for_subscribers_is_part_of_the_memory_budget() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start(&system, &node, 1).await;
+        let mut heads = Subscription::to(&chain, Topic::NewHeads).await;
+        let held = chain.buffers.held();
+        node.mine(50).await;
+        let waiting = held + 50 * 500;
+        wait_for_async(LONG, async || {
+            let now = chain.buffers.held();
+            (now >= waiting).then_some(()).ok_or(now)
+        })
+        .await;
+        for _ in 0..50 {
+            heads.next().await;
+        }
+        wait_for_async(LONG, async || {
+            let now = chain.buffers.held();
+            (now < waiting).then_some(()).ok_or(now)
+        })
+        .await;
+        chain.stop().await;
+    });
+}
+
+#[test]
+fn a_chain_that_is_closed_gives_its_memory_back_although_a_provider_does_not_answer() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start(&system, &node, 1).await;
+        let heads = Subscription::to(&chain, Topic::NewHeads).await;
+        let pending = Subscription::to(&chain, Topic::NewPendingTransactions).await;
+        let asked = ["eth_getBlockByHash", "eth_getFilterChanges"];
+        chain.proxies[0].set_for(&asked, RpcFault::Stall);
+        let before = asked.map(|method| chain.proxies[0].calls(method));
+        node.mine(1).await;
+        wait_for_async(LONG, async || {
+            let now = asked.map(|method| chain.proxies[0].calls(method));
+            let are_asked = now.iter().zip(before).all(|(now, before)| *now > before);
+            are_asked.then_some(()).ok_or(now)
+        })
+        .await;
+        let TestChain {
+            root,
+            buffers,
+            proxies: _proxies,
+            deps: _deps,
+            ..
+        } = chain;
+        root.stop().await;
+        // Sooner than the questions end.
+        wait_for_async(Duration::from_secs(4), async || {
+            let held = buffers.held();
+            (held == 0).then_some(()).ok_or(held)
+        })
+        .await;
+        drop((heads, pending));
+    });
+}
+
+#[test]
 fn a_subscription_is_part_of_the_memory_budget_until_it_ends() {
     let Some(node) = Anvil::start() else {
         return;

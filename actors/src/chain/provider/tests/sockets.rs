@@ -7,13 +7,14 @@ use crate::kernel::testing::proxy::{Fault as LineFault, Proxy};
 use super::*;
 
 /// Long enough that no block is asked for while the test runs.
-const NEVER: Duration = Duration::from_secs(600);
+pub(super) const NEVER: Duration = Duration::from_secs(600);
 
 fn node(anvil: &Anvil) -> SocketAddr {
     ([127, 0, 0, 1], anvil.port()).into()
 }
 
-async fn told(provider: &mut TestProvider, number: u64) {
+/// Waits until it has told this block.
+pub(super) async fn told(provider: &mut TestProvider, number: u64) {
     let is_it = |head: &Option<Head>| {
         head.as_ref()
             .is_some_and(|head| head.block.number == number)

@@ -1,4 +1,4 @@
-//! TLS, and HTTP/2 where the server offers it: behind a real terminator of TLS, as providers have it.
+//! TLS, with HTTP/2 or a WebSocket: behind a real terminator of TLS, as providers have it.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -10,19 +10,21 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, Version};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpListener;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::ring};
 
+use super::sockets::{NEVER, told};
 use super::*;
 use crate::kernel::testing::certificate::certificate;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A server that ends TLS, speaks HTTP/2 alone, and passes requests on to a node.
+/// A server that ends TLS, and passes requests of HTTP/2 on to a node, or all bytes if no protocol is agreed on.
 struct Terminator {
     port: u16,
     requests: Arc<AtomicU64>,
@@ -32,7 +34,8 @@ struct Terminator {
 }
 
 impl Terminator {
-    async fn start(target: String) -> Self {
+    async fn start(node: &Anvil) -> Self {
+        let (target, node) = (node.url(), node.port());
         let folder = tempfile::tempdir().unwrap();
         let (certificate, key) = certificate(folder.path());
         let certificate = CertificateDer::from_pem_slice(&certificate).unwrap();
@@ -63,9 +66,16 @@ impl Terminator {
                 let (acceptor, target) = (acceptor.clone(), target.clone());
                 let counted = Arc::clone(&counted);
                 connections.spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else {
+                    let Ok(mut stream) = acceptor.accept(stream).await else {
                         return;
                     };
+                    if stream.get_ref().1.alpn_protocol().is_none() {
+                        let node = TcpStream::connect(("127.0.0.1", node)).await;
+                        copy_bidirectional(&mut stream, &mut node.unwrap())
+                            .await
+                            .ok();
+                        return;
+                    }
                     let service = service_fn(|request| {
                         counted.fetch_add(1, SeqCst);
                         pass_on(request, target.clone())
@@ -108,7 +118,7 @@ fn many_calls_share_one_connection_of_http_2() {
         return;
     };
     TestSystem::real_time(async |system| {
-        let server = Terminator::start(anvil.url()).await;
+        let server = Terminator::start(&anvil).await;
         let config = config(&format!("https://localhost:{}", server.port));
         let tls = server.trusting.clone();
         let provider = TestProvider::begin_with(&system, config, tls, SECOND).await;
@@ -123,12 +133,33 @@ fn many_calls_share_one_connection_of_http_2() {
 }
 
 #[test]
+fn blocks_are_told_over_a_websocket_with_tls() {
+    let Some(anvil) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(async |system| {
+        let server = Terminator::start(&anvil).await;
+        let url = format!("wss://localhost:{}", server.port);
+        let config = ProviderConfig {
+            ws_url: Some(ProviderUrl::new(url)),
+            ..config(&anvil.url())
+        };
+        let tls = server.trusting.clone();
+        let mut provider = TestProvider::begin_with(&system, config, tls, NEVER).await;
+        provider.until(|status| status.subscribed).await;
+        anvil.mine(3).await;
+        told(&mut provider, 3).await;
+        provider.stop().await;
+    });
+}
+
+#[test]
 fn a_server_whose_certificate_is_not_trusted_gets_no_call() {
     let Some(anvil) = Anvil::start() else {
         return;
     };
     TestSystem::real_time(async |system| {
-        let server = Terminator::start(anvil.url()).await;
+        let server = Terminator::start(&anvil).await;
         let config = config(&format!("https://localhost:{}", server.port));
         let provider = TestProvider::begin(&system, config).await;
         let is_told = |status: &ProviderStatus| status.last_fault.is_some();
