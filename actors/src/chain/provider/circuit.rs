@@ -28,6 +28,8 @@ pub(super) struct Circuit {
     calls: VecDeque<(Instant, bool)>,
     /// When the next probe is due, while it is open.
     open_until: Option<Instant>,
+    /// When it was due before somebody could not wait for it.
+    hurried_from: Option<Instant>,
     /// How often it was opened since a probe succeeded.
     openings: u32,
 }
@@ -64,13 +66,26 @@ impl Circuit {
         opens
     }
 
+    /// Makes a probe due, if it is open. Returns whether it is.
+    pub(super) fn hurry(&mut self, now: Instant) -> bool {
+        if let Some(until) = self.open_until.filter(|until| *until > now) {
+            self.hurried_from = Some(until);
+            self.open_until = Some(now);
+        }
+        self.open_until.is_some()
+    }
+
     /// Records a probe of an open one.
     pub(super) fn probed(&mut self, failed: bool, now: Instant) {
-        if failed {
-            self.open(now);
-        } else {
-            self.openings = 0;
-            self.open_until = None;
+        let hurried_from = self.hurried_from.take().filter(|until| *until > now);
+        match (failed, hurried_from) {
+            // It was before its time, and changes nothing.
+            (true, Some(until)) => self.open_until = Some(until),
+            (true, None) => self.open(now),
+            (false, _) => {
+                self.openings = 0;
+                self.open_until = None;
+            }
         }
     }
 
@@ -81,6 +96,7 @@ impl Circuit {
         let longest = OPEN_MIN.saturating_mul(factor).min(OPEN_MAX);
         let wait = rand::rng().random_range(longest / 2..=longest);
         self.open_until = Some(now + wait);
+        self.hurried_from = None;
         self.calls.clear();
     }
 }
@@ -121,6 +137,25 @@ mod tests {
         let later = now + AGE_MAX + Duration::from_secs(1);
         assert!(!circuit.record(true, later));
         assert_eq!(circuit.open_until(), None);
+    }
+
+    #[test]
+    fn a_probe_before_its_time_closes_it_or_changes_nothing() {
+        let now = Instant::now();
+        let mut circuit = opened(now);
+        let until = circuit.open_until();
+        let soon = now + OPEN_MIN / 4;
+        for _ in 0..10 {
+            assert!(!circuit.wants_probe(soon));
+            assert!(circuit.hurry(soon) && circuit.hurry(soon));
+            assert!(circuit.wants_probe(soon));
+            circuit.probed(true, soon);
+            assert_eq!(circuit.open_until(), until);
+        }
+        assert!(circuit.hurry(soon));
+        circuit.probed(false, soon);
+        assert_eq!(circuit.open_until(), None);
+        assert!(!circuit.hurry(soon));
     }
 
     #[test]

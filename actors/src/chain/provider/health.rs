@@ -127,6 +127,7 @@ impl Health {
         };
         self.checks += 1;
         let mut state = shared.state();
+        state.checked_at = Some(Instant::now());
         if let Err(fault) = &result {
             state.last_fault = Some(fault.to_string());
             // For a call, an error of the provider's own may be the call's fault. For these it is not.

@@ -20,6 +20,9 @@ use crate::chain::methods::Weight;
 /// A provider that nobody asked about for so long is not looked after, until somebody does.
 pub(super) const IDLE_AFTER: Duration = Duration::from_secs(60);
 
+/// How often a provider that has failed is checked while no other one serves the chain.
+const HURRIED_EVERY: Duration = Duration::from_millis(250);
+
 /// A secret that is shorter could be a part of any text.
 const SECRET_MIN: usize = 6;
 
@@ -51,6 +54,8 @@ pub(super) struct State {
     /// Whether its WebSocket tells new blocks.
     pub(super) subscribed: bool,
     pub(super) used_at: Instant,
+    /// When the last check of it has ended.
+    pub(super) checked_at: Option<Instant>,
     pub(super) last_fault: Option<String>,
 }
 
@@ -103,6 +108,7 @@ impl Shared {
             gathers: false,
             subscribed: false,
             used_at: now,
+            checked_at: None,
             last_fault: None,
         };
         Self {
@@ -239,6 +245,19 @@ impl View for Arc<Shared> {
         drop(state);
         if was_idle {
             self.wake();
+        }
+    }
+
+    fn hurry(&self, now: Instant) {
+        let mut state = self.state();
+        let was_checked_at = state.checked_at;
+        if was_checked_at.is_some_and(|at| now.saturating_duration_since(at) < HURRIED_EVERY) {
+            return;
+        }
+        let is_wanted = state.circuit.hurry(now) || state.served != Served::Right;
+        drop(state);
+        if is_wanted {
+            self.woken.notify_one();
         }
     }
 

@@ -52,6 +52,10 @@ pub trait View: Send + Sync {
     /// Somebody wants to use it: it is looked after from now on.
     fn touch(&self, now: Instant);
 
+    /// Somebody needs it, since no other provider serves the chain: if it is not used because it has failed, it is checked
+    /// soon.
+    fn hurry(&self, now: Instant);
+
     /// What is known of it. It is not looked after because of that.
     fn glance(&self, now: Instant) -> Glance;
 

@@ -284,6 +284,9 @@ impl Serving {
                 Err(reason) => reasons.push((Arc::clone(&upstream.name), reason)),
             }
         }
+        if candidates.iter().all(|it| it.is_stalled) {
+            self.upstreams.iter().for_each(|it| it.view.hurry(now));
+        }
         if candidates.is_empty() {
             return Err(Unusable::new(reasons, now));
         }
@@ -418,7 +421,9 @@ impl Unused {
     fn passes_until(&self, limit: Instant) -> bool {
         match self {
             Self::Unchecked | Self::Full | Self::Behind { .. } | Self::OtherBranch => true,
-            Self::CircuitOpen { until } | Self::Throttled { until } => *until <= limit,
+            // It is probed soon.
+            Self::CircuitOpen { .. } => true,
+            Self::Throttled { until } => *until <= limit,
             Self::Drained | Self::WrongChain { .. } | Self::Syncing => false,
             Self::Unsupported | Self::Pruned => false,
         }

@@ -59,6 +59,29 @@ fn another_provider_answers_whatever_one_does_wrong() {
 }
 
 #[test]
+fn the_only_provider_is_probed_often_while_it_is_needed() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start(&system, &node, 1).await;
+        chain.proxies[0].set(RpcFault::Status(503));
+        let call = || chain.ask("eth_getBalance", json!([ACCOUNT, "pending"]));
+        let before = chain.proxies[0].calls("eth_chainId");
+        // At its own pace there are no more than five in this time.
+        wait_for_async(Duration::from_secs(15), async || {
+            call().await.unwrap_err();
+            let probes = chain.proxies[0].calls("eth_chainId") - before;
+            (probes > 10).then_some(()).ok_or(probes)
+        })
+        .await;
+        chain.proxies[0].clear();
+        wait_for_async(LONG, async || call().await.map(drop)).await;
+        chain.stop().await;
+    });
+}
+
+#[test]
 fn a_provider_that_stops_answering_is_left_within_its_time_limit() {
     let Some(node) = Anvil::start() else {
         return;
