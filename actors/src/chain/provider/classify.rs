@@ -3,6 +3,9 @@
 //! Providers agree neither on codes nor on words, and most errors have the code -32000. So the words decide, then the
 //! code. An error that nothing is known of counts as the provider's: then another one is asked, and if that fails too, the
 //! caller gets the error.
+//!
+//! Nodes quote what a caller has sent. Words that the call itself contains say nothing of the provider: otherwise a caller could
+//! have all providers of a chain taken for throttling or pruned.
 
 #[cfg(test)]
 mod tests;
@@ -101,6 +104,30 @@ fn has(text: &str, words: &[&str]) -> bool {
     words.iter().any(|word| text.contains(word))
 }
 
+/// A call whose error is read.
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) method: &'a str,
+    pub(super) params: &'a [u8],
+}
+
+impl Request<'_> {
+    /// Whether a node that quotes the call says this word. What is escaped is not read, and may be any word.
+    fn says(self, word: &str) -> bool {
+        let has = |text: &[u8]| {
+            let mut parts = text.windows(word.len());
+            parts.any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
+        };
+        self.params.contains(&b'\\') || has(self.method.as_bytes()) || has(self.params)
+    }
+
+    /// Whether `text` has one of the words, and not from the call.
+    fn is_told(self, text: &str, words: &[&str]) -> bool {
+        let mut found = words.iter().filter(|word| text.contains(**word));
+        found.any(|word| !self.says(word))
+    }
+}
+
 /// Whether calls of this method search a range of blocks.
 fn searches(method: &str) -> bool {
     matches!(
@@ -109,16 +136,22 @@ fn searches(method: &str) -> bool {
     )
 }
 
-/// What `error`, the text of an error object, means for a call of `method`.
-pub(super) fn classify(method: &str, error: &str) -> Classified {
+/// What `error`, the text of an error object, means for a call.
+pub(super) fn classify(request: Request<'_>, error: &str) -> Classified {
     use ErrorKind::{Behind, Internal, Pruned, Range, Unsupported};
     let Ok(object) = serde_json::from_str::<ErrorObject<'_>>(error) else {
         return Classified::new(Meaning::Provider(Internal));
     };
     let (code, text) = (object.code(), object.text());
     let text = text.as_str();
-    if searches(method)
-        && has(text, RANGE)
+    let is_told = |words: &[&str]| request.is_told(text, words);
+    let is_of_range = || {
+        let both = ["block", "range"];
+        is_told(RANGE) || (both.iter().all(|word| is_told(&[word]))) || text == "limit exceeded"
+    };
+    if searches(request.method)
+        && is_of_range()
+        && !is_told(THROTTLED)
         && !has(text, WRONG_SEARCH)
         && !has(text, BEHIND)
         && code != 3
@@ -131,19 +164,21 @@ pub(super) fn classify(method: &str, error: &str) -> Classified {
     let throttled = || Meaning::Throttled {
         retry_after: retry_after(text),
     };
-    let is_not_offered = has(text, OFFERS) && has(text, NOT);
+    let is_not_offered = is_told(OFFERS) && has(text, NOT);
     let meaning = match code {
-        3 | -32003 | -32010 | -32015 if !has(text, PRUNED) => Meaning::Caller,
+        3 | -32015 if !is_told(PRUNED) => Meaning::Caller,
         _ if has(text, EXECUTION) || has(text, TRANSACTION) => Meaning::Caller,
         429 | -32005 | -32016 | -32029 => throttled(),
-        _ if has(text, THROTTLED) => throttled(),
+        _ if is_told(THROTTLED) => throttled(),
         4444 => Meaning::Provider(Pruned),
-        _ if has(text, PRUNED) => Meaning::Provider(Pruned),
-        -32601 | -32004 | 4200 => Meaning::Provider(Unsupported),
-        _ if has(text, ACCESS) => Meaning::Provider(Internal),
-        _ if is_not_offered || has(text, PLANS) => Meaning::Provider(Unsupported),
+        _ if is_told(PRUNED) => Meaning::Provider(Pruned),
+        // Of a transaction, if nothing else is said.
+        -32003 | -32010 => Meaning::Caller,
+        -32601 | 4200 => Meaning::Provider(Unsupported),
+        _ if is_told(ACCESS) => Meaning::Provider(Internal),
+        _ if is_not_offered || is_told(PLANS) => Meaning::Provider(Unsupported),
         -32001 => Meaning::Provider(Behind),
-        _ if has(text, BEHIND) => Meaning::Provider(Behind),
+        _ if is_told(BEHIND) => Meaning::Provider(Behind),
         -32602 | -32600 => Meaning::Caller,
         // The request was written here, and is valid JSON.
         -32603 | -32700 | -32002 => Meaning::Provider(Internal),

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::time::Instant;
 
-use super::classify::{Meaning, classify, refuses_batches};
+use super::classify::{Meaning, Request, classify, refuses_batches};
 use super::fault::{ErrorKind, Fault};
 use super::figures::Class;
 use super::served_chain::{ensure_chain, number};
@@ -72,13 +72,14 @@ async fn request(
     let body = write(first_id, calls.iter().map(|call| parts(call)));
     let answered = async {
         let answer = transport.post(body, shared.config.timeout).await?;
+        let status = answer.status;
         let answers = answers(answer, first_id, calls.len()).await?;
         // What came over a connection that the provider has not told its chain over may be of another chain.
         ensure_chain(shared, transport, false).await?;
-        Ok(answers)
+        Ok((answers, status))
     };
-    let answers = match answered.await {
-        Ok(answers) => answers,
+    let (answers, status) = match answered.await {
+        Ok(answered) => answered,
         Err(Fault::Status(status)) if calls.len() > 1 && may_refuse_batches(status) => {
             sent.refused_batch(status == 413);
             return None;
@@ -94,7 +95,13 @@ async fn request(
             .iter()
             .zip(members)
             .map(|(call, member)| match member {
-                Some(member) => shared.outcome(&call.method, member),
+                Some(member) => match shared.outcome(request_of(call), member) {
+                    // The key is wrong, whatever else is said.
+                    Ok(Outcome::Error(_)) if matches!(status, 401..=403) => {
+                        Err(Fault::Status(status))
+                    }
+                    result => result,
+                },
                 None => Err(Fault::NotRpc("an answer is missing")),
             })
             .collect(),
@@ -113,7 +120,7 @@ async fn request(
                     kind: ErrorKind::Internal,
                     error: error.clone(),
                 });
-                match shared.outcome(&call.method, member) {
+                match shared.outcome(request_of(call), member) {
                     Ok(_) => whole,
                     fault => fault,
                 }
@@ -123,6 +130,11 @@ async fn request(
     };
     sent.record(&results, None);
     Some(results)
+}
+
+fn request_of(call: &Call) -> Request<'_> {
+    let (method, params) = parts(call);
+    Request { method, params }
 }
 
 /// Statuses with which servers refuse batches.
@@ -168,13 +180,13 @@ fn is_error(answers: &Answers) -> bool {
 
 impl Shared {
     /// What an answer means for its caller.
-    pub(super) fn outcome(&self, method: &str, member: Member) -> CallResult {
+    pub(super) fn outcome(&self, request: Request<'_>, member: Member) -> CallResult {
         let error = match member {
             Member::Result(result) => return Ok(Outcome::Result(result)),
             Member::Error(error) => error,
         };
         // The text is JSON, so it is UTF-8.
-        let classified = classify(method, std::str::from_utf8(&error).unwrap_or_default());
+        let classified = classify(request, std::str::from_utf8(&error).unwrap_or_default());
         let error = match contains_any(&error, &self.secrets) {
             true => Bytes::from_static(HIDDEN),
             false => error,
@@ -263,7 +275,7 @@ impl<'a> Sent<'a> {
             None if results.iter().any(Result::is_ok) => Some(false),
             None => results
                 .iter()
-                .any(|result| matches!(result, Err(Fault::NotRpc(_))))
+                .any(|result| matches!(result, Err(Fault::NotRpc(_) | Fault::Status(_))))
                 .then_some(true),
         };
         if failure == Some(false) {

@@ -1,5 +1,5 @@
 //! What a provider was found not to have: methods, old states, long searches, batches. All of it is forgotten after an
-//! hour, since providers and plans change.
+//! hour, since providers and plans change, and a new state that was missing after half a minute.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,6 +9,10 @@ use tokio::time::Instant;
 
 /// How long something learned holds.
 const HOLDS: Duration = Duration::from_secs(3600);
+
+/// How long it holds that a state is missing that all nodes have: of so many newest blocks.
+const NEW_STATE_HOLDS: Duration = Duration::from_secs(30);
+const NEW_STATES: u64 = 128;
 
 /// The most methods that are remembered. The oldest is forgotten for a new one.
 const METHODS_MAX: usize = 64;
@@ -36,6 +40,8 @@ pub(super) struct Learned {
     unsupported: Vec<(Arc<str>, Instant)>,
     /// How far behind the newest block a state was found missing: a provider that prunes goes with the newest block.
     missing_depth: Option<Held<u64>>,
+    /// The same for a block that is so new that no provider prunes it.
+    new_state_missing: Option<Held<u64>>,
     logs_range_max: Option<Held<u64>>,
     batch_max: Option<Held<u32>>,
 }
@@ -73,19 +79,24 @@ impl Learned {
 
     /// The state of `block` was missing when `head` was the newest block.
     pub(super) fn missing_state(&mut self, block: u64, head: u64, now: Instant) {
-        let depth = head.saturating_sub(block);
-        let known = Held::get(self.missing_depth.as_ref(), now);
-        if known.is_none_or(|known| depth <= known) {
-            self.missing_depth = Some(Held {
-                value: depth,
-                since: now,
-            });
+        let value = head.saturating_sub(block);
+        let missing = Some(Held { value, since: now });
+        if value < NEW_STATES {
+            self.new_state_missing = missing;
+        } else if Held::get(self.missing_depth.as_ref(), now).is_none_or(|known| value <= known) {
+            self.missing_depth = missing;
         }
     }
 
     /// The oldest block whose state may be there, when `head` is the newest one.
     pub(super) fn oldest_state(&self, head: u64, now: Instant) -> Option<u64> {
-        let depth = Held::get(self.missing_depth.as_ref(), now)?;
+        let is_held =
+            |held: &&Held<u64>| now.saturating_duration_since(held.since) < NEW_STATE_HOLDS;
+        let new = self.new_state_missing.as_ref().filter(is_held);
+        let depth = match new {
+            Some(held) => held.value,
+            None => Held::get(self.missing_depth.as_ref(), now)?,
+        };
         Some(head.saturating_sub(depth) + 1)
     }
 
@@ -156,6 +167,9 @@ mod tests {
         assert_eq!(learned.oldest_state(1000, now), Some(501), "known already");
         learned.missing_state(870, 1000, now);
         assert_eq!(learned.oldest_state(1000, now), Some(871));
+        learned.missing_state(998, 1000, now);
+        assert_eq!(learned.oldest_state(1000, now), Some(999));
+        assert_eq!(learned.oldest_state(1000, now + NEW_STATE_HOLDS), Some(871));
         assert_eq!(learned.oldest_state(1000, now + HOLDS), None);
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::classify::Request;
 use super::exchange::answers;
 use super::fault::{Fault, Unused};
 use super::shared::{Served, Shared};
@@ -78,7 +79,11 @@ pub(super) async fn ask_number(
     let found = match each.pop().flatten() {
         Some(Member::Result(text)) => number(&text),
         Some(error) => {
-            shared.outcome(method, error)?;
+            let request = Request {
+                method,
+                params: b"",
+            };
+            shared.outcome(request, error)?;
             None
         }
         None => None,

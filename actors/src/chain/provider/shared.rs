@@ -282,7 +282,6 @@ impl View for Arc<Shared> {
             in_flight: state.calls,
             head: state.head,
             oldest_state: state.oldest_state(now),
-            logs_range_max: state.logs_range_max(&self.config, now),
         })
     }
 }

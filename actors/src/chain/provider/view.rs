@@ -34,8 +34,6 @@ pub struct Standing {
     pub head: Option<Head>,
     /// The oldest block whose state it is known to have. `None` while it was never found lacking.
     pub oldest_state: Option<u64>,
-    /// The most blocks of one `eth_getLogs`, as the settings say or as the provider has said.
-    pub logs_range_max: Option<u64>,
 }
 
 /// What is known of a provider whether or not somebody wants to use it.

@@ -30,6 +30,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The same, for one that may do better than those that had the call.
 const PATIENCE_FOR_BETTER: Duration = Duration::from_secs(1);
+/// How often a provider may lack a block that is there, beside the attempts that a call has.
+const BEHIND_MAX: u32 = 8;
 /// How often it looks for one.
 const PATIENCE_STEP: Duration = Duration::from_millis(10);
 
@@ -70,6 +72,10 @@ struct Attempts {
     /// The kind of error that it is.
     second_best_kind: Option<ErrorKind>,
     last: Option<Fault>,
+    /// Providers that did not have a block that is there.
+    behind: u32,
+    /// Whether a provider does not know what was asked for.
+    is_unknown: bool,
     /// Whether one of those that had it may do better a little later.
     may_pass: bool,
     pause: Duration,
@@ -214,6 +220,9 @@ impl Serving {
                 Ok(next) => return Ok(Some(next)),
                 Err(unusable) => unusable,
             };
+            if attempts.is_unknown {
+                return Ok(None);
+            }
             let now = Instant::now();
             if attempts.asked == 0 {
                 // If others have waited in vain for long, this call need not wait as well.
@@ -331,6 +340,8 @@ impl Attempts {
             second_best: None,
             second_best_kind: None,
             last: None,
+            behind: 0,
+            is_unknown: false,
             may_pass: false,
             pause: PAUSE_MIN,
         }
@@ -350,11 +361,30 @@ impl Attempts {
                 self.second_best = Some(Outcome::Result(text));
                 self.second_best_kind = None;
                 self.may_pass = true;
+                self.count_behind();
+                return None;
+            }
+            Ok(Outcome::Result(text))
+                if needs.may_be_elsewhere && &*text == b"null" && !self.is_unknown =>
+            {
+                self.second_best = Some(Outcome::Result(text));
+                self.second_best_kind = None;
+                self.is_unknown = true;
                 return None;
             }
             Ok(outcome) => return Some(outcome),
             Err(fault) => fault,
         };
+        if matches!(
+            &fault,
+            Fault::Error {
+                kind: ErrorKind::Behind,
+                ..
+            }
+        ) && needs.head_min.is_some()
+        {
+            self.count_behind();
+        }
         // That a range is too large says more than what others say.
         if let Fault::Error { kind, error } = &fault
             && (self.second_best.is_none() || *kind == ErrorKind::Range)
@@ -365,6 +395,14 @@ impl Attempts {
         self.may_pass |= is_passing(&fault);
         self.last = Some(fault);
         None
+    }
+
+    /// A node behind the provider's URL lacks a block that another one has told. The attempt does not count, a few times.
+    fn count_behind(&mut self) {
+        if self.behind < BEHIND_MAX {
+            self.behind += 1;
+            self.asked = self.asked.saturating_sub(1).max(1);
+        }
     }
 
     /// What the call ends with if nobody has answered it.

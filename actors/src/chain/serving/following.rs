@@ -213,7 +213,7 @@ impl Serving {
 
     pub(super) async fn block(&self, method: &str, params: String) -> Option<Block> {
         let call = Arc::new(Call::new(method, params));
-        match self.ask(&call, Instant::now() + WITHIN).await.ok()? {
+        match self.ask(&call, None, Instant::now() + WITHIN).await.ok()? {
             Outcome::Result(text) => Block::read(&text),
             Outcome::Error(_) => None,
         }

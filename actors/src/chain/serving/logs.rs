@@ -1,11 +1,12 @@
 //! `eth_getLogs`: ranges of blocks that providers refuse are split, and the parts are put together in order.
 //!
 //! Providers differ in how many blocks and how many logs they search at once, and few say so in the same words. So a range
-//! that all of them refuse is halved until they take it. What they took is remembered, and later ranges are split before
-//! they are sent.
+//! that all of them refuse is halved until they take it, and the parts after it grow again: blocks may be crowded in one place
+//! only. The next search begins with what they took.
 //!
 //! Many logs go to a caller that takes them in parts while the rest is searched: then no more than a few parts are held.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,6 +35,8 @@ use crate::kernel::reserved_bytes;
 const AT_ONCE: usize = 4;
 /// The same while logs are sent, which wait for their reader.
 const AT_ONCE_STREAMED: usize = 2;
+/// How many parts are taken before more blocks are asked for where so many were refused.
+const TAKEN_BEFORE_MORE: u32 = 4;
 /// The blocks of a part before any provider has refused one.
 const BLOCKS_AT_FIRST: u64 = 10_000;
 /// Logs of more bytes are sent while others are searched. What is less comes whole, so that an error can take its place.
@@ -62,6 +65,68 @@ impl Blocks {
             let last = first.saturating_add(step - 1).min(self.last);
             Self { first, last }
         })
+    }
+
+    /// The first so many blocks, and the rest.
+    fn split_first(self, blocks_max: u64) -> (Self, Option<Self>) {
+        let last = self.first.saturating_add(blocks_max.max(1) - 1);
+        if last >= self.last {
+            return (self, None);
+        }
+        let first = Self { last, ..self };
+        let rest = Self {
+            first: last + 1,
+            ..self
+        };
+        (first, Some(rest))
+    }
+}
+
+/// How many blocks the parts of a search have.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    blocks: u64,
+    blocks_max: u64,
+    /// So many were refused.
+    refused: Option<u64>,
+    /// Parts of that size that were taken since it last changed.
+    taken: u32,
+    /// The most blocks that were taken at once.
+    most_taken: u64,
+}
+
+impl Step {
+    fn new(blocks: u64, blocks_max: u64) -> Self {
+        Self {
+            blocks: blocks.min(blocks_max),
+            blocks_max,
+            refused: None,
+            taken: 0,
+            most_taken: 0,
+        }
+    }
+
+    /// A part of so many blocks was searched. Parts are doubled; where so many blocks were refused, not at once.
+    fn take(&mut self, count: u64) {
+        self.most_taken = self.most_taken.max(count);
+        if count < self.blocks {
+            return;
+        }
+        self.taken += 1;
+        let more = self.blocks.saturating_mul(2).min(self.blocks_max);
+        let was_refused = self.refused.is_some_and(|refused| more >= refused);
+        if !was_refused || self.taken >= TAKEN_BEFORE_MORE {
+            self.refused = self.refused.filter(|_| !was_refused);
+            self.blocks = more;
+            self.taken = 0;
+        }
+    }
+
+    /// A part of so many blocks was refused.
+    fn refuse(&mut self, count: u64) {
+        self.refused = Some(self.refused.map_or(count, |refused| refused.min(count)));
+        self.blocks = self.blocks.min(count.div_ceil(2));
+        self.taken = 0;
     }
 }
 
@@ -288,27 +353,36 @@ impl Serving {
         results: &mut Results<'_>,
     ) -> Result<Option<Bytes>, ChainError> {
         let mut reorgs_seen = self.filters.borrow().reorgs().count();
-        let all = || {
-            search
-                .blocks
-                .split(self.logs_blocks.get())
-                .map(Part::Unsearched)
-        };
-        let mut left: VecDeque<_> = all().collect();
+        let step = Step::new(self.logs_blocks.get(), blocks_at_first(&self.config));
+        let step = Cell::new(step);
+        let mut left = VecDeque::from([Part::Unsearched(search.blocks)]);
         let mut searched_to = None;
         let mut at_once = AT_ONCE;
         while !left.is_empty() {
             // Logs of two branches are no answer. First what was searched before, then what is searched now.
             let mut is_reorganised = self.is_reorganised(&mut reorgs_seen, searched_to);
-            let wave: Vec<_> = left.drain(..left.len().min(at_once)).collect();
-            for part in &wave {
-                if let Part::Unsearched(blocks) = part {
-                    searched_to = searched_to.max(Some(blocks.last));
-                }
+            let mut wave = Vec::new();
+            while wave.len() < at_once
+                && let Some(part) = left.pop_front()
+            {
+                wave.push(match part {
+                    Part::Unsearched(blocks) => {
+                        let (blocks, rest) = blocks.split_first(step.get().blocks);
+                        if let Some(rest) = rest {
+                            left.push_front(Part::Unsearched(rest));
+                        }
+                        searched_to = searched_to.max(Some(blocks.last));
+                        Part::Unsearched(blocks)
+                    }
+                    found => found,
+                });
             }
+            let step = &step;
             let searched = wave.into_iter().map(|part| async move {
                 match part {
-                    Part::Unsearched(blocks) => self.search_part(search, blocks, deadline).await,
+                    Part::Unsearched(blocks) => {
+                        self.search_part(search, blocks, &step, deadline).await
+                    }
                     part => Ok(Ok(vec![part])),
                 }
             });
@@ -337,7 +411,7 @@ impl Serving {
                     return Err(ChainError::Reorganised);
                 }
                 (results.waiting, results.bytes) = (Vec::new(), 0);
-                left = all().collect();
+                left = VecDeque::from([Part::Unsearched(search.blocks)]);
                 searched_to = None;
                 continue;
             }
@@ -363,6 +437,14 @@ impl Serving {
                 deadline = Instant::now() + step_within;
             }
         }
+        let Step {
+            refused,
+            most_taken,
+            ..
+        } = step.get();
+        if refused.is_some() || most_taken > self.logs_blocks.get() {
+            self.logs_blocks.set(most_taken.max(1));
+        }
         Ok(None)
     }
 
@@ -381,6 +463,7 @@ impl Serving {
         self: &Rc<Self>,
         search: &Search<'_>,
         blocks: Blocks,
+        step: &Cell<Step>,
         deadline: Instant,
     ) -> Result<Result<Vec<Part>, Unsearchable>, ChainError> {
         let call = Arc::new(Call {
@@ -409,19 +492,20 @@ impl Serving {
         };
         match answer.outcome {
             Outcome::Result(logs) => {
-                if blocks.count() >= self.logs_blocks.get() {
-                    // What was refused may have been one crowded range.
-                    let more = self.logs_blocks.get().saturating_mul(2);
-                    self.logs_blocks
-                        .set(more.min(blocks_at_first(&self.config)));
-                }
+                step.update(|mut step| {
+                    step.take(blocks.count());
+                    step
+                });
                 Ok(Ok(vec![Part::Found(logs)]))
             }
             Outcome::Error(_) if answer.fault == Some(ErrorKind::Range) && blocks.count() > 1 => {
                 metrics::split(&self.config.name);
-                let half = blocks.count().div_ceil(2);
-                self.logs_blocks.set(self.logs_blocks.get().min(half));
-                Ok(Ok(blocks.split(half).map(Part::Unsearched).collect()))
+                step.update(|mut step| {
+                    step.refuse(blocks.count());
+                    step
+                });
+                let halves = blocks.split(blocks.count().div_ceil(2));
+                Ok(Ok(halves.map(Part::Unsearched).collect()))
             }
             Outcome::Error(error) => Ok(Err(Unsearchable::Error(error))),
         }
@@ -570,6 +654,53 @@ mod tests {
         }
     }
 
+    /// How many requests a search of so many blocks takes, of a provider that takes parts that `is_taken` says, and how many
+    /// blocks it has taken at once.
+    fn requests(blocks: u64, at_first: u64, is_taken: impl Fn(Blocks) -> bool) -> (u64, u64) {
+        let mut step = Step::new(at_first, BLOCKS_AT_FIRST);
+        let last = blocks - 1;
+        let mut left = VecDeque::from([Blocks { first: 0, last }]);
+        let mut requests = 0;
+        while let Some(part) = left.pop_front() {
+            let (part, rest) = part.split_first(step.blocks);
+            if let Some(rest) = rest {
+                left.push_front(rest);
+            }
+            requests += 1;
+            if is_taken(part) {
+                step.take(part.count());
+            } else {
+                step.refuse(part.count());
+                let halves: Vec<_> = part.split(part.count().div_ceil(2)).collect();
+                halves
+                    .into_iter()
+                    .rev()
+                    .for_each(|half| left.push_front(half));
+            }
+        }
+        (requests, step.most_taken)
+    }
+
+    #[test]
+    fn parts_are_as_large_as_providers_take_them_and_small_only_where_they_must_be() {
+        // A provider that searches up to 1,000 blocks at once.
+        let is_short = |part: Blocks| part.count() <= 1000;
+        let (first, taken) = requests(100_000, BLOCKS_AT_FIRST, is_short);
+        assert!(first < 300 && taken > 500, "{first} {taken}");
+        let (second, _) = requests(100_000, taken, is_short);
+        assert!(second <= first, "{second}");
+        // One block in the middle is crowded, and must be searched alone.
+        let is_sparse =
+            |part: Blocks| part.count() == 1 || !(part.first..=part.last).contains(&2500);
+        let (crowded, _) = requests(5000, BLOCKS_AT_FIRST, is_sparse);
+        assert!(crowded < 60, "{crowded}");
+        // After a search of crowded blocks only.
+        let (after, _) = requests(5000, 1, |_| true);
+        assert!(after < 15, "{after}");
+        let (whole, taken) = requests(5000, BLOCKS_AT_FIRST, |_| true);
+        assert_eq!((whole, taken), (1, 5000));
+    }
+
     #[test]
     fn members_are_those_between_the_brackets() {
         for (array, expected) in [("[]", ""), (" [ ] ", ""), ("[1, 2]", "1, 2"), ("null", "")] {
@@ -578,6 +709,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_first_blocks_and_the_rest_are_all(first in any::<u64>(), count in 1..100_000u64, step in 0..5000u64) {
+            let last = first.saturating_add(count - 1);
+            let whole = Blocks { first, last };
+            let (part, rest) = whole.split_first(step);
+            prop_assert_eq!(part.first, first);
+            prop_assert!(part.count() <= step.max(1));
+            match rest {
+                Some(rest) => prop_assert_eq!((part.last + 1, last), (rest.first, rest.last)),
+                None => prop_assert_eq!(part, whole),
+            }
+        }
+
         #[test]
         fn parts_cover_every_block_once(first in any::<u64>(), count in 1..100_000u64, step in 0..5000u64) {
             let last = first.saturating_add(count - 1);

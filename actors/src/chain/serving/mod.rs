@@ -67,7 +67,7 @@ pub(super) struct Serving {
     /// Since when no provider could be used, if that is so.
     unusable_since: Cell<Option<Instant>>,
     hedges: HedgeBudget,
-    /// How many blocks one search for logs has at most, as providers have shown.
+    /// How many blocks providers have searched at once lately.
     logs_blocks: Cell<u64>,
     heads: RefCell<Heads>,
     /// How many blocks after the agreed head an answer may reveal: a provider that errs must not hold up calls.
@@ -105,6 +105,8 @@ pub(super) struct Needs {
     pub(super) any_branch: bool,
     /// Whether what is asked for exists, so that `null` means that the provider does not have it.
     pub(super) must_exist: bool,
+    /// Whether another provider may know what one does not, as an old transaction that is not in its index.
+    pub(super) may_be_elsewhere: bool,
 }
 
 impl Needs {
@@ -209,15 +211,17 @@ impl Serving {
         self.config.block_time
     }
 
-    /// Asks on behalf of the gateway itself, for something that exists: any provider that has it.
+    /// Asks on behalf of the gateway itself, for something that exists: any provider that has it, and the block `head_min`.
     pub(super) async fn ask(
         &self,
         call: &Arc<Call>,
+        head_min: Option<u64>,
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
         let method = Method::of(&call.method);
         let needs = Needs {
             must_exist: true,
+            head_min,
             ..Needs::default()
         };
         let answer = self.attempt(call, method, &needs, deadline).await?;

@@ -166,6 +166,7 @@ impl Serving {
                 needs.head_min = None;
                 needs.any_branch = true;
             }
+            Effect::Reads(Depends::Hash) => needs.may_be_elsewhere = true,
             Effect::Reads(_) => {}
             _ => return (call, Reading::default()),
         }

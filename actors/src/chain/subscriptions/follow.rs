@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 
@@ -24,6 +25,9 @@ const WITHIN: Duration = Duration::from_secs(10);
 const LOOK_MIN: Duration = Duration::from_millis(50);
 const LOOK_MAX: Duration = Duration::from_secs(1);
 
+/// How often the logs of a block are asked for, before subscribers are told that they are missing.
+const LOGS_TRIES: u32 = 4;
+
 /// What of a block its header does not have.
 const NOT_IN_HEADER: &[&str] = &[
     "transactions",
@@ -38,6 +42,16 @@ struct Fresh {
     block: Block,
     /// The text of its header.
     header: Vec<u8>,
+    /// Whether its header says that it has logs.
+    has_logs: bool,
+}
+
+/// Why the logs of a block are not known.
+enum Missing {
+    /// No provider gives them.
+    Refused,
+    /// There are none, which the header denies. A provider that lacks the block says the same.
+    Denied,
 }
 
 /// Follows the blocks as long as somebody subscribes to them.
@@ -124,12 +138,24 @@ impl Hub {
         }
         while let Some(fresh) = blocks.pop() {
             let logs = match self.has(Subscribers::want_logs) {
-                true => match self.logs(&fresh.block).await {
-                    Some(logs) => logs,
-                    // The next look tells this block.
-                    None => return,
-                },
-                false => Bytes::from_static(b"[]"),
+                true => self.logs(&fresh).await,
+                false => Ok(Vec::new()),
+            };
+            let logs = match logs {
+                Ok(logs) => logs,
+                // The next look tells this block.
+                Err(_) if trail.may_try_again(fresh.block.hash, LOGS_TRIES) => return,
+                // Some chains fill the field with anything.
+                Err(Missing::Denied) => Vec::new(),
+                Err(Missing::Refused) => {
+                    tracing::warn!(
+                        chain = self.serving.name(),
+                        block = fresh.block.number,
+                        "no provider gives the logs of a block: subscribers to logs are disconnected"
+                    );
+                    self.tell_gap(|topic| matches!(topic, Topic::Logs(_)));
+                    Vec::new()
+                }
             };
             let mut round = self.round();
             round.tell(fresh.header, Event::Head).await;
@@ -141,9 +167,10 @@ impl Hub {
         }
     }
 
-    async fn ask(&self, method: &str, params: String) -> Option<Bytes> {
+    async fn ask(&self, method: &str, params: String, head_min: Option<u64>) -> Option<Bytes> {
         let call = Arc::new(Call::new(method, params));
-        let answer = self.serving.ask(&call, Instant::now() + WITHIN).await;
+        let deadline = Instant::now() + WITHIN;
+        let answer = self.serving.ask(&call, head_min, deadline).await;
         match answer {
             Ok(Outcome::Result(text)) => Some(text),
             Ok(Outcome::Error(_)) | Err(_) => None,
@@ -153,25 +180,54 @@ impl Hub {
     /// The block with this hash.
     async fn block(&self, hash: BlockHash) -> Option<Fresh> {
         let params = format!("[\"{hash}\",false]");
-        let text = self.ask("eth_getBlockByHash", params).await?;
+        let text = self.ask("eth_getBlockByHash", params, None).await?;
         Fresh::read(&text)
     }
 
-    /// The logs of a block.
-    async fn logs(&self, block: &Block) -> Option<Bytes> {
-        let params = format!("[{{\"blockHash\":\"{}\"}}]", block.hash);
-        let text = self.ask("eth_getLogs", params).await?;
-        let is_list = serde_json::from_slice::<Vec<&RawValue>>(&text).is_ok();
-        is_list.then_some(text)
+    /// The logs of a block: from its receipts, if they are too many for a search.
+    async fn logs(&self, fresh: &Fresh) -> Result<Vec<Bytes>, Missing> {
+        let Block { hash, number, .. } = fresh.block;
+        let searched = format!("[{{\"blockHash\":\"{hash}\"}}]");
+        let searched = self.ask("eth_getLogs", searched, Some(number)).await;
+        let searched = searched.and_then(|text| members(&text));
+        let is_believed = |logs: &Vec<Bytes>| !logs.is_empty() || !fresh.has_logs;
+        if let Some(logs) = searched.filter(is_believed) {
+            return Ok(logs);
+        }
+        let receipts = format!("[\"{hash}\"]");
+        let receipts = self.ask("eth_getBlockReceipts", receipts, Some(number));
+        match receipts.await.and_then(|text| logs_of_receipts(&text)) {
+            Some(logs) if is_believed(&logs) => Ok(logs),
+            Some(_) => Err(Missing::Denied),
+            None => Err(Missing::Refused),
+        }
     }
 }
 
+/// The texts of the members of a list.
+fn members(list: &Bytes) -> Option<Vec<Bytes>> {
+    let members: Vec<&RawValue> = serde_json::from_slice(list).ok()?;
+    let member = |member: &&RawValue| list.slice_ref(member.get().as_bytes());
+    Some(members.iter().map(member).collect())
+}
+
+/// The texts of the logs of a list of receipts.
+fn logs_of_receipts(list: &Bytes) -> Option<Vec<Bytes>> {
+    #[derive(Deserialize)]
+    struct Receipt<'a> {
+        #[serde(borrow)]
+        logs: Vec<&'a RawValue>,
+    }
+    let receipts: Vec<Receipt<'_>> = serde_json::from_slice(list).ok()?;
+    let logs = receipts.iter().flat_map(|receipt| &receipt.logs);
+    let log = |log: &&RawValue| list.slice_ref(log.get().as_bytes());
+    Some(logs.map(log).collect())
+}
+
 /// Tells the logs of a block. Returns the texts of those that somebody was told: only they can be taken back later.
-async fn tell_logs(round: &mut Round<'_>, logs: &[u8]) -> Rc<[Bytes]> {
-    let logs: Vec<&RawValue> = serde_json::from_slice(logs).unwrap_or_default();
+async fn tell_logs(round: &mut Round<'_>, logs: &[Bytes]) -> Rc<[Bytes]> {
     let mut told = Vec::new();
     for log in logs {
-        let log = log.get().as_bytes();
         if let Some(head) = LogHead::read(log)
             && round.concerns(Event::Log(&head)).await
         {
@@ -193,9 +249,19 @@ impl Fresh {
     fn read(text: &[u8]) -> Option<Self> {
         let block = Block::read(text)?;
         let mut members: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(text).ok()?;
+        let bloom = members.get("logsBloom").map_or("", |bloom| bloom.get());
+        let digits = bloom.strip_prefix("\"0x").unwrap_or_default();
+        let has_logs = digits
+            .trim_end_matches('"')
+            .bytes()
+            .any(|digit| digit != b'0');
         members.retain(|name, _| !NOT_IN_HEADER.contains(&&**name));
         let header = serde_json::to_vec(&members).ok()?;
-        Some(Self { block, header })
+        Some(Self {
+            block,
+            header,
+            has_logs,
+        })
     }
 }
 
@@ -226,7 +292,27 @@ mod tests {
         let read = Fresh::read(format!("{{{rest},{places}}}").as_bytes()).unwrap();
         assert_eq!(read.header, format!("{{{places}}}").into_bytes());
         assert_eq!(read.block.number, 31);
+        assert!(!read.has_logs);
+        for (bloom, expected) in [
+            ("null", false),
+            ("\"0x\"", false),
+            ("\"0x00\"", false),
+            ("\"0x020\"", true),
+        ] {
+            let text = format!("{{\"logsBloom\":{bloom},{places}}}");
+            let read = Fresh::read(text.as_bytes()).unwrap();
+            assert_eq!(read.has_logs, expected, "{bloom}");
+        }
         assert!(Fresh::read(b"null").is_none());
+    }
+
+    #[test]
+    fn logs_are_found_in_receipts() {
+        let receipts = br#"[{"a":1,"logs":[{"b":1},{"b":2}]},{"logs":[]},{"logs":[{"b":3}]}]"#;
+        let logs = logs_of_receipts(&Bytes::from_static(receipts));
+        let expected = [r#"{"b":1}"#, r#"{"b":2}"#, r#"{"b":3}"#].map(Bytes::from);
+        assert_eq!(logs.unwrap(), expected);
+        assert_eq!(logs_of_receipts(&Bytes::from_static(b"null")), None);
     }
 
     #[test]

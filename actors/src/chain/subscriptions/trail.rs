@@ -32,34 +32,49 @@ pub(super) enum Joint {
 
 /// The blocks that were told.
 #[derive(Debug, Default)]
-pub(super) struct Trail(VecDeque<Told>);
+pub(super) struct Trail {
+    told: VecDeque<Told>,
+    /// The block that could not be told so far, and how often that was tried.
+    tried: Option<(BlockHash, u32)>,
+}
 
 impl Trail {
     /// Whether this block was told.
     pub(super) fn has(&self, hash: BlockHash) -> bool {
-        self.0.iter().any(|told| told.hash == hash)
+        self.told.iter().any(|told| told.hash == hash)
+    }
+
+    /// Counts a try to tell this block, and says whether there may be another one: there are `most`.
+    pub(super) fn may_try_again(&mut self, hash: BlockHash, most: u32) -> bool {
+        let before = self.tried.filter(|(tried, _)| *tried == hash);
+        let count = before.map_or(0, |(_, count)| count) + 1;
+        self.tried = (count < most).then_some((hash, count));
+        count < most
     }
 
     /// Where a block with this parent continues.
     pub(super) fn joint(&self, parent: BlockHash) -> Joint {
-        if self.0.is_empty() {
+        if self.told.is_empty() {
             return Joint::Start;
         }
-        let found = self.0.iter().rposition(|told| told.hash == parent);
+        let found = self.told.iter().rposition(|told| told.hash == parent);
         found.map_or(Joint::Unknown, |index| Joint::After(index + 1))
     }
 
     /// Forgets the blocks after the first `count`. Returns them, newest first.
     pub(super) fn cut(&mut self, count: usize) -> impl Iterator<Item = Told> {
-        self.0.split_off(count.min(self.0.len())).into_iter().rev()
+        self.told
+            .split_off(count.min(self.told.len()))
+            .into_iter()
+            .rev()
     }
 
     /// Adds a block that was told.
     pub(super) fn push(&mut self, told: Told) {
-        if self.0.len() == BLOCKS_MAX {
-            self.0.pop_front();
+        if self.told.len() == BLOCKS_MAX {
+            self.told.pop_front();
         }
-        self.0.push_back(told);
+        self.told.push_back(told);
     }
 }
 
@@ -96,9 +111,16 @@ mod tests {
     }
 
     #[test]
+    fn the_tries_of_a_block_are_counted() {
+        let mut trail = Trail::default();
+        let tries = [1, 1, 2, 1, 1, 1, 1].map(|byte| trail.may_try_again(hash(byte), 3));
+        assert_eq!(tries, [true, true, true, true, true, false, true]);
+    }
+
+    #[test]
     fn old_blocks_are_forgotten() {
         let trail = trail(0..138);
-        assert_eq!(trail.0.len(), BLOCKS_MAX);
+        assert_eq!(trail.told.len(), BLOCKS_MAX);
         assert!(!trail.has(hash(9)) && trail.has(hash(10)));
     }
 }

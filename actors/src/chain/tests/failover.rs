@@ -59,6 +59,48 @@ fn another_provider_answers_whatever_one_does_wrong() {
 }
 
 #[test]
+fn what_one_provider_does_not_know_is_asked_of_another_one() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let contract = node.deploy_counter().await;
+        node.log(&contract, 1).await;
+        let block = node.call("eth_getBlockByNumber", json!(["latest", false]));
+        let transaction = block.await["transactions"][0].clone();
+        for index in [0, 1] {
+            let chain = TestChain::start(&system, &node, 2).await;
+            let method = "eth_getTransactionReceipt";
+            chain.proxies[index].set_for(&[method], RpcFault::Result(Value::Null));
+            let receipt = chain.result(method, json!([transaction])).await;
+            assert_eq!(receipt["transactionHash"], transaction);
+            // One that nobody knows is asked for twice.
+            let unknown = json!([format!("0x{}", "ab".repeat(32))]);
+            let before: u64 = chain.proxies.iter().map(|it| it.calls(method)).sum();
+            assert_eq!(chain.result(method, unknown).await, Value::Null);
+            let asked: u64 = chain.proxies.iter().map(|it| it.calls(method)).sum();
+            assert_eq!(asked - before, 2);
+            chain.stop().await;
+        }
+    });
+}
+
+#[test]
+fn a_block_that_one_of_the_nodes_behind_a_url_lacks_is_awaited() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start(&system, &node, 1).await;
+        let lacks = RpcFault::Error(-32000, "header not found".into());
+        chain.proxies[0].set_times(6, &["eth_getBalance"], lacks);
+        let balance = chain.result("eth_getBalance", json!([ACCOUNT, "latest"]));
+        assert_eq!(balance.await, HUNDRED_ETHER);
+        chain.stop().await;
+    });
+}
+
+#[test]
 fn the_only_provider_is_probed_often_while_it_is_needed() {
     let Some(node) = Anvil::start() else {
         return;

@@ -211,6 +211,50 @@ fn a_subscription_ends_with_the_owner_of_the_chain_and_is_refused_if_the_setting
 }
 
 #[test]
+fn logs_that_a_search_does_not_give_are_read_from_receipts() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let contract = node.deploy_counter().await;
+        for fault in [
+            RpcFault::Error(-32005, "query returned more than 10000 results".into()),
+            // As of a provider that does not have the block.
+            RpcFault::Result(json!([])),
+        ] {
+            let chain = TestChain::start(&system, &node, 1).await;
+            let mut logs = Subscription::to(&chain, Topic::Logs(LogsFilter::default())).await;
+            chain.proxies[0].set_for(&["eth_getLogs"], fault);
+            node.log(&contract, TOPIC).await;
+            let expected = node.call("eth_getLogs", json!([{}])).await;
+            assert_eq!(logs.next().await, expected[0]);
+            chain.stop().await;
+        }
+    });
+}
+
+#[test]
+fn blocks_are_told_although_no_provider_gives_their_logs() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let contract = node.deploy_counter().await;
+        let chain = TestChain::start(&system, &node, 1).await;
+        let mut heads = Subscription::to(&chain, Topic::NewHeads).await;
+        let mut logs = Subscription::to(&chain, Topic::Logs(LogsFilter::default())).await;
+        let refusal = RpcFault::Error(-32005, "query returned more than 10000 results".into());
+        chain.proxies[0].set_for(&["eth_getLogs", "eth_getBlockReceipts"], refusal);
+        node.log(&contract, TOPIC).await;
+        let newest = node.call("eth_blockNumber", json!([])).await;
+        assert_eq!(heads.next_number().await, number(&newest));
+        let next = tokio::time::timeout(LONG, logs.events.next()).await;
+        assert!(matches!(next, Ok(Some(Queued::Gap))), "{next:?}");
+        chain.stop().await;
+    });
+}
+
+#[test]
 fn others_have_their_turn_while_many_are_told() {
     const MANY: usize = 4000;
     let Some(node) = Anvil::start() else {

@@ -16,8 +16,14 @@ enum Expected {
     Throttled,
 }
 
+/// What an error of a call means that says nothing itself.
+fn read(method: &str, error: &str) -> Classified {
+    let params = b"[]";
+    classify(Request { method, params }, error)
+}
+
 fn meaning(method: &str, error: &str) -> Expected {
-    match classify(method, error).meaning {
+    match read(method, error).meaning {
         Meaning::Caller => Caller,
         Meaning::Throttled { .. } => Throttled,
         Meaning::Provider(kind) => match kind {
@@ -90,6 +96,14 @@ fn a_transaction_that_is_not_accepted_concerns_the_caller() {
             (Caller, -32003, "nonce too low"),
             (Caller, -32000, "already known"),
             (Caller, -32000, "ALREADY_EXISTS: already known"),
+            (Caller, -32003, "transaction rejected"),
+            (Caller, -32004, "Upfront cost exceeds account balance"),
+            (Caller, -32006, "Incorrect nonce"),
+            (
+                Caller,
+                -32009,
+                "Gas price below configured minimum gas price",
+            ),
             (Caller, -32010, "AlreadyKnown"),
             (Caller, -32010, "OldNonce"),
             (Caller, -32010, "FeeTooLow"),
@@ -234,6 +248,7 @@ fn a_block_that_is_not_there_may_be_elsewhere() {
             (Behind, -32001, "Resource not found."),
             (Behind, -32000, "finalized block not found"),
             (Behind, -32000, "pending block is not available"),
+            (Behind, -32008, "Initial sync is still in progress"),
         ],
     );
     check(
@@ -345,6 +360,11 @@ fn a_search_that_is_too_large_can_be_split() {
             -32000,
             "requested too many blocks from 1 to 5000, maximum is set to 2048 blocks range",
         ),
+        (
+            Some(10_000),
+            35,
+            "ranges over 10000 blocks are not supported on freetier",
+        ),
         (None, -32005, "query returned more than 10000 results"),
         (
             None,
@@ -369,7 +389,7 @@ fn a_search_that_is_too_large_can_be_split() {
         (None, -32005, "logs matched by query exceeds limit of 10000"),
     ] {
         let error = json!({ "code": code, "message": message }).to_string();
-        let classified = classify("eth_getLogs", &error);
+        let classified = read("eth_getLogs", &error);
         assert_eq!(
             classified.meaning,
             Meaning::Provider(ErrorKind::Range),
@@ -425,16 +445,65 @@ fn refusals_of_too_many_calls_throttle() {
         (Throttled, -32000, "You've reached the free tier limits"),
         (Throttled, -32005, "limit exceeded"),
     ];
-    check("eth_call", &cases[..11]);
-    check("eth_call", &cases[12..]);
-    check("eth_getLogs", &cases[..6]);
+    check("eth_call", &cases);
+    let (last, others) = cases.split_last().unwrap();
+    check("eth_getLogs", others);
+    // Some nodes refuse each search with it.
+    check("eth_getLogs", &[(Range, last.1, last.2)]);
+    check(
+        "eth_getLogs",
+        &[(Throttled, -32005, "requests limited to 15/sec")],
+    );
+}
+
+#[test]
+fn words_that_a_caller_has_sent_say_nothing_of_a_provider() {
+    let quoted = |method: &str, params: &str, code: i64, message: &str| {
+        let error = json!({ "code": code, "message": message }).to_string();
+        let params = params.as_bytes();
+        classify(Request { method, params }, &error).meaning
+    };
+    for word in [
+        "archive",
+        "rate limit",
+        "method not found",
+        "Upgrade",
+        "API key",
+        "header not found",
+    ] {
+        let message = format!("invalid argument 0: cannot unmarshal {word} into accessList");
+        let call = |params: &str| quoted("eth_call", params, -32602, &message);
+        assert_eq!(
+            call(&format!("[{{\"accessList\":\"{word}\"}}]")),
+            Meaning::Caller,
+            "{word}"
+        );
+        assert_ne!(call("[]"), Meaning::Caller, "{word}");
+        // Escaped, it may be any word.
+        assert_eq!(
+            call(r#"[{"accessList":"\u0061"}]"#),
+            Meaning::Caller,
+            "{word}"
+        );
+    }
+    let message = "the method eth_quota does not exist/is not available";
+    let unknown = quoted("eth_quota", "[]", -32601, message);
+    assert_eq!(unknown, Meaning::Provider(ErrorKind::Unsupported));
+    // A revert stays one.
+    let reverted = quoted(
+        "eth_call",
+        r#"["execution reverted"]"#,
+        -32000,
+        "execution reverted",
+    );
+    assert_eq!(reverted, Meaning::Caller);
 }
 
 #[test]
 fn the_wait_that_infura_asks_for_is_read() {
     let error = json!({ "code": -32005, "message": "exceeded project rate limit", "data": {
         "rate": { "allowed_rps": 5, "backoff_seconds": 30, "current_rps": 5.2 } } });
-    let wait = |error: &serde_json::Value| match classify("eth_call", &error.to_string()).meaning {
+    let wait = |error: &serde_json::Value| match read("eth_call", &error.to_string()).meaning {
         Meaning::Throttled { retry_after } => retry_after,
         other => panic!("{other:?}"),
     };

@@ -30,9 +30,11 @@ pub(super) const EXECUTION: &[&str] = &[
 pub(super) const TRANSACTION: &[&str] = &[
     "insufficient funds",
     "insufficient balance",
+    "upfront cost",
     "insufficientfunds",
     "nonce too low",
     "nonce too high",
+    "incorrect nonce",
     "nonce is too low",
     "nonce is too high",
     "oldnonce",
@@ -62,6 +64,8 @@ pub(super) const TRANSACTION: &[&str] = &[
     "oversized data",
     "max initcode size exceeded",
     "in-flight transaction limit",
+    "gas price below",
+    "not authorized to send transactions",
 ];
 
 /// A search is too large.
@@ -89,6 +93,7 @@ pub(super) const RANGE: &[&str] = &[
     "results exceed",
     "size exceeded",
     "limited to",
+    "ranges over",
     "limit the query to",
     "logs matched by query exceeds limit",
     "query timeout",
@@ -203,6 +208,7 @@ pub(super) const BEHIND: &[&str] = &[
     "requested block number",
     "header does not exist",
     "resource not found",
+    "sync is still in progress",
 ];
 
 /// Words that say that something is not offered. They count beside a word of [`OFFERS`].

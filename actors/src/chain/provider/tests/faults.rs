@@ -79,6 +79,10 @@ fn an_error_of_json_rpc_counts_also_with_another_status() {
             matches!(fault, Fault::Status(500)),
             "a result with 500 is none: {fault}"
         );
+        // What looks like an error of the caller is none if the key is refused.
+        let inactive = RpcFault::Answer(403, body(-32600, "App is inactive"));
+        let fault = suffer(&provider, &proxy, inactive).await;
+        assert!(matches!(fault, Fault::Status(403)), "{fault}");
         provider.stop().await;
     });
 }
