@@ -30,10 +30,10 @@ struct Found {
     uses_tls: bool,
 }
 
-type Trial = BoxFuture<'static, Result<Found, ConnectError>>;
+type Connecting = BoxFuture<'static, Result<Found, ConnectError>>;
 
 pub(super) async fn servers(settings: Settings) -> Vec<Check> {
-    let mut trials: Vec<(&str, Duration, Trial)> = Vec::new();
+    let mut trials: Vec<(&str, Duration, Connecting)> = Vec::new();
     let config = || postgres_config(&settings.postgres);
     let url = |url: &PostgresUrl| ServerUrl::Configured(url.expose().to_owned());
     let within = settings.postgres.pool.connect_timeout;
@@ -176,7 +176,7 @@ async fn is_of_the_database(settings: &Settings, identity: Option<String>) -> Op
     timeout(CHECK_WITHIN / 2, owner).await.ok()?
 }
 
-fn try_postgres(connector: postgres::Connector) -> Trial {
+fn try_postgres(connector: postgres::Connector) -> Connecting {
     async move {
         let trial = connector.try_once().await?;
         Ok(Found {
@@ -188,7 +188,7 @@ fn try_postgres(connector: postgres::Connector) -> Trial {
     .boxed()
 }
 
-fn try_redis(connector: redis::Connector) -> Trial {
+fn try_redis(connector: redis::Connector) -> Connecting {
     async move {
         let trial = connector.try_once().await?;
         Ok(Found {

@@ -381,7 +381,7 @@ impl Serving {
             let searched = wave.into_iter().map(|part| async move {
                 match part {
                     Part::Unsearched(blocks) => {
-                        self.search_part(search, blocks, &step, deadline).await
+                        self.search_part(search, blocks, step, deadline).await
                     }
                     part => Ok(Ok(vec![part])),
                 }

@@ -102,10 +102,11 @@ impl Serving {
         let deadline = Instant::now() + WITHIN;
         let call = Arc::new(Call::new("eth_newPendingTransactionFilter", "[]"));
         let method = Method::of(&call.method);
-        let answer = self.attempt(&call, method, &Needs::default(), deadline);
+        let needs = Needs::default();
+        let answer = self.attempt(&call, method, &needs, deadline).await?;
         let Answer {
             outcome, provider, ..
-        } = answer.await?;
+        } = answer;
         match (outcome, provider) {
             (Outcome::Result(id), Some(provider)) => Ok(ProviderFilter { provider, id }),
             _ => Err(ChainError::Unsupported {

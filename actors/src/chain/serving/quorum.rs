@@ -163,15 +163,14 @@ fn compared(outcome: &Outcome) -> (bool, Digest) {
     match outcome {
         Outcome::Result(text) => (true, digest(text)),
         Outcome::Error(text) => {
-            let read = |error: &RpcError<'_>| {
-                let data = error.data.map_or("null", RawValue::get);
-                format!("[{},{data}]", error.code)
+            let error = match serde_json::from_slice::<RpcError<'_>>(text) {
+                Ok(RpcError { code, data }) => {
+                    let data = data.map_or("null", RawValue::get);
+                    digest(format!("[{code},{data}]").as_bytes())
+                }
+                Err(_) => digest(text),
             };
-            let error = serde_json::from_slice(text).as_ref().map(read);
-            (
-                false,
-                error.map_or_else(|_| digest(text), |it| digest(it.as_bytes())),
-            )
+            (false, error)
         }
     }
 }

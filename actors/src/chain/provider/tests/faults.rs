@@ -189,12 +189,9 @@ fn what_the_provider_lacks_is_remembered() {
             .send("eth_getLogs", &json!([{}]))
             .await
             .unwrap_err();
-        assert_eq!(
-            provider.standing("eth_getLogs").unwrap().logs_range_max,
-            Some(1_000)
-        );
 
         let status = provider.status().await;
+        assert_eq!(status.limits.logs_range_max, Some(1_000));
         assert_eq!(status.limits.unsupported_methods, ["trace_block"]);
         assert_eq!((status.total.lacking, status.error_rate), (3, 0.0));
         provider.stop().await;
