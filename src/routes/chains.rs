@@ -170,12 +170,8 @@ impl Provider {
         let mut places = status.into_iter().flat_map(|status| &status.providers);
         Self {
             name: config.name.clone(),
-            url: config.url.shown().to_owned(),
-            ws_url: config
-                .ws_url
-                .as_ref()
-                .map(ProviderUrl::shown)
-                .map(str::to_owned),
+            url: config.url.shown(),
+            ws_url: config.ws_url.as_ref().map(ProviderUrl::shown),
             cost: config.cost,
             rate_max: config.rate_max,
             in_flight_max: config.in_flight_max,

@@ -139,14 +139,13 @@ impl ProviderUrl {
     }
 
     /// The scheme, host and port.
-    pub fn shown(&self) -> &str {
+    pub fn shown(&self) -> String {
         let (scheme, rest) = self.0.split_once("://").unwrap_or(("", &self.0));
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let host = authority.rsplit('@').next().unwrap_or_default();
-        match scheme.is_empty() || host.len() != authority.len() {
-            // With a user in it, the parts are not adjacent.
-            true => host,
-            false => &self.0[..scheme.len() + 3 + host.len()],
+        match scheme {
+            "" => host.to_owned(),
+            scheme => format!("{scheme}://{host}"),
         }
     }
 }

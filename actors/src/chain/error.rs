@@ -28,16 +28,16 @@ pub enum ChainError {
     #[error("no provider of the chain can be used: {0}")]
     NoProvider(Unusable),
     /// All providers that were asked have failed.
-    #[error("{asked} providers were asked, and none has answered; the last: {last}")]
+    #[error("no provider has answered, at {asked} attempts; the last: {last}")]
     Failed {
-        /// How many were asked.
+        /// How many attempts there were.
         asked: u32,
         /// The fault of the last one.
         last: Fault,
     },
     /// Providers gave different answers, and none of them often enough.
     #[error(
-        "the providers do not agree: {answers} different answers of {asked}, {needed} equal ones are needed"
+        "the providers do not agree: {asked} could be asked and gave {answers} different answers, {needed} equal ones are needed"
     )]
     NoQuorum {
         /// How many were asked.

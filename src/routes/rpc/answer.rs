@@ -19,7 +19,7 @@ use headroom_actors::kernel::{Buffers, reserved_bytes};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::request::Fault;
+use super::request::{Fault, LIMIT_EXCEEDED, NO_METHOD, UNAVAILABLE};
 use crate::problem::{Problem, ProblemKind, no_memory};
 
 /// Results up to this size are copied into the text around them, which costs less than a piece of their own.
@@ -76,7 +76,14 @@ fn error(code: i32, message: &str, data: Map<String, Value>) -> Answer {
 
 impl From<Fault> for Answer {
     fn from(fault: Fault) -> Self {
-        error(fault.code, &fault.message, Map::new())
+        let kind = match fault.code {
+            NO_METHOD => "unsupported",
+            LIMIT_EXCEEDED => "limit",
+            UNAVAILABLE => "no_provider",
+            _ => "invalid",
+        };
+        let data = Map::from_iter([("type".to_owned(), kind.into())]);
+        error(fault.code, &fault.message, data)
     }
 }
 

@@ -24,6 +24,10 @@ pub(super) const INVALID_REQUEST: i32 = -32600;
 pub(super) const NO_METHOD: i32 = -32601;
 /// The parameters are neither a list nor an object.
 pub(super) const INVALID_PARAMS: i32 = -32602;
+/// A limit is exceeded, as in EIP-1474.
+pub(super) const LIMIT_EXCEEDED: i32 = -32005;
+/// What is asked for is not there now, as in EIP-1474.
+pub(super) const UNAVAILABLE: i32 = -32002;
 
 /// A request.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! `GET /rpc/{chain}` as a WebSocket: calls, and subscriptions to what happens on the chain.
 //!
 //! A connection has one task. It reads a message when there is a place for its calls, so a client that sends without
-//! reading waits in its own kernel. Nothing that waits for the chain holds up the other messages. Notifications wait in a bounded queue; a client that leaves it full is told so by the
-//! close code 1008, since it would otherwise not know what it has missed.
+//! reading waits in its own kernel. Nothing that waits for the chain holds up the other messages. Notifications wait in a bounded queue; a client that misses
+//! some is told so by the close code 1013, since it would otherwise not know.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -32,7 +32,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::answer::{self, Answer};
 use super::callers::Caller;
-use super::request::{Fault, INVALID_PARAMS, Member, NO_METHOD, Request, read};
+use super::request::{
+    Fault, INVALID_PARAMS, LIMIT_EXCEEDED, Member, NO_METHOD, Request, UNAVAILABLE, read,
+};
 use super::subscriptions::{SUBSCRIPTIONS_MAX, Subscriptions};
 use super::{RpcEdge, SocketPlace, answers, count, find, serve_calls};
 use crate::figures::RpcFigures;
@@ -52,8 +54,8 @@ const MESSAGES_AT_ONCE: usize = 32;
 const CHANGES_AT_ONCE: usize = 2 * SUBSCRIPTIONS_MAX;
 /// Notifications that wait for a client.
 const WAITING: EventBounds = EventBounds {
-    events: 1024,
-    bytes: 1024 * 1024,
+    events: 8192,
+    bytes: 8 * 1024 * 1024,
 };
 /// What a connection reserves: its buffers, and some notifications.
 const CONNECTION_BYTES: u64 = 64 * 1024;
@@ -67,7 +69,7 @@ pub(in crate::routes) fn open_docs() -> Docs {
     Docs::new("Call methods of a chain and subscribe to it, over a WebSocket")
         .text(
             "Messages are those of `POST /rpc/{chain}`. `eth_subscribe` knows `newHeads`, `logs` and \
-             `newPendingTransactions`. A client that reads too slowly is disconnected with the code 1008.",
+             `newPendingTransactions`. A client that misses notifications is disconnected with the code 1013.",
         )
         .variable("chain", "The name, an alias or the id of a chain.", "ethereum")
         .empty_answer(101, "The connection is a WebSocket from here on.")
@@ -269,8 +271,8 @@ impl Socket {
                     match notification {
                         Some(Queued::Event(notification)) => self.notify(notification).await?,
                         Some(Queued::Gap) => {
-                            let reason = "notifications were not read in time";
-                            return Err(End::Close(CloseCode::Policy, reason));
+                            let reason = "notifications were missed: not read in time, or too many at once";
+                            return Err(End::Close(CloseCode::Again, reason));
                         }
                         // It is held here.
                         None => return Err(End::Gone),
@@ -431,10 +433,6 @@ impl Socket {
         Ok(())
     }
 }
-
-/// EIP-1474: a limit is exceeded, and what is asked for is not there now.
-const LIMIT_EXCEEDED: i32 = -32005;
-const UNAVAILABLE: i32 = -32002;
 
 /// What a client subscribes to.
 fn topic(params: &[u8]) -> Result<Topic, Fault> {

@@ -85,8 +85,11 @@ pub enum Unused {
         found: u64,
     },
     /// It has not yet told which chain it serves.
-    #[error("it has not told its chain yet")]
-    Unchecked,
+    #[error("it has not told its chain yet{}", .fault.as_ref().map(|fault| format!(": {fault}")).unwrap_or_default())]
+    Unchecked {
+        /// Why not, when it was last asked.
+        fault: Option<String>,
+    },
     /// Too many calls failed.
     #[error("too many calls failed")]
     CircuitOpen {

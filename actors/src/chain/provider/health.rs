@@ -194,6 +194,12 @@ impl Shared {
             Fault::Throttled { retry_after } => state.budget.refused(began, now, *retry_after),
             _ => drop(state.circuit.record(true, now)),
         }
+        let is_first = state.served == Served::Unknown && state.last_fault.is_none();
+        drop(state);
+        if is_first {
+            let (chain, provider) = (&*self.chain, &*self.config.name);
+            tracing::warn!(chain, provider, %fault, "a provider does not tell its chain: it is not used yet");
+        }
     }
 
     fn set_head(&self, latest: &Outcome) -> Result<(), Fault> {

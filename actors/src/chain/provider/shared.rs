@@ -211,7 +211,10 @@ impl State {
         }
         match self.served {
             Served::Wrong(found) => return Some(Unused::WrongChain { found }),
-            Served::Unknown => return Some(Unused::Unchecked),
+            Served::Unknown => {
+                let fault = self.last_fault.clone();
+                return Some(Unused::Unchecked { fault });
+            }
             Served::Right => {}
         }
         if let Some(until) = self.circuit.open_until() {

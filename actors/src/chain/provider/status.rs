@@ -38,7 +38,7 @@ impl From<&Unused> for ProviderState {
         match unused {
             Unused::Drained => Self::Drained,
             Unused::WrongChain { .. } => Self::WrongChain,
-            Unused::Unchecked => Self::Unchecked,
+            Unused::Unchecked { .. } => Self::Unchecked,
             Unused::CircuitOpen { .. } => Self::CircuitOpen,
             Unused::Syncing => Self::Syncing,
             Unused::Throttled { .. } => Self::Throttled,
@@ -167,7 +167,7 @@ impl Shared {
         let unsupported = state.learned.unsupported_methods(now);
         ProviderStatus {
             name: self.config.name.clone(),
-            url: self.config.url.shown().to_owned(),
+            url: self.config.url.shown(),
             state: unused.as_ref().map_or(ProviderState::Ready, Into::into),
             why: unused.as_ref().map(ToString::to_string),
             last_fault: state.last_fault.clone(),

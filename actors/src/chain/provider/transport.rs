@@ -39,7 +39,7 @@ const STALL_MAX: Duration = Duration::from_secs(5);
 /// What is reserved for the first bytes of an answer.
 const FIRST_BYTES: u64 = 4 * 1024;
 
-/// What of a promised length is reserved before a byte of it came.
+/// What of a promised length is reserved before so many bytes came.
 const PROMISED_MAX: u64 = 64 * 1024;
 
 /// The longest `Retry-After` that is read.
@@ -199,13 +199,17 @@ impl Collected<'_> {
         }
         let capacity = self.bytes.capacity() as u64;
         if length > capacity {
-            let first = self.promised.map_or(FIRST_BYTES, |it| it.min(PROMISED_MAX));
-            let most = self.promised.unwrap_or(self.max).max(length);
-            let wanted = (capacity * 2).max(first).clamp(length, most);
+            let wanted = match self.promised {
+                // Once some of it came, the rest is believed.
+                Some(promised) if capacity == 0 => promised.min(PROMISED_MAX).max(length),
+                Some(promised) => promised.max(length),
+                None => (capacity * 2).max(FIRST_BYTES).clamp(length, self.max),
+            };
+            // What has come is copied, and is there twice meanwhile.
             let reserved = self.reserved.as_ref().map_or(0, BufferReservation::bytes);
             let more = self
                 .buffers
-                .reserve_after_reading(wanted.saturating_sub(reserved))
+                .reserve_after_reading((wanted + capacity).saturating_sub(reserved))
                 .await
                 .map_err(|_| Fault::NoMemory)?;
             more.merge_into(&mut self.reserved);
@@ -213,6 +217,9 @@ impl Collected<'_> {
             self.bytes
                 .try_reserve_exact(additional)
                 .map_err(|_| Fault::NoMemory)?;
+            if let Some(reserved) = &mut self.reserved {
+                reserved.shrink_to(wanted);
+            }
         }
         self.bytes.extend_from_slice(data);
         if let Some(reserved) = &mut self.reserved {

@@ -71,7 +71,7 @@ pub async fn try_provider(config: ProviderConfig, chain_id: u64) -> Result<Trial
         opened.map_err(TrialError::Socket)?;
     }
     Ok(Trial {
-        url: config.url.shown().to_owned(),
+        url: config.url.shown(),
         newest,
         has_socket: socket.is_some(),
     })

@@ -458,9 +458,9 @@ impl Unused {
     /// Whether it may be usable by then.
     fn passes_until(&self, limit: Instant) -> bool {
         match self {
-            Self::Unchecked | Self::Full | Self::Behind { .. } | Self::OtherBranch => true,
+            Self::Full | Self::Behind { .. } | Self::OtherBranch => true,
             // It is probed soon.
-            Self::CircuitOpen { .. } => true,
+            Self::CircuitOpen { .. } | Self::Unchecked { .. } => true,
             Self::Throttled { until } => *until <= limit,
             Self::Drained | Self::WrongChain { .. } | Self::Syncing => false,
             Self::Unsupported | Self::Pruned => false,

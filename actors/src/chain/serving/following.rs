@@ -196,19 +196,20 @@ impl Serving {
         self.heads.borrow().head()
     }
 
-    /// Asks the best provider whether there is a newer block. Returns the newest block of the chain.
-    pub(in crate::chain) async fn look_for_head(self: &Rc<Self>) -> Option<Block> {
+    /// Asks the best provider for its newest block. Returns the number of that block.
+    pub(in crate::chain) async fn look_for_head(self: &Rc<Self>) -> Option<u64> {
         let (method, params) = ("eth_getBlockByNumber", "[\"latest\",false]");
         let asked = self.ask_best(method, params, Instant::now() + WITHIN).await;
+        let Some((provider, Outcome::Result(text))) = asked else {
+            return None;
+        };
+        let block = Block::read(&text)?;
         // Whether the chain has gone back is left to the checks: behind one URL there may be nodes that are not equally far.
-        if let Some((provider, Outcome::Result(text))) = asked
-            && let Some(block) = Block::read(&text)
-            && self.agreed().is_none_or(|agreed| block.number >= agreed)
-        {
+        if self.agreed().is_none_or(|agreed| block.number >= agreed) {
             let seen_at = Instant::now();
             self.told(provider, &Head { block, seen_at });
         }
-        self.head()
+        Some(block.number)
     }
 
     pub(super) async fn block(&self, method: &str, params: String) -> Option<Block> {

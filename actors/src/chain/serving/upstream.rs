@@ -49,7 +49,7 @@ impl Upstream {
     ) -> Self {
         Self {
             name: config.name.as_str().into(),
-            url: config.url.shown().to_owned(),
+            url: config.url.shown(),
             cost: config.cost,
             handle,
             view,

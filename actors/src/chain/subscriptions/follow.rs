@@ -25,6 +25,10 @@ const WITHIN: Duration = Duration::from_secs(10);
 const LOOK_MIN: Duration = Duration::from_millis(50);
 const LOOK_MAX: Duration = Duration::from_secs(1);
 
+/// A chain that is no more than so many blocks behind a provider is at its newest block.
+const START_LAG: u64 = 2;
+/// How often it is looked for that, before the first block is told.
+const START_LOOKS: u32 = 20;
 /// How often the logs of a block are asked for, before subscribers are told that they are missing.
 const LOGS_TRIES: u32 = 4;
 
@@ -81,8 +85,12 @@ impl Hub {
     async fn look(&self, trail: &mut Trail) {
         // Nobody is told a block before the answers of all calls are of it.
         let newest = match self.serving.head() {
+            _ if trail.is_empty() => self.first_head(trail).await,
             Some(head) if !trail.has(head.hash) => Some(head),
-            _ => self.serving.look_for_head().await,
+            _ => {
+                self.serving.look_for_head().await;
+                self.serving.head()
+            }
         };
         let Some(newest) = newest else {
             return;
@@ -165,6 +173,15 @@ impl Hub {
                 logs,
             });
         }
+    }
+
+    /// The block after which blocks are told. What was known of the chain before somebody subscribed may be old.
+    async fn first_head(&self, trail: &mut Trail) -> Option<Block> {
+        let told = self.serving.look_for_head().await?;
+        let head = self.serving.head()?;
+        // Other providers have not told theirs yet. That of one which is far ahead may never be that of the chain.
+        let is_old = head.number.saturating_add(START_LAG) < told;
+        (!is_old || !trail.may_wait(START_LOOKS)).then_some(head)
     }
 
     async fn ask(&self, method: &str, params: String, head_min: Option<u64>) -> Option<Bytes> {

@@ -34,6 +34,8 @@ use crate::kernel::{EventSender, reserved_bytes};
 const SUBSCRIPTIONS_MAX: usize = 16 * 1024;
 /// What a subscription takes beside its filter: its places in maps.
 const SUBSCRIPTION_BYTES: u64 = 512;
+/// What the place of a notification takes in a queue.
+const QUEUED_BYTES: usize = 64;
 /// Subscribers that are looked at before other tasks have their turn on the thread.
 const AT_ONCE: usize = 512;
 
@@ -252,9 +254,10 @@ impl Round<'_> {
     /// Tells `result` to all whom `event` concerns. Returns what they hold, which is in the memory budget; if there is no
     /// memory for it, they are told that something is missing.
     async fn tell(&mut self, result: Vec<u8>, event: Event<'_>) -> Option<Bytes> {
-        let memory = self.hub.serving.take_memory(result.len() as u64).ok();
-        let result = memory.map(|memory| reserved_bytes(result, Some(&Arc::new(memory))));
         let candidates = self.hub.subscribers.borrow().candidates(event);
+        let bytes = result.len() + candidates.len() * QUEUED_BYTES;
+        let memory = self.hub.serving.take_memory(bytes as u64).ok();
+        let result = memory.map(|memory| reserved_bytes(result, Some(&Arc::new(memory))));
         for ids in candidates.chunks(AT_ONCE) {
             self.tell_at_once(ids, result.as_ref(), event);
             self.looked_at(ids.len()).await;

@@ -36,12 +36,25 @@ pub(super) struct Trail {
     told: VecDeque<Told>,
     /// The block that could not be told so far, and how often that was tried.
     tried: Option<(BlockHash, u32)>,
+    /// How often it was waited before the first block.
+    waited: u32,
 }
 
 impl Trail {
     /// Whether this block was told.
     pub(super) fn has(&self, hash: BlockHash) -> bool {
         self.told.iter().any(|told| told.hash == hash)
+    }
+
+    /// Whether no block was told yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.told.is_empty()
+    }
+
+    /// Counts a wait before the first block, and says whether there may be one more: there are `most`.
+    pub(super) fn may_wait(&mut self, most: u32) -> bool {
+        self.waited += 1;
+        self.waited <= most
     }
 
     /// Counts a try to tell this block, and says whether there may be another one: there are `most`.

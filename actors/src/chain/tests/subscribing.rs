@@ -81,6 +81,27 @@ fn each_block_is_told_once_and_in_order_while_providers_fail() {
 }
 
 #[test]
+fn who_subscribes_after_a_silence_is_told_what_happens_from_then_on() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start(&system, &node, 3).await;
+        chain.until(|status| status.head == Some(0)).await;
+        // Nobody looks after the providers, as if nobody had called for long.
+        for proxy in &chain.proxies {
+            proxy.set_for(&["eth_getBlockByNumber"], RpcFault::Stall);
+        }
+        node.mine(300).await;
+        chain.proxies.iter().for_each(RpcProxy::clear);
+        let mut heads = Subscription::to(&chain, Topic::NewHeads).await;
+        node.mine(1).await;
+        assert_eq!(heads.next_number().await, 301);
+        chain.stop().await;
+    });
+}
+
+#[test]
 fn a_header_is_as_the_node_tells_it() {
     let Some(node) = Anvil::start() else {
         return;
