@@ -35,7 +35,7 @@ async fn to_look_at_a_chain_never_opens_it() {
             (&node["name"], &node["place"]),
             (&json!("node"), &Value::Null)
         );
-        assert_eq!(node["url"], "127.0.0.1:1");
+        assert_eq!(node["url"], "http://127.0.0.1:1");
         assert_eq!(get("/api/status").await["chains"][0]["state"], closed);
         let section = get("/api/performance/metrics").await;
         assert_eq!(section["chains"]["chains"][1]["state"], closed, "{section}");

@@ -124,14 +124,6 @@ impl Chain {
     }
 }
 
-impl Drop for Chain {
-    /// Ends what runs beside the calls: it holds kept answers, and may wait for a provider.
-    fn drop(&mut self) {
-        self.subscriptions.abort_tasks();
-        self.serving.abort_tasks();
-    }
-}
-
 impl Actor for Chain {
     type Context = Context<Self>;
 }

@@ -347,12 +347,6 @@ impl Serving {
         None
     }
 
-    /// Ends all that runs beside the calls.
-    pub(super) fn abort_tasks(&self) {
-        self.tasks.borrow_mut().abort_all();
-        self.pending.abort_task();
-    }
-
     /// Takes the pressure on memory. Returns how many bytes of kept answers there should be now.
     pub(super) fn follow_pressure(&self, pressure: Pressure) -> u64 {
         self.cache.borrow_mut().follow_pressure(pressure)

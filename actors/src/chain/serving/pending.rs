@@ -134,10 +134,6 @@ impl Serving {
 }
 
 impl Pending {
-    pub(super) fn abort_task(&self) {
-        self.task.borrow_mut().abort_all();
-    }
-
     /// Ends the task if nobody wants to know them any longer. Returns whether it does.
     fn end(&self) -> bool {
         if self.wanted.borrow().strong_count() > 0 {

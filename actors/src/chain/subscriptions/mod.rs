@@ -207,11 +207,6 @@ impl Hub {
         }
     }
 
-    /// Ends all tasks.
-    pub(super) fn abort_tasks(&self) {
-        self.tasks.borrow_mut().abort_all();
-    }
-
     /// Ends a subscription. Returns whether there was one.
     pub(super) fn unsubscribe(&self, id: SubscriptionId) -> bool {
         self.subscribers.borrow_mut().remove(id)

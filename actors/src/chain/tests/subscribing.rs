@@ -428,43 +428,6 @@ fn what_waits_for_subscribers_is_part_of_the_memory_budget() {
 }
 
 #[test]
-fn a_chain_that_is_closed_gives_its_memory_back_although_a_provider_does_not_answer() {
-    let Some(node) = Anvil::start() else {
-        return;
-    };
-    TestSystem::real_time(|system| async move {
-        let chain = TestChain::start(&system, &node, 1).await;
-        let heads = Subscription::to(&chain, Topic::NewHeads).await;
-        let pending = Subscription::to(&chain, Topic::NewPendingTransactions).await;
-        let asked = ["eth_getBlockByHash", "eth_getFilterChanges"];
-        chain.proxies[0].set_for(&asked, RpcFault::Stall);
-        let before = asked.map(|method| chain.proxies[0].calls(method));
-        node.mine(1).await;
-        wait_for_async(LONG, async || {
-            let now = asked.map(|method| chain.proxies[0].calls(method));
-            let are_asked = now.iter().zip(before).all(|(now, before)| *now > before);
-            are_asked.then_some(()).ok_or(now)
-        })
-        .await;
-        let TestChain {
-            root,
-            buffers,
-            proxies: _proxies,
-            deps: _deps,
-            ..
-        } = chain;
-        root.stop().await;
-        // Sooner than the questions end.
-        wait_for_async(Duration::from_secs(4), async || {
-            let held = buffers.held();
-            (held == 0).then_some(()).ok_or(held)
-        })
-        .await;
-        drop((heads, pending));
-    });
-}
-
-#[test]
 fn a_subscription_is_part_of_the_memory_budget_until_it_ends() {
     let Some(node) = Anvil::start() else {
         return;
