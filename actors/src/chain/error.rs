@@ -37,7 +37,7 @@ pub enum ChainError {
     },
     /// Providers gave different answers, and none of them often enough.
     #[error(
-        "the providers do not agree: {asked} could be asked and gave {answers} different answers, {needed} equal ones are needed"
+        "the providers do not agree: {asked} were asked, {needed} equal answers are needed, and {answers} different ones were given"
     )]
     NoQuorum {
         /// How many were asked.
@@ -68,6 +68,8 @@ pub struct Unusable {
     pub reasons: Vec<(Arc<str>, Unused)>,
     /// When one of them may be usable again, if that is known.
     pub retry_after: Option<Duration>,
+    /// Whether those whose circuit is open are probed soon, since no other one answers.
+    pub is_hurried: bool,
 }
 
 impl fmt::Display for Unusable {

@@ -103,6 +103,7 @@ impl From<ChainError> for Answer {
             ChainError::NoProvider(Unusable {
                 reasons,
                 retry_after,
+                ..
             }) => {
                 let reasons = reasons.iter();
                 let reasons =
@@ -409,6 +410,7 @@ mod tests {
         let unusable = Unusable {
             reasons,
             retry_after: Some(Duration::from_millis(1500)),
+            is_hurried: false,
         };
         let error = json_of(ChainError::NoProvider(unusable));
         assert_eq!(error["code"], -32002);

@@ -81,7 +81,8 @@ pub fn keep(
             LogBlocks::Range { from, to } => {
                 let (from, to) = (fixed(from)?, fixed(to)?);
                 let kept = source.block(to, None).filter(|_| from <= to)?;
-                (!is_empty || kept.hold == Hold::Ever).then_some(kept)
+                // A node that lacks the last blocks has fewer logs and says nothing of it.
+                (kept.hold == Hold::Ever).then_some(kept)
             }
         },
         Depends::Block(index) => match BlockParam::read(params, index).ok()? {

@@ -406,7 +406,8 @@ fn null_and_empty_results_are_not_kept_past_the_final_block() {
     };
     assert_eq!(logs(10, 936, "[ ]"), ever(936));
     assert_eq!(logs(10, 937, "[]"), None);
-    assert_eq!(logs(10, 937, "[{}]"), with_block(937));
+    assert_eq!(logs(10, 936, "[{}]"), ever(936));
+    assert_eq!(logs(10, 937, "[{}]"), None);
     assert_eq!(logs(10, 1001, "[{}]"), None);
     assert_eq!(logs(11, 10, "[]"), None);
     assert_eq!(

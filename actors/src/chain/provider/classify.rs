@@ -14,6 +14,7 @@ mod words;
 use std::borrow::Cow;
 use std::time::Duration;
 
+use memchr::memmem;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -104,6 +105,10 @@ fn has(text: &str, words: &[&str]) -> bool {
     words.iter().any(|word| text.contains(word))
 }
 
+fn has_tracer(params: &[u8]) -> bool {
+    memmem::find(params, b"\"tracer\"").is_some()
+}
+
 /// A call whose error is read.
 #[derive(Clone, Copy)]
 pub(super) struct Request<'a> {
@@ -112,13 +117,17 @@ pub(super) struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Whether a node that quotes the call says this word. What is escaped is not read, and may be any word.
+    /// Whether a node that quotes the call may say this word. What is escaped is not read, and may be any word, as may what a
+    /// tracer throws, which is a program.
     fn says(self, word: &str) -> bool {
         let has = |text: &[u8]| {
             let mut parts = text.windows(word.len());
             parts.any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
         };
-        self.params.contains(&b'\\') || has(self.method.as_bytes()) || has(self.params)
+        self.params.contains(&b'\\')
+            || has_tracer(self.params)
+            || has(self.method.as_bytes())
+            || has(self.params)
     }
 
     /// Whether `text` has one of the words, and not from the call.

@@ -96,7 +96,7 @@ async fn request(
             .zip(members)
             .map(|(call, member)| match member {
                 Some(member) => match shared.outcome(request_of(call), member) {
-                    // The key is wrong, whatever else is said.
+                    // The key is wrong, whatever else is said. Checks of the provider find that too; a caller could cause it.
                     Ok(Outcome::Error(_)) if matches!(status, 401..=403) => {
                         Err(Fault::Status(status))
                     }
@@ -275,7 +275,7 @@ impl<'a> Sent<'a> {
             None if results.iter().any(Result::is_ok) => Some(false),
             None => results
                 .iter()
-                .any(|result| matches!(result, Err(Fault::NotRpc(_) | Fault::Status(_))))
+                .any(|result| matches!(result, Err(Fault::NotRpc(_))))
                 .then_some(true),
         };
         if failure == Some(false) {

@@ -131,7 +131,7 @@ impl Health {
         if let Err(fault) = &result {
             state.last_fault = Some(fault.to_string());
             // For a call, an error of the provider's own may be the call's fault. For these it is not.
-            if matches!(fault, Fault::Error { .. }) {
+            if matches!(fault, Fault::Error { .. } | Fault::Status(_)) {
                 state.circuit.record(true, Instant::now());
             }
         }

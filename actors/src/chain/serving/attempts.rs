@@ -30,10 +30,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The same, for one that may do better than those that had the call.
 const PATIENCE_FOR_BETTER: Duration = Duration::from_secs(1);
-/// How often a provider may lack a block that is there, beside the attempts that a call has.
-const BEHIND_MAX: u32 = 8;
 /// How often it looks for one.
 const PATIENCE_STEP: Duration = Duration::from_millis(10);
+/// How often a provider may lack a block that is there, beside the attempts that a call has.
+const BEHIND_MAX: u32 = 8;
+/// How long a second provider may take to find what the first does not know.
+const UNKNOWN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// An answer, and whose it is.
 #[derive(Debug, Clone)]
@@ -74,8 +76,8 @@ struct Attempts {
     last: Option<Fault>,
     /// Providers that did not have a block that is there.
     behind: u32,
-    /// Whether a provider does not know what was asked for.
-    is_unknown: bool,
+    /// Until when another provider may know what one does not.
+    unknown_until: Option<Instant>,
     /// Whether one of those that had it may do better a little later.
     may_pass: bool,
     pause: Duration,
@@ -107,7 +109,8 @@ impl Serving {
                 attempts.sent_to(&next);
             }
             let look_at = Instant::now() + LOOK_EVERY;
-            let wake_at = hedge_at.map_or(look_at, |at: Instant| at.min(look_at));
+            let wake_at = [hedge_at, attempts.unknown_until].into_iter().flatten();
+            let wake_at = wake_at.fold(look_at, Instant::min);
             tokio::select! {
                 Some((index, result)) = running.next() => {
                     if matches!(result, Err(Fault::NoMemory)) {
@@ -135,6 +138,9 @@ impl Serving {
                 }
                 () = sleep_until(wake_at.min(deadline)) => {
                     let now = Instant::now();
+                    if attempts.unknown_until.is_some_and(|until| until.min(deadline) <= now) {
+                        return attempts.end();
+                    }
                     if now >= deadline {
                         return Err(ChainError::Deadline);
                     }
@@ -220,7 +226,7 @@ impl Serving {
                 Ok(next) => return Ok(Some(next)),
                 Err(unusable) => unusable,
             };
-            if attempts.is_unknown {
+            if attempts.unknown_until.is_some() {
                 return Ok(None);
             }
             let now = Instant::now();
@@ -293,13 +299,22 @@ impl Serving {
                 Err(reason) => reasons.push((Arc::clone(&upstream.name), reason)),
             }
         }
-        if candidates.iter().all(|it| it.is_stalled) {
+        let is_hurried = candidates.iter().all(|it| it.is_stalled) && self.does_nobody_answer(now);
+        if is_hurried {
             self.upstreams.iter().for_each(|it| it.view.hurry(now));
         }
         if candidates.is_empty() {
-            return Err(Unusable::new(reasons, now));
+            return Err(Unusable::new(reasons, is_hurried, now));
         }
         Ok(rank(candidates, &self.config.selection, self.first.get()))
+    }
+
+    /// Whether no provider answers calls of any kind.
+    fn does_nobody_answer(&self, now: Instant) -> bool {
+        self.upstreams.iter().all(|it| {
+            let unused = it.view.glance(now).unused;
+            unused.is_some() || it.is_stalled(None, now)
+        })
     }
 
     /// A provider, if calls of `method` that need `needs` may be sent to it now.
@@ -341,7 +356,7 @@ impl Attempts {
             second_best_kind: None,
             last: None,
             behind: 0,
-            is_unknown: false,
+            unknown_until: None,
             may_pass: false,
             pause: PAUSE_MIN,
         }
@@ -365,11 +380,11 @@ impl Attempts {
                 return None;
             }
             Ok(Outcome::Result(text))
-                if needs.may_be_elsewhere && &*text == b"null" && !self.is_unknown =>
+                if needs.may_be_elsewhere && &*text == b"null" && self.unknown_until.is_none() =>
             {
                 self.second_best = Some(Outcome::Result(text));
                 self.second_best_kind = None;
-                self.is_unknown = true;
+                self.unknown_until = Some(Instant::now() + UNKNOWN_PATIENCE);
                 return None;
             }
             Ok(outcome) => return Some(outcome),
@@ -381,7 +396,7 @@ impl Attempts {
                 kind: ErrorKind::Behind,
                 ..
             }
-        ) && needs.head_min.is_some()
+        ) && needs.names_known_block
         {
             self.count_behind();
         }
@@ -435,22 +450,29 @@ fn is_passing(fault: &Fault) -> bool {
 }
 
 impl Unusable {
-    fn new(reasons: Vec<(Arc<str>, Unused)>, now: Instant) -> Self {
+    fn new(reasons: Vec<(Arc<str>, Unused)>, is_hurried: bool, now: Instant) -> Self {
         let again = reasons.iter().filter_map(|(_, reason)| match reason {
             Unused::CircuitOpen { until } | Unused::Throttled { until } => Some(*until),
+            // It is asked again soon, while it is needed.
+            Unused::Unchecked { .. } => Some(now),
             _ => None,
         });
         let retry_after = again.min().map(|at| at.saturating_duration_since(now));
         Self {
             reasons,
             retry_after,
+            is_hurried,
         }
     }
 
     /// Whether one of the providers may be usable by then.
     fn passes_until(&self, limit: Instant) -> bool {
         let mut reasons = self.reasons.iter();
-        reasons.any(|(_, reason)| reason.passes_until(limit))
+        reasons.any(|(_, reason)| match reason {
+            // It is probed soon.
+            Unused::CircuitOpen { .. } if self.is_hurried => true,
+            reason => reason.passes_until(limit),
+        })
     }
 }
 
@@ -458,10 +480,8 @@ impl Unused {
     /// Whether it may be usable by then.
     fn passes_until(&self, limit: Instant) -> bool {
         match self {
-            Self::Full | Self::Behind { .. } | Self::OtherBranch => true,
-            // It is probed soon.
-            Self::CircuitOpen { .. } | Self::Unchecked { .. } => true,
-            Self::Throttled { until } => *until <= limit,
+            Self::Unchecked { .. } | Self::Full | Self::Behind { .. } | Self::OtherBranch => true,
+            Self::CircuitOpen { until } | Self::Throttled { until } => *until <= limit,
             Self::Drained | Self::WrongChain { .. } | Self::Syncing => false,
             Self::Unsupported | Self::Pruned => false,
         }

@@ -155,9 +155,10 @@ struct Tagged {
 
 /// The most blocks of a part at first.
 pub(super) fn blocks_at_first(config: &ChainConfig) -> u64 {
-    let known = config.providers.iter().filter_map(|it| it.logs_range_max);
+    let providers = config.providers.iter();
+    let most = providers.map(|it| it.logs_range_max.unwrap_or(BLOCKS_AT_FIRST));
     // The most generous one: the others say what they do not take.
-    known.max().unwrap_or(BLOCKS_AT_FIRST)
+    most.max().unwrap_or(BLOCKS_AT_FIRST)
 }
 
 /// A part of a search.
@@ -338,7 +339,13 @@ impl Serving {
             head_min: newest.shown,
             ..Needs::default()
         };
-        let answer = self.attempt(call, Method::of(&call.method), &needs, deadline);
+        let method = Method::of(&call.method);
+        let answer = async {
+            match self.quorum_of(&call.method) {
+                Some(quorum) => self.agree(call, method, quorum, &needs, deadline).await,
+                None => self.attempt(call, method, &needs, deadline).await,
+            }
+        };
         let answer = timeout_at(deadline, answer).await;
         Ok(answer.unwrap_or(Err(ChainError::Deadline))?.outcome)
     }
@@ -442,7 +449,10 @@ impl Serving {
             most_taken,
             ..
         } = step.get();
-        if refused.is_some() || most_taken > self.logs_blocks.get() {
+        // A search of few blocks that are crowded says nothing of others.
+        let before = self.logs_blocks.get();
+        let is_long = search.blocks.count() >= before;
+        if (refused.is_some() && is_long) || most_taken > before {
             self.logs_blocks.set(most_taken.max(1));
         }
         Ok(None)
@@ -472,6 +482,7 @@ impl Serving {
         });
         let needs = Needs {
             head_min: Some(blocks.last),
+            names_known_block: true,
             ..Needs::default()
         };
         let method = Method::of(&call.method);

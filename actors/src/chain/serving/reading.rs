@@ -138,6 +138,7 @@ impl Serving {
                     match pinned {
                         Some(params) => {
                             needs.must_exist = is_of_block(&call.method);
+                            needs.names_known_block = true;
                             call = Arc::new(Call::new(Arc::clone(&call.method), params));
                         }
                         None => moves_with_head = true,
@@ -148,6 +149,7 @@ impl Serving {
                     needs.head_min = is_there.then_some(number);
                     needs.state_of = reads_state(&call.method).then_some(number);
                     needs.must_exist = is_there && is_of_block(&call.method);
+                    needs.names_known_block = is_there;
                 }
                 // Each caller sees what has become of its own transactions.
                 Ok(Some(BlockParam::At(Height::Tag(Tag::Pending)))) | Err(_) => {

@@ -28,7 +28,7 @@ const LOOK_MAX: Duration = Duration::from_secs(1);
 /// A chain that is no more than so many blocks behind a provider is at its newest block.
 const START_LAG: u64 = 2;
 /// How often it is looked for that, before the first block is told.
-const START_LOOKS: u32 = 20;
+const START_LOOKS: u32 = 8;
 /// How often the logs of a block are asked for, before subscribers are told that they are missing.
 const LOGS_TRIES: u32 = 4;
 
@@ -141,7 +141,10 @@ impl Hub {
                     "subscribers have missed blocks: more than {BLOCKS_MAX} are new at once"
                 );
                 self.tell_gap(|topic| matches!(topic, Topic::NewHeads | Topic::Logs(_)));
-                trail.cut(0).for_each(drop);
+                // Who subscribes from now on is told what comes after the next start.
+                self.blocks.is_ready.send_replace(false);
+                *trail = Trail::default();
+                return;
             }
         }
         while let Some(fresh) = blocks.pop() {
@@ -154,7 +157,10 @@ impl Hub {
                 // The next look tells this block.
                 Err(_) if trail.may_try_again(fresh.block.hash, LOGS_TRIES) => return,
                 // Some chains fill the field with anything.
-                Err(Missing::Denied) => Vec::new(),
+                Err(Missing::Denied) => {
+                    self.has_wrong_blooms.set(true);
+                    Vec::new()
+                }
                 Err(Missing::Refused) => {
                     tracing::warn!(
                         chain = self.serving.name(),
@@ -207,7 +213,8 @@ impl Hub {
         let searched = format!("[{{\"blockHash\":\"{hash}\"}}]");
         let searched = self.ask("eth_getLogs", searched, Some(number)).await;
         let searched = searched.and_then(|text| members(&text));
-        let is_believed = |logs: &Vec<Bytes>| !logs.is_empty() || !fresh.has_logs;
+        let has_logs = fresh.has_logs && !self.has_wrong_blooms.get();
+        let is_believed = |logs: &Vec<Bytes>| !logs.is_empty() || !has_logs;
         if let Some(logs) = searched.filter(is_believed) {
             return Ok(logs);
         }

@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 pub use self::filter::{FilterFault, LogsFilter};
 use self::subscribers::{Event, Subscriber, Subscribers};
 use super::serving::Serving;
-use crate::kernel::{EventSender, reserved_bytes};
+use crate::kernel::{BufferReservation, EventSender, reserved_bytes};
 
 /// The most subscriptions of a chain.
 const SUBSCRIPTIONS_MAX: usize = 16 * 1024;
@@ -115,6 +115,8 @@ pub(super) struct Hub {
     /// The tasks that follow what somebody subscribes to. They end with the hub.
     tasks: RefCell<JoinSet<()>>,
     blocks: Following,
+    /// Whether a block without logs had a bloom filter that says otherwise: then none of the chain is believed.
+    has_wrong_blooms: Cell<bool>,
     /// Whether the task runs that tells pending transactions.
     tells_pending: Cell<bool>,
 }
@@ -143,6 +145,7 @@ impl Hub {
             rounds: Cell::new(0),
             tasks: RefCell::new(JoinSet::new()),
             blocks: Following::default(),
+            has_wrong_blooms: Cell::new(false),
             tells_pending: Cell::new(false),
         }
     }
@@ -235,6 +238,18 @@ impl Hub {
     }
 }
 
+/// A text in queues, with the memory of its places in them.
+struct Queued {
+    text: Bytes,
+    _places: BufferReservation,
+}
+
+impl AsRef<[u8]> for Queued {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
 /// Tells what belongs together, in its order, to all who had subscribed before. Other tasks of the thread have their turn in
 /// between; who subscribes meanwhile is told the next round, and not a part of this one.
 struct Round<'hub> {
@@ -246,18 +261,25 @@ struct Round<'hub> {
 }
 
 impl Round<'_> {
-    /// Tells `result` to all whom `event` concerns. Returns what they hold, which is in the memory budget; if there is no
-    /// memory for it, they are told that something is missing.
+    /// Tells `result` to all whom `event` concerns. Returns it in memory of the budget. If there is none for it, or for its places
+    /// in queues, they are told that something is missing.
     async fn tell(&mut self, result: Vec<u8>, event: Event<'_>) -> Option<Bytes> {
         let candidates = self.hub.subscribers.borrow().candidates(event);
-        let bytes = result.len() + candidates.len() * QUEUED_BYTES;
-        let memory = self.hub.serving.take_memory(bytes as u64).ok();
-        let result = memory.map(|memory| reserved_bytes(result, Some(&Arc::new(memory))));
+        let reserve = |bytes: usize| self.hub.serving.take_memory(bytes as u64).ok();
+        let text = reserve(result.len());
+        let text = text.map(|memory| reserved_bytes(result, Some(&Arc::new(memory))));
+        let queued = text.clone().zip(reserve(candidates.len() * QUEUED_BYTES));
+        let queued = queued.map(|(text, places)| {
+            Bytes::from_owner(Queued {
+                text,
+                _places: places,
+            })
+        });
         for ids in candidates.chunks(AT_ONCE) {
-            self.tell_at_once(ids, result.as_ref(), event);
+            self.tell_at_once(ids, queued.as_ref(), event);
             self.looked_at(ids.len()).await;
         }
-        result
+        text
     }
 
     /// Whether `event` concerns somebody.

@@ -75,6 +75,13 @@ fn providers_agree_on_the_logs_of_each_part_of_a_range() {
             proxy.set_times(1, &["eth_getLogs"], refusal);
         }
         assert_eq!(chain.result("eth_getLogs", filter.clone()).await, direct);
+        // Only a provider knows which block this is.
+        let block = node
+            .call("eth_getBlockByNumber", json!(["0x9", false]))
+            .await;
+        let of_block = json!([{ "blockHash": block["hash"] }]);
+        let direct = node.call("eth_getLogs", of_block.clone()).await;
+        assert_eq!(chain.result("eth_getLogs", of_block).await, direct);
         // Two hide different ones.
         let lie = RpcFault::Result(json!([{ "logIndex": "0x0" }]));
         chain.proxies[1].set_for(&["eth_getLogs"], lie);

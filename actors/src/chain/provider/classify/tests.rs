@@ -244,6 +244,11 @@ fn a_block_that_is_not_there_may_be_elsewhere() {
             (Behind, -32001, "block not found: 0x112a880"),
             (Behind, -32000, "Block not found"),
             (Behind, -32602, "Unknown block number"),
+            (
+                Behind,
+                -32602,
+                "BlockOutOfRangeError: block height is 46 but requested was 51",
+            ),
             (Behind, -32000, "cannot query unfinalized data"),
             (Behind, -32001, "Resource not found."),
             (Behind, -32000, "finalized block not found"),
@@ -489,6 +494,13 @@ fn words_that_a_caller_has_sent_say_nothing_of_a_provider() {
     let message = "the method eth_quota does not exist/is not available";
     let unknown = quoted("eth_quota", "[]", -32601, message);
     assert_eq!(unknown, Meaning::Provider(ErrorKind::Unsupported));
+    let traced = |params| quoted("debug_traceCall", params, -32000, "quota at <eval>");
+    let tracer = r#"[{},"latest",{"tracer":"{fault(){throw 'quo'+'ta'}}"}]"#;
+    assert_eq!(traced(tracer), Meaning::Provider(ErrorKind::Internal));
+    assert!(matches!(
+        traced(r#"[{},"latest"]"#),
+        Meaning::Throttled { .. }
+    ));
     // A revert stays one.
     let reverted = quoted(
         "eth_call",

@@ -188,6 +188,7 @@ pub(super) const BEHIND: &[&str] = &[
     "header for hash not found",
     "block not found",
     "blocknotfound",
+    "blockoutofrange",
     "unknown block",
     "could not find block",
     "cannot find block",
