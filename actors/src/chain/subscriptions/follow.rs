@@ -27,8 +27,8 @@ const LOOK_MAX: Duration = Duration::from_secs(1);
 
 /// A chain that is no more than so many blocks behind a provider is at its newest block.
 const START_LAG: u64 = 2;
-/// How often it is looked for that, before the first block is told.
-const START_LOOKS: u32 = 8;
+/// How long it waits for that at least, before the first block is told: the providers are all asked in this time.
+const START_WITHIN: Duration = Duration::from_secs(4);
 /// How often the logs of a block are asked for, before subscribers are told that they are missing.
 const LOGS_TRIES: u32 = 4;
 
@@ -187,7 +187,8 @@ impl Hub {
         let head = self.serving.head()?;
         // Other providers have not told theirs yet. That of one which is far ahead may never be that of the chain.
         let is_old = head.number.saturating_add(START_LAG) < told;
-        (!is_old || !trail.may_wait(START_LOOKS)).then_some(head)
+        let within = START_WITHIN.max(self.serving.block_time());
+        (!is_old || !trail.may_wait(within)).then_some(head)
     }
 
     async fn ask(&self, method: &str, params: String, head_min: Option<u64>) -> Option<Bytes> {

@@ -3,8 +3,10 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::chain::hex::BlockHash;
 
@@ -36,8 +38,8 @@ pub(super) struct Trail {
     told: VecDeque<Told>,
     /// The block that could not be told so far, and how often that was tried.
     tried: Option<(BlockHash, u32)>,
-    /// How often it was waited before the first block.
-    waited: u32,
+    /// Since when it is waited before the first block.
+    waits_since: Option<Instant>,
 }
 
 impl Trail {
@@ -51,10 +53,9 @@ impl Trail {
         self.told.is_empty()
     }
 
-    /// Counts a wait before the first block, and says whether there may be one more: there are `most`.
-    pub(super) fn may_wait(&mut self, most: u32) -> bool {
-        self.waited += 1;
-        self.waited <= most
+    /// Whether there may be a wait before the first block: they are over after this time.
+    pub(super) fn may_wait(&mut self, within: Duration) -> bool {
+        self.waits_since.get_or_insert_with(Instant::now).elapsed() < within
     }
 
     /// Counts a try to tell this block, and says whether there may be another one: there are `most`.

@@ -88,9 +88,12 @@ fn who_subscribes_after_a_silence_is_told_what_happens_from_then_on() {
     TestSystem::real_time(|system| async move {
         let chain = TestChain::start(&system, &node, 3).await;
         chain.until(|status| status.head == Some(0)).await;
-        // Nobody looks after the providers, as if nobody had called for long.
+        // Nobody learns of the new blocks, as if nobody had called for long.
+        let old = node
+            .call("eth_getBlockByNumber", json!(["0x0", false]))
+            .await;
         for proxy in &chain.proxies {
-            proxy.set_for(&["eth_getBlockByNumber"], RpcFault::Stall);
+            proxy.set_for(&["eth_getBlockByNumber"], RpcFault::Result(old.clone()));
         }
         node.mine(300).await;
         chain.proxies.iter().for_each(RpcProxy::clear);

@@ -244,11 +244,6 @@ fn a_block_that_is_not_there_may_be_elsewhere() {
             (Behind, -32001, "block not found: 0x112a880"),
             (Behind, -32000, "Block not found"),
             (Behind, -32602, "Unknown block number"),
-            (
-                Behind,
-                -32602,
-                "BlockOutOfRangeError: block height is 46 but requested was 51",
-            ),
             (Behind, -32000, "cannot query unfinalized data"),
             (Behind, -32001, "Resource not found."),
             (Behind, -32000, "finalized block not found"),

@@ -188,7 +188,6 @@ pub(super) const BEHIND: &[&str] = &[
     "header for hash not found",
     "block not found",
     "blocknotfound",
-    "blockoutofrange",
     "unknown block",
     "could not find block",
     "cannot find block",
