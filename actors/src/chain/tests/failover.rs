@@ -124,6 +124,30 @@ fn the_only_provider_is_probed_often_while_it_is_needed() {
 }
 
 #[test]
+fn a_provider_that_has_failed_is_probed_at_its_own_pace_while_another_one_answers() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        let chain = TestChain::start(&system, &node, 2).await;
+        chain.proxies[1].set(RpcFault::Status(503));
+        // The first one does not have it, so calls look for the other one.
+        let unknown = RpcFault::Error(-32601, "the method does not exist".into());
+        chain.proxies[0].set_for(&["trace_block"], unknown);
+        let before = chain.proxies[1].calls("eth_chainId");
+        let end = std::time::Instant::now() + Duration::from_secs(3);
+        while std::time::Instant::now() < end {
+            chain.ask("trace_block", json!(["0x0"])).await.ok();
+            let balance = json!([ACCOUNT, "pending"]);
+            assert_eq!(chain.result("eth_getBalance", balance).await, HUNDRED_ETHER);
+        }
+        let probes = chain.proxies[1].calls("eth_chainId") - before;
+        assert!(probes <= 6, "{probes}");
+        chain.stop().await;
+    });
+}
+
+#[test]
 fn a_provider_that_stops_answering_is_left_within_its_time_limit() {
     let Some(node) = Anvil::start() else {
         return;
