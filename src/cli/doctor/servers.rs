@@ -104,7 +104,7 @@ fn judge_provider(
                 TrialError::Settings(_) => "correct its url and headers",
                 TrialError::Socket(_) => "correct or remove its ws_url",
                 TrialError::Calls(Fault::Unused(_)) => "correct its url, or the id of the chain",
-                TrialError::Calls(Fault::Status(401 | 403)) => {
+                TrialError::Calls(Fault::Status(401 | 403) | Fault::Denied(_)) => {
                     "correct its key: in the url, or in headers"
                 }
                 TrialError::Calls(Fault::Throttled { .. }) => "wait, or have its limit raised",

@@ -105,8 +105,21 @@ fn has(text: &str, words: &[&str]) -> bool {
     words.iter().any(|word| text.contains(word))
 }
 
-fn has_tracer(params: &[u8]) -> bool {
-    memmem::find(params, b"\"tracer\"").is_some()
+/// Whether a call has a tracer that is a program, and not the name of one.
+fn has_program(params: &[u8]) -> bool {
+    const TRACER: &[u8] = b"\"tracer\"";
+    let mut tracers = memmem::find_iter(params, TRACER);
+    tracers.any(|at| {
+        let value = params[at + TRACER.len()..].trim_ascii_start();
+        let value = value.strip_prefix(b":").map(<[u8]>::trim_ascii_start);
+        let text = value.and_then(|value| value.strip_prefix(b"\""));
+        let end = text.and_then(|text| text.iter().find(|it| !is_of_name(**it)));
+        end != Some(&b'"')
+    })
+}
+
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
 /// A call whose error is read.
@@ -125,7 +138,7 @@ impl Request<'_> {
             parts.any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
         };
         self.params.contains(&b'\\')
-            || has_tracer(self.params)
+            || has_program(self.params)
             || has(self.method.as_bytes())
             || has(self.params)
     }

@@ -98,7 +98,7 @@ async fn request(
                 Some(member) => match shared.outcome(request_of(call), member) {
                     // The key is wrong, whatever else is said. Checks of the provider find that too; a caller could cause it.
                     Ok(Outcome::Error(_)) if matches!(status, 401..=403) => {
-                        Err(Fault::Status(status))
+                        Err(Fault::Denied(status))
                     }
                     result => result,
                 },
@@ -157,9 +157,11 @@ pub(super) async fn answers(
         return Err(Fault::Throttled { retry_after });
     }
     if status != 200 {
-        let is_read = (400..600).contains(&status) && body.len() <= ERROR_BODY_MAX;
+        if !(400..600).contains(&status) || body.len() > ERROR_BODY_MAX {
+            return Err(Fault::Status(status));
+        }
         return match read(&body, first_id, count) {
-            Ok(answers) if is_read && is_error(&answers) => Ok(answers),
+            Ok(answers) if is_error(&answers) => Ok(answers),
             _ => Err(Fault::Status(status)),
         };
     }
@@ -284,16 +286,7 @@ impl<'a> Sent<'a> {
         if let Some(failed) = failure
             && state.circuit.record(failed, now)
         {
-            let fault = state.last_fault.as_deref().unwrap_or_default();
-            let (chain, provider) = (&*shared.chain, &*shared.config.name);
-            tracing::warn!(
-                chain,
-                provider,
-                fault,
-                "too many calls fail: a provider is not used"
-            );
-            // It is probed when that is due, and not with the next block.
-            shared.woken.notify_one();
+            shared.circuit_has_opened(state.last_fault.as_deref().unwrap_or_default());
         }
     }
 }
@@ -331,7 +324,7 @@ fn class(result: &CallResult) -> Class {
             }
             Fault::Timeout(_) => Class::Timeout,
             Fault::Torn => Class::Torn,
-            Fault::Status(_) => Class::Status,
+            Fault::Status(_) | Fault::Denied(_) => Class::Status,
             Fault::Throttled { .. } => Class::Throttled,
             Fault::NotRpc(_) | Fault::TooLarge { .. } => Class::Invalid,
             Fault::Error { kind, .. } if *kind == ErrorKind::Internal => Class::ProviderError,

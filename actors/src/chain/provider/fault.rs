@@ -26,6 +26,9 @@ pub enum Fault {
     /// A status of HTTP that is neither 200 nor one of a throttled client.
     #[error("the provider answered with the status {0}")]
     Status(u16),
+    /// An error of JSON-RPC, with a status that says that the key is refused.
+    #[error("the provider refuses its key, with the status {0}")]
+    Denied(u16),
     /// The provider has had too many calls.
     #[error("the provider is throttling")]
     Throttled {

@@ -131,8 +131,10 @@ impl Health {
         if let Err(fault) = &result {
             state.last_fault = Some(fault.to_string());
             // For a call, an error of the provider's own may be the call's fault. For these it is not.
-            if matches!(fault, Fault::Error { .. } | Fault::Status(_)) {
-                state.circuit.record(true, Instant::now());
+            if matches!(fault, Fault::Error { .. } | Fault::Denied(_))
+                && state.circuit.record(true, Instant::now())
+            {
+                shared.circuit_has_opened(&fault.to_string());
             }
         }
         if is_probe {

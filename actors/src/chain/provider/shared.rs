@@ -170,6 +170,19 @@ impl Shared {
         self.used_again.notify_one();
     }
 
+    /// The circuit has opened, because of this fault.
+    pub(super) fn circuit_has_opened(&self, fault: &str) {
+        let (chain, provider) = (&*self.chain, &*self.config.name);
+        tracing::warn!(
+            chain,
+            provider,
+            fault,
+            "too many calls fail: a provider is not used"
+        );
+        // It is probed when that is due, and not with the next block.
+        self.woken.notify_one();
+    }
+
     /// The most calls of one batch now.
     pub(super) fn batch_max(&self, now: Instant) -> usize {
         let learned = self.state().learned.batch_max(now).unwrap_or(u32::MAX);

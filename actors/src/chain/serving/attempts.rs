@@ -445,7 +445,7 @@ fn is_passing(fault: &Fault) -> bool {
         Fault::Status(status) => *status >= 500,
         Fault::NotRpc(_) | Fault::Owner(_) => true,
         Fault::Error { kind, .. } => *kind == ErrorKind::Behind,
-        Fault::TooLarge { .. } | Fault::NoMemory => false,
+        Fault::Denied(_) | Fault::TooLarge { .. } | Fault::NoMemory => false,
     }
 }
 
@@ -453,8 +453,7 @@ impl Unusable {
     fn new(reasons: Vec<(Arc<str>, Unused)>, is_hurried: bool, now: Instant) -> Self {
         let again = reasons.iter().filter_map(|(_, reason)| match reason {
             Unused::CircuitOpen { until } | Unused::Throttled { until } => Some(*until),
-            // It is asked again soon, while it is needed.
-            Unused::Unchecked { .. } => Some(now),
+            Unused::Unchecked { .. } if is_hurried => Some(now),
             _ => None,
         });
         let retry_after = again.min().map(|at| at.saturating_duration_since(now));
@@ -469,8 +468,9 @@ impl Unusable {
     fn passes_until(&self, limit: Instant) -> bool {
         let mut reasons = self.reasons.iter();
         reasons.any(|(_, reason)| match reason {
-            // It is probed soon.
-            Unused::CircuitOpen { .. } if self.is_hurried => true,
+            // It is checked soon.
+            Unused::CircuitOpen { .. } | Unused::Unchecked { .. } if self.is_hurried => true,
+            Unused::Unchecked { .. } => false,
             reason => reason.passes_until(limit),
         })
     }

@@ -35,6 +35,8 @@ use crate::kernel::reserved_bytes;
 const AT_ONCE: usize = 4;
 /// The same while logs are sent, which wait for their reader.
 const AT_ONCE_STREAMED: usize = 2;
+/// What providers take of a search of so many blocks is where the next search begins.
+const LONG_SEARCH: u64 = 100;
 /// How many parts are taken before more blocks are asked for where so many were refused.
 const TAKEN_BEFORE_MORE: u32 = 4;
 /// The blocks of a part before any provider has refused one.
@@ -340,8 +342,10 @@ impl Serving {
             ..Needs::default()
         };
         let method = Method::of(&call.method);
+        // Nodes refuse what is wrong in different words.
+        let is_read = LogFilter::read(&call.params).is_ok();
         let answer = async {
-            match self.quorum_of(&call.method) {
+            match self.quorum_of(&call.method).filter(|_| is_read) {
                 Some(quorum) => self.agree(call, method, quorum, &needs, deadline).await,
                 None => self.attempt(call, method, &needs, deadline).await,
             }
@@ -450,9 +454,8 @@ impl Serving {
             ..
         } = step.get();
         // A search of few blocks that are crowded says nothing of others.
-        let before = self.logs_blocks.get();
-        let is_long = search.blocks.count() >= before;
-        if (refused.is_some() && is_long) || most_taken > before {
+        let is_long = search.blocks.count() >= LONG_SEARCH;
+        if (refused.is_some() && is_long) || most_taken > self.logs_blocks.get() {
             self.logs_blocks.set(most_taken.max(1));
         }
         Ok(None)

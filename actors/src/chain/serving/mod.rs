@@ -105,7 +105,7 @@ pub(super) struct Needs {
     pub(super) any_branch: bool,
     /// Whether what is asked for exists, so that `null` means that the provider does not have it.
     pub(super) must_exist: bool,
-    /// Whether the call is about a block, by its number, that the chain has.
+    /// Whether the call names a block that the chain has.
     pub(super) names_known_block: bool,
     /// Whether another provider may know what one does not, as an old transaction that is not in its index.
     pub(super) may_be_elsewhere: bool,
@@ -224,6 +224,7 @@ impl Serving {
         let needs = Needs {
             must_exist: true,
             head_min,
+            names_known_block: head_min.is_some(),
             ..Needs::default()
         };
         let answer = self.attempt(call, method, &needs, deadline).await?;

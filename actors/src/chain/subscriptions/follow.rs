@@ -153,12 +153,16 @@ impl Hub {
                 false => Ok(Vec::new()),
             };
             let logs = match logs {
-                Ok(logs) => logs,
+                Ok(logs) => {
+                    if !logs.is_empty() {
+                        self.blooms.learn(true);
+                    }
+                    logs
+                }
                 // The next look tells this block.
                 Err(_) if trail.may_try_again(fresh.block.hash, LOGS_TRIES) => return,
-                // Some chains fill the field with anything.
                 Err(Missing::Denied) => {
-                    self.has_wrong_blooms.set(true);
+                    self.blooms.learn(false);
                     Vec::new()
                 }
                 Err(Missing::Refused) => {
@@ -183,7 +187,10 @@ impl Hub {
 
     /// The block after which blocks are told. What was known of the chain before somebody subscribed may be old.
     async fn first_head(&self, trail: &mut Trail) -> Option<Block> {
-        let told = self.serving.look_for_head().await?;
+        let Some(told) = self.serving.look_for_head().await else {
+            trail.stop_waiting();
+            return None;
+        };
         let head = self.serving.head()?;
         // Other providers have not told theirs yet. That of one which is far ahead may never be that of the chain.
         let is_old = head.number.saturating_add(START_LAG) < told;
@@ -214,7 +221,7 @@ impl Hub {
         let searched = format!("[{{\"blockHash\":\"{hash}\"}}]");
         let searched = self.ask("eth_getLogs", searched, Some(number)).await;
         let searched = searched.and_then(|text| members(&text));
-        let has_logs = fresh.has_logs && !self.has_wrong_blooms.get();
+        let has_logs = fresh.has_logs && self.blooms.are_believed();
         let is_believed = |logs: &Vec<Bytes>| !logs.is_empty() || !has_logs;
         if let Some(logs) = searched.filter(is_believed) {
             return Ok(logs);

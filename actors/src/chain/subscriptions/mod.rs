@@ -18,12 +18,14 @@ mod trail;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{FutureExt, LocalBoxFuture, TryFutureExt};
 use rand::Rng;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 pub use self::filter::{FilterFault, LogsFilter};
 use self::subscribers::{Event, Subscriber, Subscribers};
@@ -34,6 +36,9 @@ use crate::kernel::{BufferReservation, EventSender, reserved_bytes};
 const SUBSCRIPTIONS_MAX: usize = 16 * 1024;
 /// What a subscription takes beside its filter: its places in maps.
 const SUBSCRIPTION_BYTES: u64 = 512;
+/// After so many blocks in a row whose bloom filters were wrong, none is believed for this time.
+const BLOOMS_DENIED: u32 = 3;
+const BLOOMS_WRONG_FOR: Duration = Duration::from_secs(600);
 /// What the place of a notification takes in a queue.
 const QUEUED_BYTES: usize = 64;
 /// Subscribers that are looked at before other tasks have their turn on the thread.
@@ -115,8 +120,7 @@ pub(super) struct Hub {
     /// The tasks that follow what somebody subscribes to. They end with the hub.
     tasks: RefCell<JoinSet<()>>,
     blocks: Following,
-    /// Whether a block without logs had a bloom filter that says otherwise: then none of the chain is believed.
-    has_wrong_blooms: Cell<bool>,
+    blooms: Blooms,
     /// Whether the task runs that tells pending transactions.
     tells_pending: Cell<bool>,
 }
@@ -128,6 +132,34 @@ struct Following {
     has_begun: Cell<bool>,
     /// Whether what happens from now on is told.
     is_ready: watch::Sender<bool>,
+}
+
+/// Whether the bloom filters of blocks say which of them have logs. Some chains fill them with anything.
+#[derive(Default)]
+struct Blooms {
+    /// Blocks in a row that have no logs although their filters say so.
+    denied: Cell<u32>,
+    /// Until when no filter is believed.
+    wrong_until: Cell<Option<Instant>>,
+}
+
+impl Blooms {
+    fn are_believed(&self) -> bool {
+        self.wrong_until
+            .get()
+            .is_none_or(|until| until <= Instant::now())
+    }
+
+    /// A block had logs, or none although its filter says so.
+    fn learn(&self, has_logs: bool) {
+        let denied = if has_logs { 0 } else { self.denied.get() + 1 };
+        self.denied.set(denied);
+        if denied >= BLOOMS_DENIED {
+            self.denied.set(0);
+            self.wrong_until
+                .set(Some(Instant::now() + BLOOMS_WRONG_FOR));
+        }
+    }
 }
 
 impl Following {
@@ -145,7 +177,7 @@ impl Hub {
             rounds: Cell::new(0),
             tasks: RefCell::new(JoinSet::new()),
             blocks: Following::default(),
-            has_wrong_blooms: Cell::new(false),
+            blooms: Blooms::default(),
             tells_pending: Cell::new(false),
         }
     }

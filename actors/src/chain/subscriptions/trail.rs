@@ -58,6 +58,11 @@ impl Trail {
         self.waits_since.get_or_insert_with(Instant::now).elapsed() < within
     }
 
+    /// Lets the wait before the first block begin anew.
+    pub(super) fn stop_waiting(&mut self) {
+        self.waits_since = None;
+    }
+
     /// Counts a try to tell this block, and says whether there may be another one: there are `most`.
     pub(super) fn may_try_again(&mut self, hash: BlockHash, most: u32) -> bool {
         let before = self.tried.filter(|(tried, _)| *tried == hash);

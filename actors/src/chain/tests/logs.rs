@@ -129,6 +129,35 @@ fn ranges_up_to_the_final_block_are_split_and_bounded_as_others_are() {
     });
 }
 
+#[test]
+fn a_search_begins_with_what_providers_took_of_the_last_one() {
+    let Some(node) = Anvil::start() else {
+        return;
+    };
+    TestSystem::real_time(|system| async move {
+        node.mine(400).await;
+        let chain = TestChain::start(&system, &node, 1).await;
+        chain.until(|status| status.head >= Some(400)).await;
+        let refusal = RpcFault::Error(-32005, "block range is too wide".into());
+        chain.proxies[0].set_times(2, &["eth_getLogs"], refusal);
+        // None of these blocks is final.
+        let filter = json!([{ "fromBlock": "0x151", "toBlock": "0x190" }]);
+        chain.result("eth_getLogs", filter).await;
+        let filter = |from: &str| json!([{ "fromBlock": from, "toBlock": "latest" }]);
+        let asked = || chain.proxies[0].calls("eth_getLogs");
+        let before = asked();
+        chain.result("eth_getLogs", filter("0x10")).await;
+        assert_eq!(asked() - before, 1, "that search was short");
+        let refusal = RpcFault::Error(-32005, "block range is too wide".into());
+        chain.proxies[0].set_times(2, &["eth_getLogs"], refusal);
+        chain.result("eth_getLogs", filter("0x11")).await;
+        let before = asked();
+        chain.result("eth_getLogs", filter("0x12")).await;
+        assert!(asked() - before > 1);
+        chain.stop().await;
+    });
+}
+
 /// The zeros of a log whose JSON has 200 KiB.
 const ZEROS: u32 = 100 * 1024;
 

@@ -492,10 +492,15 @@ fn words_that_a_caller_has_sent_say_nothing_of_a_provider() {
     let traced = |params| quoted("debug_traceCall", params, -32000, "quota at <eval>");
     let tracer = r#"[{},"latest",{"tracer":"{fault(){throw 'quo'+'ta'}}"}]"#;
     assert_eq!(traced(tracer), Meaning::Provider(ErrorKind::Internal));
-    assert!(matches!(
-        traced(r#"[{},"latest"]"#),
-        Meaning::Throttled { .. }
-    ));
+    for named in [
+        r#"[{},"latest"]"#,
+        r#"[{},"latest",{"tracer" : "callTracer"}]"#,
+    ] {
+        assert!(
+            matches!(traced(named), Meaning::Throttled { .. }),
+            "{named}"
+        );
+    }
     // A revert stays one.
     let reverted = quoted(
         "eth_call",

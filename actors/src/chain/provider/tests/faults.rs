@@ -82,7 +82,7 @@ fn an_error_of_json_rpc_counts_also_with_another_status() {
         // What looks like an error of the caller is none if the key is refused.
         let inactive = RpcFault::Answer(403, body(-32600, "App is inactive"));
         let fault = suffer(&provider, &proxy, inactive).await;
-        assert!(matches!(fault, Fault::Status(403)), "{fault}");
+        assert!(matches!(fault, Fault::Denied(403)), "{fault}");
         provider.stop().await;
     });
 }
