@@ -23,6 +23,7 @@ use self::words::{
     WRONG_SEARCH,
 };
 use super::fault::ErrorKind;
+use crate::chain::rpc::Call;
 
 /// How much of a message and of its data is read.
 const TEXT_MAX: usize = 1024;
@@ -122,32 +123,17 @@ fn is_of_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
-/// A call whose error is read.
-#[derive(Clone, Copy)]
-pub(super) struct Request<'a> {
-    pub(super) method: &'a str,
-    pub(super) params: &'a [u8],
-}
-
-impl Request<'_> {
-    /// Whether a node that quotes the call may say this word. What is escaped is not read, and may be any word, as may what a
-    /// tracer throws, which is a program.
-    fn says(self, word: &str) -> bool {
-        let has = |text: &[u8]| {
-            let mut parts = text.windows(word.len());
-            parts.any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
-        };
-        self.params.contains(&b'\\')
-            || has_program(self.params)
-            || has(self.method.as_bytes())
-            || has(self.params)
-    }
-
-    /// Whether `text` has one of the words, and not from the call.
-    fn is_told(self, text: &str, words: &[&str]) -> bool {
-        let mut found = words.iter().filter(|word| text.contains(**word));
-        found.any(|word| !self.says(word))
-    }
+/// Whether a node that quotes the call may say this word. What is escaped is not read, and may be any word, as may what a
+/// tracer throws, which is a program.
+fn says(call: &Call, word: &str) -> bool {
+    let has = |text: &[u8]| {
+        let mut parts = text.windows(word.len());
+        parts.any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
+    };
+    call.params.contains(&b'\\')
+        || has_program(&call.params)
+        || has(call.method.as_bytes())
+        || has(&call.params)
 }
 
 /// Whether calls of this method search a range of blocks.
@@ -159,19 +145,22 @@ fn searches(method: &str) -> bool {
 }
 
 /// What `error`, the text of an error object, means for a call.
-pub(super) fn classify(request: Request<'_>, error: &str) -> Classified {
+pub(super) fn classify(call: &Call, error: &str) -> Classified {
     use ErrorKind::{Behind, Internal, Pruned, Range, Unsupported};
     let Ok(object) = serde_json::from_str::<ErrorObject<'_>>(error) else {
         return Classified::new(Meaning::Provider(Internal));
     };
     let (code, text) = (object.code(), object.text());
     let text = text.as_str();
-    let is_told = |words: &[&str]| request.is_told(text, words);
+    let is_told = |words: &[&str]| {
+        let mut found = words.iter().filter(|word| text.contains(**word));
+        found.any(|word| !says(call, word))
+    };
     let is_of_range = || {
         let both = ["block", "range"];
         is_told(RANGE) || (both.iter().all(|word| is_told(&[word]))) || text == "limit exceeded"
     };
-    if searches(request.method)
+    if searches(&call.method)
         && is_of_range()
         && !is_told(THROTTLED)
         && !has(text, WRONG_SEARCH)

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::time::Instant;
 
-use super::classify::{Meaning, Request, classify, refuses_batches};
+use super::classify::{Meaning, classify, refuses_batches};
 use super::fault::{ErrorKind, Fault};
 use super::figures::Class;
 use super::served_chain::{ensure_chain, number};
@@ -95,7 +95,7 @@ async fn request(
             .iter()
             .zip(members)
             .map(|(call, member)| match member {
-                Some(member) => match shared.outcome(request_of(call), member) {
+                Some(member) => match shared.outcome(call, member) {
                     // The key is wrong, whatever else is said. Checks of the provider find that too; a caller could cause it.
                     Ok(Outcome::Error(_)) if matches!(status, 401..=403) => {
                         Err(Fault::Denied(status))
@@ -120,7 +120,7 @@ async fn request(
                     kind: ErrorKind::Internal,
                     error: error.clone(),
                 });
-                match shared.outcome(request_of(call), member) {
+                match shared.outcome(call, member) {
                     Ok(_) => whole,
                     fault => fault,
                 }
@@ -130,11 +130,6 @@ async fn request(
     };
     sent.record(&results, None);
     Some(results)
-}
-
-fn request_of(call: &Call) -> Request<'_> {
-    let (method, params) = parts(call);
-    Request { method, params }
 }
 
 /// Statuses with which servers refuse batches.
@@ -182,13 +177,13 @@ fn is_error(answers: &Answers) -> bool {
 
 impl Shared {
     /// What an answer means for its caller.
-    pub(super) fn outcome(&self, request: Request<'_>, member: Member) -> CallResult {
+    pub(super) fn outcome(&self, call: &Call, member: Member) -> CallResult {
         let error = match member {
             Member::Result(result) => return Ok(Outcome::Result(result)),
             Member::Error(error) => error,
         };
         // The text is JSON, so it is UTF-8.
-        let classified = classify(request, std::str::from_utf8(&error).unwrap_or_default());
+        let classified = classify(call, std::str::from_utf8(&error).unwrap_or_default());
         let error = match contains_any(&error, &self.secrets) {
             true => Bytes::from_static(HIDDEN),
             false => error,

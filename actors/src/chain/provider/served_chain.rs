@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::classify::Request;
 use super::exchange::answers;
 use super::fault::{Fault, Unused};
 use super::shared::{Served, Shared};
 use super::transport::Transport;
-use super::wire::{Answers, Member, write};
+use super::wire::{Answers, Member, parts, write};
+use crate::chain::rpc::Call;
 
 /// How long the question may take.
 const CHECK_WITHIN: Duration = Duration::from_secs(5);
@@ -71,19 +71,16 @@ pub(super) async fn ask_number(
     within: Duration,
 ) -> Result<u64, Fault> {
     let id = shared.ids(1);
-    let call: [(&str, &[u8]); 1] = [(method, b"[]")];
-    let answer = transport.post(write(id, call.into_iter()), within).await?;
+    let call = Call::new(method, "[]");
+    let body = write(id, std::iter::once(parts(&call)));
+    let answer = transport.post(body, within).await?;
     let Answers::Each(mut each) = answers(answer, id, 1).await? else {
         return Err(Fault::NotRpc("the answer to one call is a batch"));
     };
     let found = match each.pop().flatten() {
         Some(Member::Result(text)) => number(&text),
         Some(error) => {
-            let request = Request {
-                method,
-                params: b"",
-            };
-            shared.outcome(request, error)?;
+            shared.outcome(&call, error)?;
             None
         }
         None => None,

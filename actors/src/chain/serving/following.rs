@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::attempts::Answer;
 use super::{Serving, metrics};
 use crate::chain::block::Block;
 use crate::chain::cache::{SharedAnswers, SharedConfig};
@@ -200,7 +201,12 @@ impl Serving {
     pub(in crate::chain) async fn look_for_head(self: &Rc<Self>) -> Option<u64> {
         let (method, params) = ("eth_getBlockByNumber", "[\"latest\",false]");
         let asked = self.ask_best(method, params, Instant::now() + WITHIN).await;
-        let Some((provider, Outcome::Result(text))) = asked else {
+        let Ok(Answer {
+            outcome: Outcome::Result(text),
+            provider: Some(provider),
+            ..
+        }) = asked
+        else {
             return None;
         };
         let block = Block::read(&text)?;

@@ -143,8 +143,10 @@ struct Search<'call> {
 enum Asked<'call> {
     /// The logs of blocks that are there.
     Known(Search<'call>),
-    /// What only a provider knows, or finds wrong: logs of at most so many blocks.
+    /// The logs of at most so many blocks, which only a provider knows.
     Other { blocks_max: u64 },
+    /// Nothing that is understood here. A provider says what is wrong with it.
+    Wrong,
 }
 
 /// The blocks that tags stand for, as far as that is known.
@@ -243,7 +245,7 @@ impl Serving {
     ) -> Result<Outcome, ChainError> {
         let search = match self.asked(call, newest, deadline).await? {
             Asked::Known(search) => search,
-            Asked::Other { .. } => return self.pass_on(call, newest, deadline).await,
+            other => return self.pass_on(call, &other, newest, deadline).await,
         };
         let providers = self.config.providers.iter();
         let bytes_max = providers.map(|it| it.answer_max).max().unwrap_or_default();
@@ -266,8 +268,9 @@ impl Serving {
         let newest = self.newest_for(std::slice::from_ref(call), deadline).await;
         let search = match self.asked(call, newest, deadline).await? {
             Asked::Known(search) => search,
-            Asked::Other { .. } => {
-                return Ok(Searched::Whole(self.pass_on(call, newest, deadline).await?));
+            other => {
+                let passed_on = self.pass_on(call, &other, newest, deadline).await;
+                return passed_on.map(Searched::Whole);
             }
         };
         let mut results = Results::new(Destination::Parts(&message.parts));
@@ -289,20 +292,25 @@ impl Serving {
         newest: Newest,
         deadline: Instant,
     ) -> Result<Asked<'call>, ChainError> {
+        let Ok(filter) = LogFilter::read(&call.params) else {
+            return Ok(Asked::Wrong);
+        };
+        let names = |tag| [filter.from, filter.to].contains(&Some(Height::Tag(tag)));
         let mut tagged = Tagged {
             latest: newest.latest(),
             ..Tagged::default()
         };
-        if names_tag(call, Tag::Safe) {
+        if names(Tag::Safe) {
             tagged.safe = self.block_at_tag("safe", newest, deadline).await;
         }
-        if names_tag(call, Tag::Finalized) {
+        if names(Tag::Finalized) {
             tagged.finalized = self.block_at_tag("finalized", newest, deadline).await;
         }
-        let asked = Asked::read(call, tagged);
+        let asked = Asked::read(call, filter, tagged);
         let blocks_max = match &asked {
             Asked::Known(search) => search.blocks.count(),
             Asked::Other { blocks_max } => *blocks_max,
+            Asked::Wrong => 0,
         };
         match blocks_max > self.config.logs_range_max {
             true => Err(ChainError::Invalid(
@@ -333,6 +341,7 @@ impl Serving {
     async fn pass_on(
         &self,
         call: &Arc<Call>,
+        asked: &Asked<'_>,
         newest: Newest,
         deadline: Instant,
     ) -> Result<Outcome, ChainError> {
@@ -342,12 +351,11 @@ impl Serving {
             ..Needs::default()
         };
         let method = Method::of(&call.method);
-        // Nodes refuse what is wrong in different words.
-        let is_read = LogFilter::read(&call.params).is_ok();
         let answer = async {
-            match self.quorum_of(&call.method).filter(|_| is_read) {
-                Some(quorum) => self.agree(call, method, quorum, &needs, deadline).await,
-                None => self.attempt(call, method, &needs, deadline).await,
+            match (self.quorum_of(&call.method), asked) {
+                // Nodes refuse what is wrong in different words.
+                (None, _) | (_, Asked::Wrong) => self.attempt(call, method, &needs, deadline).await,
+                (Some(quorum), _) => self.agree(call, method, quorum, &needs, deadline).await,
             }
         };
         let answer = timeout_at(deadline, answer).await;
@@ -573,10 +581,7 @@ impl Tagged {
 }
 
 impl<'call> Asked<'call> {
-    fn read(call: &'call Call, tagged: Tagged) -> Self {
-        let Ok(filter) = LogFilter::read(&call.params) else {
-            return Self::Other { blocks_max: 0 };
-        };
+    fn read(call: &'call Call, filter: LogFilter<'call>, tagged: Tagged) -> Self {
         let LogBlocks::Range { from, to } = filter.blocks() else {
             return Self::Other { blocks_max: 1 };
         };
@@ -593,12 +598,6 @@ impl<'call> Asked<'call> {
             },
         }
     }
-}
-
-/// Whether a search begins or ends at the block of this tag.
-fn names_tag(call: &Call, tag: Tag) -> bool {
-    let filter = LogFilter::read(&call.params);
-    filter.is_ok_and(|filter| [filter.from, filter.to].contains(&Some(Height::Tag(tag))))
 }
 
 /// What is in an array.
@@ -626,9 +625,11 @@ mod tests {
 
     fn blocks_of(params: &str) -> Result<(u64, u64), u64> {
         let call = Call::new("eth_getLogs", params.to_owned());
-        match Asked::read(&call, TAGGED) {
+        let filter = LogFilter::read(&call.params);
+        match filter.map_or(Asked::Wrong, |filter| Asked::read(&call, filter, TAGGED)) {
             Asked::Known(Search { blocks, .. }) => Ok((blocks.first, blocks.last)),
             Asked::Other { blocks_max } => Err(blocks_max),
+            Asked::Wrong => Err(0),
         }
     }
 

@@ -27,6 +27,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::attempts::Answer;
 use self::following::OneAtATime;
 use self::hedging::HedgeBudget;
 use self::kept::{FlightKey, Told};
@@ -231,18 +232,17 @@ impl Serving {
         Ok(answer.outcome)
     }
 
-    /// Asks the best provider on behalf of the gateway itself. Returns which one it is.
-    pub(super) async fn ask_best(
+    /// Asks the best provider on behalf of the gateway itself.
+    async fn ask_best(
         &self,
         method: &str,
         params: &'static str,
         deadline: Instant,
-    ) -> Option<(usize, Outcome)> {
+    ) -> Result<Answer, ChainError> {
         let call = Arc::new(Call::new(method, params));
         let needs = Needs::default();
-        let answer = self.attempt(&call, Method::of(method), &needs, deadline);
-        let answer = answer.await.ok()?;
-        Some((answer.provider?, answer.outcome))
+        self.attempt(&call, Method::of(method), &needs, deadline)
+            .await
     }
 
     /// Asks this provider on behalf of the gateway itself.

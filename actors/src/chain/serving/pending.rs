@@ -5,7 +5,6 @@
 
 use std::cell::{Cell, Ref, RefCell};
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,12 +12,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::Serving;
 use super::attempts::Answer;
-use super::{Needs, Serving};
 use crate::chain::error::ChainError;
-use crate::chain::methods::Method;
 use crate::chain::pending::{PendingHashes, TransactionHash, Wanted};
-use crate::chain::rpc::{Call, Outcome};
+use crate::chain::rpc::Outcome;
 
 /// How long one question may take.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -100,17 +98,15 @@ impl Serving {
 
     async fn make_filter(&self) -> Result<ProviderFilter, ChainError> {
         let deadline = Instant::now() + WITHIN;
-        let call = Arc::new(Call::new("eth_newPendingTransactionFilter", "[]"));
-        let method = Method::of(&call.method);
-        let needs = Needs::default();
-        let answer = self.attempt(&call, method, &needs, deadline).await?;
-        let Answer {
-            outcome, provider, ..
-        } = answer;
-        match (outcome, provider) {
-            (Outcome::Result(id), Some(provider)) => Ok(ProviderFilter { provider, id }),
+        let method = "eth_newPendingTransactionFilter";
+        match self.ask_best(method, "[]", deadline).await? {
+            Answer {
+                outcome: Outcome::Result(id),
+                provider: Some(provider),
+                ..
+            } => Ok(ProviderFilter { provider, id }),
             _ => Err(ChainError::Unsupported {
-                method: Arc::clone(&call.method),
+                method: method.into(),
             }),
         }
     }

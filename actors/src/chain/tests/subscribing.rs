@@ -52,6 +52,17 @@ impl Subscription {
     }
 }
 
+/// What somebody is answered who should not be able to subscribe.
+async fn refusal(chain: &TestChain, topic: Topic) -> Result<SubscriptionId, SubscribeError> {
+    let (sender, _events) = event_queue(EventBounds {
+        events: 1,
+        bytes: 1,
+    });
+    let sender = Arc::new(sender);
+    let subscribe = Subscribe { topic, sender };
+    chain.entry.handle.ask(subscribe, LONG).await.unwrap()
+}
+
 #[test]
 fn each_block_is_told_once_and_in_order_while_providers_fail() {
     let Some(node) = Anvil::start() else {
@@ -220,15 +231,7 @@ fn a_subscription_ends_with_the_owner_of_the_chain_and_is_refused_if_the_setting
             config.methods_denied = vec!["eth_subscribe".into()];
         })
         .await;
-        let (sender, _events) = event_queue(EventBounds {
-            events: 1,
-            bytes: 1,
-        });
-        let subscribe = Subscribe {
-            topic: Topic::NewHeads,
-            sender: Arc::new(sender),
-        };
-        let refused = chain.entry.handle.ask(subscribe, LONG).await.unwrap();
+        let refused = refusal(&chain, Topic::NewHeads).await;
         assert_eq!(refused, Err(SubscribeError::Forbidden));
         chain.stop().await;
     });
@@ -388,15 +391,7 @@ fn who_wants_pending_transactions_is_told_if_no_provider_tells_them() {
             matches!(refused, Err(ChainError::Unsupported { .. })),
             "{refused:?}"
         );
-        let (sender, _events) = event_queue(EventBounds {
-            events: 1,
-            bytes: 1,
-        });
-        let subscribe = Subscribe {
-            topic: Topic::NewPendingTransactions,
-            sender: Arc::new(sender),
-        };
-        let refused = chain.entry.handle.ask(subscribe, LONG).await.unwrap();
+        let refused = refusal(&chain, Topic::NewPendingTransactions).await;
         assert_eq!(refused, Err(SubscribeError::NotTold));
         chain.stop().await;
     });

@@ -18,8 +18,7 @@ enum Expected {
 
 /// What an error of a call means that says nothing itself.
 fn read(method: &str, error: &str) -> Classified {
-    let params = b"[]";
-    classify(Request { method, params }, error)
+    classify(&Call::new(method, "[]"), error)
 }
 
 fn meaning(method: &str, error: &str) -> Expected {
@@ -460,8 +459,7 @@ fn refusals_of_too_many_calls_throttle() {
 fn words_that_a_caller_has_sent_say_nothing_of_a_provider() {
     let quoted = |method: &str, params: &str, code: i64, message: &str| {
         let error = json!({ "code": code, "message": message }).to_string();
-        let params = params.as_bytes();
-        classify(Request { method, params }, &error).meaning
+        classify(&Call::new(method, params.to_owned()), &error).meaning
     };
     for word in [
         "archive",
