@@ -141,12 +141,46 @@ struct Request {
 #[serde(expecting = "a JSON object with the member \"inputs\"")]
 struct RequestJson<'a> {
     id: Option<String>,
-    #[serde(default, borrow)]
+    #[serde(default, borrow, deserialize_with = "present")]
     parameters: ParametersJson<'a>,
     #[serde(borrow, deserialize_with = "tensors")]
     inputs: Vec<InputJson<'a>>,
-    #[serde(default, deserialize_with = "tensors")]
+    #[serde(default, borrow, deserialize_with = "optional_tensors")]
     outputs: Vec<OutputJson<'a>>,
+}
+
+/// Deserializes a member that counts as absent if it is `null`, as clients write what they do not set.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// As [`tensors`], or none.
+fn optional_tensors<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Optional<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Optional<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of tensors")
+        }
+
+        fn visit_none<E: Error>(self) -> Result<Vec<T>, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_some<D: Deserializer<'de>>(self, list: D) -> Result<Vec<T>, D::Error> {
+            tensors(list)
+        }
+    }
+
+    deserializer.deserialize_option(Optional(PhantomData))
 }
 
 /// Deserializes a list of at most `TENSORS_MAX` tensors.
@@ -206,8 +240,11 @@ struct ParametersJson<'a> {
     /// A number or a string. Any other value is refused without a tree of it.
     #[serde(borrow)]
     sequence_id: Option<&'a RawValue>,
+    #[serde(deserialize_with = "present")]
     sequence_start: bool,
+    #[serde(deserialize_with = "present")]
     sequence_end: bool,
+    #[serde(deserialize_with = "present")]
     reset_states: bool,
 }
 
@@ -227,6 +264,28 @@ struct InputJson<'a> {
 struct OutputJson<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
+    #[serde(default, deserialize_with = "present")]
+    parameters: OutputParametersJson,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct OutputParametersJson {
+    /// How many classes are asked for in place of the elements.
+    #[serde(deserialize_with = "present")]
+    classification: u64,
+}
+
+impl OutputJson<'_> {
+    fn read(self) -> Result<String, Problem> {
+        match self.parameters.classification {
+            0 => Ok(self.name.into_owned()),
+            _ => Err(invalid(format!(
+                "output {:?}: classification is not supported: ask for the output and choose its largest elements",
+                self.name
+            ))),
+        }
+    }
 }
 
 impl InputJson<'_> {
@@ -263,6 +322,19 @@ impl InputJson<'_> {
 
 /// Parses the JSON of a request. Memory for its tensors is reserved in `memory`; the tensors keep it.
 fn parse(body: &[u8], memory: &dyn Buffers) -> Result<Request, Problem> {
+    let (quoted, _quoted_memory);
+    let body = match tensor_json::has_non_finite(body) {
+        false => body,
+        true => {
+            // Three letters become five at most.
+            let copy = (body.len() as u64).saturating_mul(2);
+            let reserved = memory.take(copy);
+            _quoted_memory =
+                reserved.map_err(|error| no_memory("the text of this request", error))?;
+            quoted = tensor_json::quote_non_finite(body);
+            quoted.as_deref().unwrap_or(body)
+        }
+    };
     let request: RequestJson<'_> = read_json(body)?;
     let mut bytes = 0u64;
     for input in &request.inputs {
@@ -279,10 +351,10 @@ fn parse(body: &[u8], memory: &dyn Buffers) -> Result<Request, Problem> {
     let inputs = request.inputs.into_iter();
     let inputs = inputs.map(|input| input.read(reservation.as_ref()));
     let wanted = request.outputs.into_iter();
-    let wanted = wanted.map(|output| output.name.into_owned());
+    let wanted = wanted.map(OutputJson::read);
     let infer = InferRequest {
         inputs: inputs.collect::<Result<_, _>>()?,
-        wanted: wanted.collect(),
+        wanted: wanted.collect::<Result<_, _>>()?,
         reset_states: request.parameters.reset_states,
         sequence: sequence(&request.parameters)?,
     };
@@ -360,6 +432,50 @@ mod tests {
             let detail = problem.detail;
             assert!(detail.contains("1600000 bytes"), "{detail}");
         }
+    }
+
+    #[test]
+    fn members_that_are_null_count_as_absent() {
+        let text = r#"{"id":null,"parameters":null,"outputs":null,"inputs":[
+            {"name":"x","shape":[1],"datatype":"INT8","data":[1],"parameters":null}]}"#;
+        let request = parse_text(text).unwrap();
+        assert!(request.wanted.is_empty() && request.sequence.is_none());
+        let text = r#"{"inputs":[],"outputs":[{"name":"y","parameters":null}],"parameters":{
+            "sequence_id":null,"sequence_start":null,"sequence_end":null,"reset_states":null}}"#;
+        let request = parse_text(text).unwrap();
+        assert_eq!(request.wanted, ["y"]);
+        assert!(request.sequence.is_none() && !request.reset_states);
+        let text = r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"classification":0}}]}"#;
+        assert_eq!(parse_text(text).unwrap().wanted, ["y"]);
+        assert!(parse_text(r#"{"inputs":null}"#).is_err());
+    }
+
+    #[test]
+    fn classes_are_refused_in_words() {
+        let text = r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"classification":3}}]}"#;
+        let problem = parse_text(text).unwrap_err();
+        assert_eq!(problem.kind, ProblemKind::InvalidInput);
+        assert!(
+            problem.detail.contains("classification"),
+            "{}",
+            problem.detail
+        );
+    }
+
+    #[test]
+    fn what_is_no_number_is_read_as_pythons_clients_write_it() {
+        let text = r#"{"inputs":[{"name":"NaN","shape":[3],"datatype":"FP32","data":[NaN,-Infinity,"Infinity"]}]}"#;
+        let read = |memory| parse(text.as_bytes(), &FixedBuffers::new(memory));
+        let request = read(1000).unwrap().infer;
+        let values: Vec<_> = request.inputs[0]
+            .data
+            .chunks(4)
+            .map(|it| f32::from_le_bytes(it.try_into().unwrap()))
+            .collect();
+        assert!(values[0].is_nan());
+        assert_eq!(values[1..], [f32::NEG_INFINITY, f32::INFINITY]);
+        assert_eq!(request.inputs[0].name, "NaN");
+        assert_eq!(read(0).unwrap_err().kind, ProblemKind::MemoryExceeded);
     }
 
     #[test]

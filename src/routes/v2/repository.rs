@@ -1,9 +1,12 @@
 //! The model repository extension: `POST /v2/repository/index`, and load and unload of one model.
 
+use std::fmt;
+
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 
 use headroom_actors::lazy::{Phase, Preload, Status, Unload};
 use headroom_actors::model::{EndSequences, Model, Rescan};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -20,6 +23,64 @@ use crate::problem::{Problem, ProblemKind, never_fits};
 struct IndexRequest {
     /// List loaded models only.
     ready: bool,
+}
+
+/// The optional body of a request to load.
+#[derive(Deserialize, Default, ToSchema)]
+#[serde(default)]
+struct LoadRequest {
+    /// Parameters of the load. `config` and `file:NAME`, which would replace files of the repository, are refused.
+    #[schema(value_type = Option<Object>)]
+    parameters: LoadParameters,
+}
+
+/// The first parameter that is refused, if there is one. Others are not kept: they may be many.
+#[derive(Default)]
+struct LoadParameters {
+    refused: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for LoadParameters {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LoadParametersVisitor)
+    }
+}
+
+struct LoadParametersVisitor;
+
+impl<'de> Visitor<'de> for LoadParametersVisitor {
+    type Value = LoadParameters;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of parameters")
+    }
+
+    fn visit_unit<E>(self) -> Result<LoadParameters, E> {
+        Ok(LoadParameters::default())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<LoadParameters, A::Error> {
+        let mut refused = None;
+        while let Some((name, IgnoredAny)) = object.next_entry::<String, _>()? {
+            if name == "config" || name.starts_with("file:") {
+                refused.get_or_insert(name);
+            }
+        }
+        Ok(LoadParameters { refused })
+    }
+}
+
+impl LoadRequest {
+    /// Another server would load something else because of these.
+    fn check(&self) -> Result<(), Problem> {
+        let Some(name) = &self.parameters.refused else {
+            return Ok(());
+        };
+        let detail = format!(
+            "the parameter {name:?} is not supported: models and their settings are files below models.dir"
+        );
+        Err(Problem::new(ProblemKind::InvalidInput, detail))
+    }
 }
 
 /// The models of the repository.
@@ -107,6 +168,7 @@ pub(in crate::routes) fn load_docs() -> Docs {
             "If its file or settings have changed, the model is unloaded first, after its requests in \
              flight. The backoff after a failed load does not apply.",
         )
+        .optional_body::<LoadRequest>(json!({ "parameters": {} }))
         .empty_answer(200, "The model is loaded.")
         .problems(&models::LOAD_PROBLEMS)
 }
@@ -114,9 +176,16 @@ pub(in crate::routes) fn load_docs() -> Docs {
 /// Loads the highest version. If its file or settings have changed, the model is unloaded first, after its
 /// requests in flight. The backoff after a failed load does not apply.
 pub(in crate::routes) async fn load(
+    request: HttpRequest,
+    payload: web::Payload,
+    bodies: web::Data<BodyBudget>,
     path: web::Path<ModelPath>,
     handles: RequestHandles,
 ) -> Result<impl Responder, Problem> {
+    let body = read_body(&request, payload, &bodies).await?;
+    if !body.is_empty() {
+        read_json::<LoadRequest>(&body)?.check()?;
+    }
     rescan(&handles).await?;
     let model = models::resolve(&handles, &path).await?;
     let status = models::status(&handles, &model).await?;
@@ -167,4 +236,31 @@ pub(in crate::routes) async fn unload(
         unload_one(&handles, model).await?;
     }
     Ok(HttpResponse::Ok().finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(body: &str) -> Result<(), Problem> {
+        read_json::<LoadRequest>(body.as_bytes())?.check()
+    }
+
+    #[test]
+    fn parameters_that_would_replace_files_are_refused() {
+        for body in [
+            "{}",
+            r#"{"parameters":null}"#,
+            r#"{"parameters":{"other":[1]},"x":1}"#,
+        ] {
+            check(body).unwrap();
+        }
+        for (name, value) in [("config", "{}"), ("file:1/model.pt", "AAAA")] {
+            let body = json!({ "parameters": { "a": 1, name: value } }).to_string();
+            let problem = check(&body).unwrap_err();
+            assert_eq!(problem.kind, ProblemKind::InvalidInput);
+            assert!(problem.detail.contains(name), "{}", problem.detail);
+        }
+        assert!(check(r#"{"parameters":[]}"#).is_err());
+    }
 }

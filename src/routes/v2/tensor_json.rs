@@ -2,15 +2,82 @@
 //!
 //! Numbers are converted while they are parsed. A tensor never exists as a tree of JSON values, so a
 //! body of many brackets needs no more memory than its text. JSON has no NaN and no infinities: they are
-//! written as `null`, and `null` is refused in requests.
+//! the strings of [`NON_FINITE`], in answers and in requests. Python's clients write them without the quotation marks, which is no
+//! JSON; [`quote_non_finite`] adds these.
 
 use std::fmt;
 
 use half::{bf16, f16};
 use headroom_actors::model::{Datatype, Tensor, element_count};
+use memchr::{memchr2, memchr3, memmem};
 use serde::Serialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+
+/// The names of what is no number, as JavaScript and Python write and read them.
+pub(super) const NON_FINITE: [(&str, f64); 3] = [
+    ("NaN", f64::NAN),
+    ("Infinity", f64::INFINITY),
+    ("-Infinity", f64::NEG_INFINITY),
+];
+
+/// Whether a text has one of the [`NON_FINITE`] names, in a string or outside.
+pub(super) fn has_non_finite(text: &[u8]) -> bool {
+    let mut names = NON_FINITE.iter();
+    names.any(|(name, _)| memmem::find(text, name.as_bytes()).is_some())
+}
+
+/// The same text with quotation marks around each [`NON_FINITE`] name that has none. `None` if there is none.
+pub(super) fn quote_non_finite(text: &[u8]) -> Option<Vec<u8>> {
+    let names = NON_FINITE.map(|(name, _)| name.as_bytes());
+    let mut quoted = Vec::new();
+    let (mut copied, mut at) = (0, 0);
+    while let Some(found) = memchr3(b'"', b'N', b'I', &text[at..]) {
+        at += found;
+        if text[at] == b'"' {
+            at += string_len(&text[at..]);
+            continue;
+        }
+        let is_negative = at > copied && text[at - 1] == b'-';
+        let begin = at - usize::from(is_negative);
+        // The longest first: the name of the negative one ends with that of the positive one.
+        let name = names
+            .iter()
+            .rev()
+            .find(|name| text[begin..].starts_with(name));
+        let Some(name) = name else {
+            at += 1;
+            continue;
+        };
+        quoted.extend_from_slice(&text[copied..begin]);
+        quoted.push(b'"');
+        quoted.extend_from_slice(name);
+        quoted.push(b'"');
+        at = begin + name.len();
+        copied = at;
+    }
+    if copied == 0 {
+        return None;
+    }
+    quoted.extend_from_slice(&text[copied..]);
+    Some(quoted)
+}
+
+/// The length of the string that `text` begins with, or of all of it if the string has no end.
+fn string_len(text: &[u8]) -> usize {
+    let mut at = 1;
+    while let Some(found) = memchr2(b'"', b'\\', text.get(at..).unwrap_or_default()) {
+        at += found + 1;
+        match text[at - 1] {
+            b'"' => return at,
+            _ => at += 1,
+        }
+    }
+    text.len()
+}
+
+/// Floats up to this stand for one integer each.
+const INTEGERS_MAX: f64 = (1u64 << 53) as f64;
 
 /// The most elements in a text of `text_bytes`: each needs one character and a comma.
 fn elements_max(text_bytes: usize) -> usize {
@@ -132,7 +199,28 @@ impl Sink {
             Datatype::Bool => Err(format!(
                 "{value:?} is not a boolean (BOOL); use true or false"
             )),
+            // Some clients write all numbers as floats.
+            _ if value.fract() == 0.0 && value.abs() <= INTEGERS_MAX => {
+                self.put_integer(value as i128)
+            }
             _ => Err(format!("{value:?} is not an integer ({})", self.datatype)),
+        }
+    }
+
+    fn put_name(&mut self, name: &str) -> Result<(), String> {
+        let found = NON_FINITE.iter().find(|(known, _)| *known == name);
+        let Some((_, value)) = found else {
+            return Err(format!(
+                "the string {name:?} is no element of {}",
+                self.datatype
+            ));
+        };
+        match self.datatype {
+            Datatype::Fp64 => self.put(&value.to_le_bytes()),
+            Datatype::Fp32 => self.put(&(*value as f32).to_le_bytes()),
+            Datatype::Fp16 => self.put(&f16::from_f64(*value).to_le_bytes()),
+            Datatype::Bf16 => self.put(&bf16::from_f64(*value).to_le_bytes()),
+            _ => Err(format!("{name} is no element of {}", self.datatype)),
         }
     }
 
@@ -188,6 +276,10 @@ impl<'de> Visitor<'de> for Nesting<'_> {
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
         self.at_leaf()?.put_float(value).map_err(E::custom)
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
+        self.at_leaf()?.put_name(value).map_err(E::custom)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
@@ -280,12 +372,40 @@ pub(super) fn write_elements(
         Datatype::Int16 => write_each(text, data, is_first, i16::from_le_bytes),
         Datatype::Int32 => write_each(text, data, is_first, i32::from_le_bytes),
         Datatype::Int64 => write_each(text, data, is_first, i64::from_le_bytes),
-        Datatype::Fp16 => write_each(text, data, is_first, |it| f16::from_le_bytes(it).to_f32()),
-        Datatype::Bf16 => write_each(text, data, is_first, |it| bf16::from_le_bytes(it).to_f32()),
-        Datatype::Fp32 => write_each(text, data, is_first, f32::from_le_bytes),
-        Datatype::Fp64 => write_each(text, data, is_first, f64::from_le_bytes),
+        Datatype::Fp16 => write_each(text, data, is_first, |it| {
+            single(f16::from_le_bytes(it).to_f32())
+        }),
+        Datatype::Bf16 => write_each(text, data, is_first, |it| {
+            single(bf16::from_le_bytes(it).to_f32())
+        }),
+        Datatype::Fp32 => write_each(text, data, is_first, |it| single(f32::from_le_bytes(it))),
+        Datatype::Fp64 => write_each(text, data, is_first, |it| {
+            let value = f64::from_le_bytes(it);
+            named(value).map_or(Element::Number(value), Element::Name)
+        }),
     }
     from + bytes
+}
+
+/// A float in an answer.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Element<T> {
+    Number(T),
+    Name(&'static str),
+}
+
+fn single(value: f32) -> Element<f32> {
+    named(value.into()).map_or(Element::Number(value), Element::Name)
+}
+
+/// The name of what is no number.
+fn named(value: f64) -> Option<&'static str> {
+    let is_it = |known: f64| known == value || (known.is_nan() && value.is_nan());
+    let mut names = NON_FINITE.iter();
+    names
+        .find(|(_, known)| is_it(*known))
+        .map(|(name, _)| *name)
 }
 
 fn write_each<const N: usize, T: Serialize>(
@@ -350,6 +470,10 @@ mod tests {
             ("[18446744073709551615]", Datatype::Int64, &[1], "INT64"),
             ("[null]", Datatype::Fp32, &[1], "null"),
             ("[\"1\"]", Datatype::Fp32, &[1], "string"),
+            ("[\"nan\"]", Datatype::Fp32, &[1], "string"),
+            ("[\"NaN\"]", Datatype::Int32, &[1], "INT32"),
+            ("[1e16]", Datatype::Int64, &[1], "not an integer"),
+            ("[300.0]", Datatype::Uint8, &[1], "300"),
             ("[1]", Datatype::Bool, &[1], "BOOL"),
             ("[true]", Datatype::Fp32, &[1], "FP32"),
             ("{}", Datatype::Fp32, &[1], "map"),
@@ -428,17 +552,58 @@ mod tests {
     }
 
     #[test]
-    fn what_json_cannot_carry_goes_out_as_null() {
-        let data: Vec<u8> = [f32::NAN, f32::INFINITY, 1.0]
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
-        let tensor = Tensor {
-            name: "x".into(),
-            datatype: Datatype::Fp32,
-            shape: vec![3],
-            data: data.into(),
-        };
-        assert_eq!(text_of(&tensor), "[null,null,1.0]");
+    fn what_is_no_number_is_told_apart_on_the_way_there_and_back() {
+        let text = r#"["NaN","Infinity","-Infinity",1.0]"#;
+        for datatype in [
+            Datatype::Fp16,
+            Datatype::Bf16,
+            Datatype::Fp32,
+            Datatype::Fp64,
+        ] {
+            let data = read_text(text, datatype, &[4]).unwrap();
+            let tensor = Tensor {
+                name: "x".into(),
+                datatype,
+                shape: vec![4],
+                data: data.into(),
+            };
+            assert_eq!(text_of(&tensor), text);
+        }
+    }
+
+    #[test]
+    fn integers_may_be_written_as_floats() {
+        let as_floats = read_text("[1.0,-2e3,9007199254740992.0]", Datatype::Int64, &[3]);
+        let as_integers = read_text("[1,-2000,9007199254740992]", Datatype::Int64, &[3]);
+        assert_eq!(as_floats.unwrap(), as_integers.unwrap());
+    }
+
+    #[test]
+    fn names_get_quotation_marks_where_they_have_none() {
+        for (text, expected) in [
+            ("[NaN]", Some("[\"NaN\"]")),
+            (
+                "[-Infinity,Infinity, NaN ]",
+                Some("[\"-Infinity\",\"Infinity\", \"NaN\" ]"),
+            ),
+            (
+                r#"{"a":NaN,"NaN":"NaN"}"#,
+                Some(r#"{"a":"NaN","NaN":"NaN"}"#),
+            ),
+            (
+                r#"{"a\"NaN":"\\","b":NaN}"#,
+                Some(r#"{"a\"NaN":"\\","b":"NaN"}"#),
+            ),
+            (r#"["NaN","-Infinity"]"#, None),
+            (r#"{"datatype":"INT64"}"#, None),
+            ("[N,I,Inf]", None),
+            (r#"["NaN"#, None),
+            (r#"["NaN\"#, None),
+            ("", None),
+        ] {
+            let quoted = quote_non_finite(text.as_bytes());
+            let quoted = quoted.map(|quoted| String::from_utf8(quoted).unwrap());
+            assert_eq!(quoted.as_deref(), expected, "{text}");
+        }
     }
 }
