@@ -2,9 +2,10 @@
 //!
 //! Which names are allowed, and which files exist. All functions block on the file system.
 
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use super::settings::{ModelSettings, SettingsError};
 use crate::kernel::regular_file;
@@ -38,10 +39,33 @@ pub struct ModelFile {
     pub path: PathBuf,
     /// Its size in bytes.
     pub bytes: u64,
-    /// When it was last written.
-    pub modified: SystemTime,
+    /// What tells it from another file at the same path.
+    pub state: FileState,
     /// Its settings, or why they cannot be used.
     pub settings: Result<ModelSettings, SettingsError>,
+}
+
+/// The state of a file: it differs after each change, and between two files that one link has named one after the other. The
+/// size and the time of the last write alone do not: layers of images and `cp -p` keep both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileState {
+    device: u64,
+    inode: u64,
+    /// The times of the last write and of the last change of any kind, in seconds and nanoseconds.
+    times: [(i64, i64); 2],
+}
+
+impl FileState {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            times: [
+                (metadata.mtime(), metadata.mtime_nsec()),
+                (metadata.ctime(), metadata.ctime_nsec()),
+            ],
+        }
+    }
 }
 
 impl ModelFile {
@@ -118,7 +142,7 @@ fn read_version(dir: &Path, name: &str, version: u64) -> Option<ModelFile> {
         version,
         path,
         bytes: metadata.len(),
-        modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+        state: FileState::of(&metadata),
         settings,
     })
 }
@@ -133,6 +157,8 @@ fn read_settings(path: &Path) -> Result<ModelSettings, SettingsError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant, SystemTime};
+
     use nix::sys::stat::Mode;
     use nix::unistd::mkfifo;
 
@@ -167,6 +193,48 @@ mod tests {
         ] {
             assert_eq!(parse_version(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_file_of_the_same_size_and_time_is_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let versions = dir.path().join("a/1");
+        std::fs::create_dir_all(&versions).unwrap();
+        let path = versions.join("model.pt");
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let write = |path: &Path, text: &str| {
+            std::fs::write(path, text).unwrap();
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(time).unwrap();
+        };
+        let read = || scan_model(dir.path(), "a").remove(0);
+        write(&path, "one");
+        let written = read();
+        assert_eq!(written, read());
+        // In place, as by `cp -p`. The clock of the file system may stand still for some milliseconds.
+        let end = Instant::now() + Duration::from_secs(10);
+        while read() == written {
+            assert!(Instant::now() < end);
+            write(&path, "two");
+        }
+        // As a symbolic link that names one file after the other.
+        let [one, two] = ["one", "two"].map(|name| {
+            let target = dir.path().join(name);
+            write(&target, name);
+            move |path: &Path| {
+                std::fs::remove_file(path).unwrap();
+                std::os::unix::fs::symlink(&target, path).unwrap();
+            }
+        });
+        one(&path);
+        let linked = read();
+        two(&path);
+        let other = read();
+        assert_eq!(
+            (linked.bytes, linked.state.times[0]),
+            (other.bytes, other.state.times[0])
+        );
+        assert_ne!(linked, other);
     }
 
     #[test]
