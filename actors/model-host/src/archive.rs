@@ -9,7 +9,10 @@ use std::{
     collections::HashMap,
     fs::File,
     io::{self, Read},
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileExt, OpenOptionsExt},
+    },
     path::Path,
 };
 
@@ -63,6 +66,9 @@ impl Archive {
             let message = "it is not a regular file";
             return Err(failure(FailureKind::Unreadable, message));
         }
+        if let Some(other) = other_format(&begin_of(&file).map_err(unreadable)?) {
+            return Err(bad(other));
+        }
         let contents = Contents::read(&file, metadata.len())?;
         let class = contents.check_pickle("data")?;
         contents.check_pickle("constants")?;
@@ -92,6 +98,42 @@ fn bad(why: impl ToString) -> Failure {
     failure(FailureKind::BadFile, why)
 }
 
+/// The first bytes of a file.
+fn begin_of(file: &File) -> io::Result<Vec<u8>> {
+    let mut begin = vec![0; 512];
+    let read = file.read_at(&mut begin, 0)?;
+    begin.truncate(read);
+    Ok(begin)
+}
+
+/// What a file is that begins so, if that is something else that is often found in the place of a model.
+fn other_format(begin: &[u8]) -> Option<&'static str> {
+    /// The pickle of a number with which `torch.save` began its files before version 1.6.
+    const LEGACY: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
+    let text = begin.trim_ascii_start();
+    let has = |start: &str| {
+        let found = text.get(..start.len());
+        found.is_some_and(|found| found.eq_ignore_ascii_case(start.as_bytes()))
+    };
+    if begin.is_empty() {
+        return Some("it is empty");
+    }
+    if has("version https://git-lfs.github.com/spec/") {
+        return Some(
+            "it is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`",
+        );
+    }
+    if has("<!doctype html") || has("<html") {
+        return Some("it is an HTML page, as a download gets in the place of a file");
+    }
+    if begin.starts_with(LEGACY) {
+        return Some(
+            "it is a file of torch.save in the format before 1.6, which holds weights or Python objects: save the module with torch.jit.save",
+        );
+    }
+    None
+}
+
 fn not_an_archive(error: ZipError) -> Failure {
     bad(format!(
         "it is not a TorchScript file: not a zip archive, or a damaged one: {error}"
@@ -116,14 +158,18 @@ impl Contents {
             return Err(unusual());
         }
         let mut contents = Self::default();
+        let mut top_folder: Option<String> = None;
         let mut budget = file_len.saturating_mul(RATIO_MAX).saturating_add(TEXT_MAX);
         for index in 0..archive.len() {
             let entry = archive.by_index(index).map_err(not_an_archive)?;
             let full_name = entry.name().map_err(not_an_archive)?.into_owned();
-            let (_, name) = full_name.split_once('/').unwrap_or_default();
+            let (top, name) = full_name.split_once('/').unwrap_or_default();
+            // libtorch reads that of the first entry.
+            if top_folder.get_or_insert_with(|| top.to_owned()) != top {
+                return Err(bad("the entries of the archive are not all in one folder"));
+            }
             let damaged = |why: String| bad(format!("entry `{full_name}` is damaged: {why}"));
             let expected = entry.size();
-            // libtorch reads one top folder. An entry of another folder must not stand for the one that it reads.
             let last = contents.lengths.insert(name.to_owned(), expected);
             if last.is_some() && !name.is_empty() {
                 return Err(unusual());
@@ -156,6 +202,11 @@ impl Contents {
     fn check_pickle(&self, folder: &str) -> Result<Option<String>, Failure> {
         let name = format!("{folder}.pkl");
         let Some(bytes) = self.kept.get(&name) else {
+            if self.is_of_export() {
+                return Err(bad(
+                    "it is a file of torch.export: save the module with torch.jit.save (torch.jit.trace or torch.jit.script)",
+                ));
+            }
             return Err(bad(format!(
                 "the archive is not a TorchScript module: it has no `{name}`"
             )));
@@ -179,6 +230,16 @@ impl Contents {
         Ok(pickle.root_class)
     }
 
+    fn is_of_export(&self) -> bool {
+        let mut names = self.lengths.keys();
+        names.any(|name| {
+            matches!(
+                name.as_str(),
+                "archive_format" | "serialized_exported_program.json" | "models/model.json"
+            )
+        })
+    }
+
     fn parameter_bytes(&self) -> u64 {
         let is_tensor = |name: &str| name.starts_with("data/") || name.starts_with("constants/");
         self.lengths
@@ -186,5 +247,33 @@ impl Contents {
             .filter(|(name, _)| is_tensor(name))
             .map(|(_, len)| len)
             .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_often_in_the_place_of_a_model_is_named() {
+        for (begin, word) in [
+            (&b""[..], "empty"),
+            (
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+                "Git LFS",
+            ),
+            (b"\n<!DOCTYPE HTML><html>", "HTML"),
+            (b"<html lang=en>", "HTML"),
+            (
+                b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.",
+                "torch.save",
+            ),
+        ] {
+            let named = other_format(begin).unwrap();
+            assert!(named.contains(word), "{named}");
+        }
+        for begin in [&b"PK\x03\x04"[..], b"\x80\x02.", b"version 1", b"<xml>"] {
+            assert_eq!(other_format(begin), None, "{begin:?}");
+        }
     }
 }

@@ -32,7 +32,9 @@ pub(crate) fn reason(text: &str) -> String {
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with("frame #"));
     let line = if text.contains("Traceback of TorchScript") {
-        lines.next_back()
+        // The message may have several lines.
+        let named = lines.clone().rfind(|line| names_an_error(line));
+        named.or_else(|| lines.next_back())
     } else {
         lines.next()
     };
@@ -41,6 +43,14 @@ pub(crate) fn reason(text: &str) -> String {
         .filter(|character| !character.is_control())
         .take(REASON_MAX)
         .collect()
+}
+
+/// Whether a line begins with the name of a Python exception and a colon.
+fn names_an_error(line: &str) -> bool {
+    line.split_once(':').is_some_and(|(name, _)| {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_.".contains(&byte);
+        name.bytes().all(is_name) && (name.ends_with("Error") || name.ends_with("Exception"))
+    })
 }
 
 /// Whether an error text reports a failed allocation, of libtorch's tensors or of C++.
@@ -87,6 +97,19 @@ mod tests {
         assert_eq!(
             reason(text),
             "RuntimeError: The size of tensor a (2) must match the size of tensor b (3)"
+        );
+    }
+
+    #[test]
+    fn the_line_with_the_name_of_the_error_is_the_reason() {
+        let text = "Traceback of TorchScript, serialized code (most recent call last):\n  \
+            File \"code/__torch__.py\", line 5, in forward\n    return torch.linear(x)\n           ~~~~~ <--- HERE\n\
+            RuntimeError: Could not run 'aten::linear' with arguments from the 'QuantizedCPU' backend.\n\n\
+            CPU: registered at RegisterCPU.cpp:1 [kernel]\nMeta: registered at RegisterMeta.cpp:2 [kernel]\n";
+        let reason = reason(text);
+        assert!(
+            reason.starts_with("RuntimeError: Could not run"),
+            "{reason}"
         );
     }
 
