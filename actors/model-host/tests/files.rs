@@ -56,8 +56,7 @@ fn files_that_are_not_models_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.pt");
     for garbage in [
-        &b""[..],
-        b"PK\x05\x06",
+        &b"PK\x05\x06"[..],
         b"#!/bin/sh\n",
         &[0; 4096],
         &[0xff; 4096],
@@ -65,6 +64,8 @@ fn files_that_are_not_models_are_refused() {
         fs::write(&path, garbage).unwrap();
         assert!(refusal(&path).starts_with("it is not a TorchScript file"));
     }
+    fs::write(&path, "").unwrap();
+    assert_eq!(refusal(&path), "it is empty");
     assert!(refusal(&folder.path().join("absent.pt")).starts_with("the file cannot be read"));
     assert_eq!(refusal(folder.path()), "it is not a regular file");
     assert_eq!(refusal(Path::new("/dev/zero")), "it is not a regular file");
@@ -123,7 +124,7 @@ fn a_second_top_folder_cannot_stand_for_the_first() {
     archive.finish().unwrap();
     assert_eq!(
         refusal(&path),
-        "the archive has too many entries, or two of the same name"
+        "the entries of the archive are not all in one folder"
     );
 }
 

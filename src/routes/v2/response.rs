@@ -222,7 +222,7 @@ mod tests {
             "model_name": "a\"b", "model_version": "3", "id": "x\n", "outputs": [
                 {"name": "y", "datatype": "FP32", "shape": [1, 999], "data": null},
                 {"name": "empty", "datatype": "FP32", "shape": [1, 0], "data": []},
-                {"name": "z", "datatype": "FP32", "shape": [1, 1], "data": [null]},
+                {"name": "z", "datatype": "FP32", "shape": [1, 1], "data": ["NaN"]},
             ]
         });
         assert_eq!(parsed, expected);
