@@ -7,7 +7,7 @@ use headroom_actors::jobs::{FollowError, JobId, NoSuchJob, StartError};
 use headroom_actors::kernel::pool::{CheckoutError, ConnectError, TimeoutCause};
 use headroom_actors::kernel::{AskError, BudgetError, LoadError, LoadErrorKind};
 use headroom_actors::lazy::{AcquireError, ClearError, Excess, Shortage, UnknownResource};
-use headroom_actors::model::InferError;
+use headroom_actors::model::{InferError, Unresolved};
 use headroom_actors::upload::scanner::ScanError;
 use headroom_actors::upload::{Kind, KindFault, PartialFault, UploadError, UploadId};
 use headroom_actors::{postgres, redis};
@@ -221,6 +221,16 @@ pub(crate) fn no_memory(what: &str, error: BudgetError) -> Problem {
 impl From<LoadError> for Problem {
     fn from(error: LoadError) -> Self {
         load_failed(&error, SOON)
+    }
+}
+
+impl From<Unresolved> for Problem {
+    fn from(error: Unresolved) -> Self {
+        let kind = match &error {
+            Unresolved::Model(_) | Unresolved::Version(..) | Unresolved::Policy(..) => NotFound,
+            Unresolved::Settings(_) => Unusable,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 

@@ -6,6 +6,7 @@ mod client;
 mod endpoints;
 mod errors;
 mod observability;
+mod reloads;
 mod repository;
 mod tensors;
 mod versions;

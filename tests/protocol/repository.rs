@@ -6,22 +6,35 @@ use headroom_test_support::models::Models;
 use headroom_test_support::protocol::{Answer, floats};
 use headroom_test_support::server::Server;
 use headroom_test_support::torchscript::{self, Script};
+use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use serde_json::{Value, json};
 
 use crate::BINARY;
 
 /// Adds a model that adds `number` to its input.
-fn add_adder(models: &Models, name: &str, number: u32) {
+pub(crate) fn add_adder(models: &Models, name: &str, number: u32) {
     let code = format!("def forward(self, x: Tensor) -> Tensor:\n  return x + {number}\n");
     models.add(name, 1, |path| Script::new(&code).write(path));
 }
 
-async fn answer(server: &Server, model: &str) -> f64 {
+pub(crate) async fn answer(server: &Server, model: &str) -> f64 {
     server.infer(model, &floats("x", &[0.0])).await.number()
 }
 
+/// Waits until the loader has no resource of this name.
+pub(crate) async fn wait_until_unloaded(server: &Server, resource: &str) {
+    wait_for_async(DEADLINE, || async {
+        let path = "/api/performance/lazy-loader/status";
+        let status = server.get_json(path).await.ok();
+        let resources = status["resources"].as_array().unwrap();
+        let left = resources.iter().any(|it| it["name"] == resource);
+        if left { Err(status) } else { Ok(()) }
+    })
+    .await;
+}
+
 /// The index's entry for version 1 of a model.
-async fn entry(server: &Server, model: &str) -> Value {
+pub(crate) async fn entry(server: &Server, model: &str) -> Value {
     let index = server.index().await;
     let found = index.into_iter().find(|entry| entry["name"] == model);
     let mut entry = found.unwrap();
@@ -118,10 +131,13 @@ async fn changed_settings_take_effect_with_the_next_load() {
     models.settings("m", 1, "instances = 2");
     server.load("m").await.ok();
     assert_eq!(answer(&server, "m").await, 1.0);
-    assert!(!server.actor("headroom/models/m:1/host-1").await.is_null());
+    // The files that were loaded before had the name, until they were unloaded.
+    assert!(!server.actor("headroom/models/m:1+1/host-1").await.is_null());
+    wait_until_unloaded(&server, "m:1 (old)").await;
     models.settings("m", 1, "instances = 1");
     server.load("m").await.ok();
     assert_eq!(answer(&server, "m").await, 1.0);
+    assert!(!server.actor("headroom/models/m:1/host-0").await.is_null());
     assert!(server.actor("headroom/models/m:1/host-1").await.is_null());
 }
 

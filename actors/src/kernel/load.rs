@@ -3,6 +3,7 @@
 //! A module describes each of its resources with a [`Resource`]. The loader decides when to call
 //! the resource's [`Load`]. Neither knows the other's types.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use futures_util::future::BoxFuture;
 use super::budget::ReservationEntry;
 
 /// Loads and unloads one resource. The loader never calls `load` twice without `unload` in between.
-pub trait Load: Send + Sync + 'static {
+pub trait Load: Any + Send + Sync {
     /// Loads the resource. Dropping the returned future abandons the load; a call of
     /// [`Load::unload`] then removes all that the load has left.
     fn load(&self, context: LoadContext) -> BoxFuture<'static, Result<Loaded, LoadError>>;
@@ -54,7 +55,8 @@ impl Resource {
 
 /// Changes the lazy loader's catalogue while the server runs.
 pub trait Registrar: Send + Sync + 'static {
-    /// Adds `resource`. Where one with its name exists, `resource` replaces it from its next load on.
+    /// Adds `resource`. Where one with its name exists, `resource` replaces it from its next load on,
+    /// or when it is reloaded.
     fn register(&self, resource: Resource) -> BoxFuture<'static, Result<(), LoadError>>;
 
     /// Removes the resource `name`. Resolves when it is unloaded.

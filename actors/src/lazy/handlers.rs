@@ -6,7 +6,7 @@ use tokio::time::sleep_until;
 
 use super::loader::{Demand, Loader};
 use super::messages::{
-    Acquire, Clear, Deregister, Preload, PreloadWithoutEviction, ReadLoader, Register,
+    Acquire, Clear, Deregister, Preload, PreloadWithoutEviction, ReadLoader, Register, Reload,
     SetLoadDeadline, SetPinned, Status, Unload,
 };
 use super::metrics::UnloadReason;
@@ -68,6 +68,16 @@ impl Handler<Call<PreloadWithoutEviction>> for Loader {
         if let Some((PreloadWithoutEviction { name }, reply)) = call.accept() {
             let lease = self.acquire(&name, Demand::PreloadWithoutEviction, context);
             respond(reply, lease.map(|lease| Some(lease.ok()?.map(drop))));
+        }
+    }
+}
+
+impl Handler<Call<Reload>> for Loader {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<Reload>, context: &mut Context<Self>) {
+        if let Some((Reload { name }, reply)) = call.accept() {
+            self.reload(name, reply, context);
         }
     }
 }

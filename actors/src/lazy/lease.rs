@@ -4,6 +4,7 @@
 //! counter and sends a wake-up. Both neither block nor can be refused, so leases may be dropped
 //! anywhere.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,11 +12,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::kernel::Load;
+
 /// Counts the leases on one load of one resource. Each load has its own tracker, so a lease on a
 /// load that died does not count for the next one.
-#[derive(Debug)]
 pub(super) struct LeaseTracker {
     name: Arc<str>,
+    resource: Arc<dyn Load>,
     count: Arc<AtomicUsize>,
     loaded_at: Instant,
     /// Nanoseconds from `loaded_at` to the last use.
@@ -25,9 +28,10 @@ pub(super) struct LeaseTracker {
 }
 
 impl LeaseTracker {
-    pub(super) fn new(name: &str, became_idle: Arc<Notify>) -> Arc<Self> {
+    pub(super) fn new(name: &str, resource: &Arc<dyn Load>, became_idle: Arc<Notify>) -> Arc<Self> {
         Arc::new(Self {
             name: name.into(),
+            resource: Arc::clone(resource),
             count: Arc::default(),
             loaded_at: Instant::now(),
             last_use: AtomicU64::new(0),
@@ -58,7 +62,6 @@ impl LeaseTracker {
 }
 
 /// Keeps a resource loaded until it is dropped.
-#[derive(Debug)]
 #[must_use = "without its lease the resource may be unloaded at once"]
 pub struct Lease {
     tracker: Arc<LeaseTracker>,
@@ -76,6 +79,17 @@ impl Lease {
     /// The resource's name.
     pub fn name(&self) -> &str {
         &self.tracker.name
+    }
+
+    /// What is loaded. Another resource may be registered under its name meanwhile.
+    pub fn resource(&self) -> Arc<dyn Load> {
+        Arc::clone(&self.tracker.resource)
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lease({})", self.name())
     }
 }
 

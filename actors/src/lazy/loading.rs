@@ -20,6 +20,10 @@ impl Loader {
     /// Starts the one load that all waiters of `name` share. The resource must be cold, or failed
     /// with its backoff over.
     pub(super) fn start_load(&mut self, name: &str, context: &mut Context<Self>) {
+        if self.is_being_replaced(name) {
+            // Its waiters get the resource that is being loaded.
+            return;
+        }
         let Some(slot) = self.slots.get_mut(name) else {
             return;
         };
@@ -90,8 +94,8 @@ impl Loader {
             feedback: slot.feedback.clone(),
         };
         slot.reservation = Some(reservation);
-        slot.count(Event::Load);
         let load = Arc::clone(&slot.resource.load);
+        self.count(name, Event::Load);
         let result = load_or_unload(load, load_context, self.stopping.clone());
         let name = name.to_owned();
         let since = Instant::now();
@@ -113,6 +117,7 @@ impl Loader {
         since: Instant,
         context: &mut Context<Self>,
     ) {
+        let name = &self.take_over(name, context);
         let death_watch = self.watch_for_death(name, loaded.died, context);
         let now = self.started_at.elapsed();
         let became_idle = Arc::clone(&self.became_idle);
@@ -134,7 +139,7 @@ impl Loader {
             seconds = took.as_secs_f64(),
             "resource loaded"
         );
-        let leases = LeaseTracker::new(name, became_idle);
+        let leases = LeaseTracker::new(name, &slot.resource.load, became_idle);
         if !slot.resource.pinned {
             entry.count_uses(Some(leases.counter()));
         }
@@ -163,21 +168,22 @@ impl Loader {
         if self.stopping.is_cancelled() {
             return self.cancel_load(name, &AcquireError::Stopping, context);
         }
+        self.count(name, Event::LoadFailure);
         let Some(slot) = self.slots.get_mut(name) else {
             return;
         };
-        slot.count(Event::LoadFailure);
         let refusal = slot.fail(error, &self.config.failure_backoff);
         let retry_in = slot.retry_in().unwrap_or_default();
+        let known_name = slot.known_name().to_owned();
         tracing::warn!(
-            resource = name,
+            resource = known_name,
             error = %refusal,
             retry_in_seconds = retry_in.as_secs_f64(),
             "load failed"
         );
         let error = refusal.to_string();
         let event = ResourceEventKind::LoadFailed { error };
-        self.recent.record(name, event);
+        self.recent.record(&known_name, event);
         self.end_load(name, &refusal, context);
     }
 

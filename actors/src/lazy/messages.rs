@@ -72,8 +72,26 @@ impl Message for Unload {
     type Reply = ();
 }
 
+/// Loads what is registered under a name now, also when an earlier resource of this name is loaded: that one serves until
+/// the new one is loaded, and is then unloaded after its leases. If the new one cannot be loaded, or there is no memory for
+/// both, the reply is the error and the earlier one stays. Also forgets a failed load. Replies at once if what is registered
+/// is loaded.
+#[derive(Debug, Clone)]
+pub struct Reload {
+    /// The resource's name.
+    pub name: String,
+}
+
+impl Message for Reload {
+    type Reply = Result<(), AcquireError>;
+
+    fn is_failure(reply: &Self::Reply) -> bool {
+        reply.is_err()
+    }
+}
+
 /// Adds a resource to the catalogue, or replaces the one with its name. A loaded resource is
-/// replaced at its next load.
+/// replaced at its next load, or by a [`Reload`].
 #[derive(Clone)]
 pub struct Register {
     /// The resource.

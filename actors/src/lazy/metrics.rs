@@ -46,7 +46,15 @@ const EVICTIONS: Metric = Metric::counter(
     NAME,
     Label::one_of(
         "reason",
-        &["ttl", "room", "pressure", "request", "dependency", "stop"],
+        &[
+            "ttl",
+            "room",
+            "pressure",
+            "request",
+            "replaced",
+            "dependency",
+            "stop",
+        ],
     ),
 ]);
 const LOAD_DURATION: Metric = Metric::histogram(
@@ -89,6 +97,8 @@ pub(super) enum UnloadReason {
     Pressure,
     /// A caller asked for the unload.
     Request,
+    /// A changed resource was loaded in its place.
+    Replaced,
     /// A dependency was drained, or died.
     Dependency,
     /// The loader is stopping.
@@ -103,6 +113,7 @@ impl UnloadReason {
             Self::Load => "room",
             Self::Pressure => "pressure",
             Self::Request => "request",
+            Self::Replaced => "replaced",
             Self::Dependency => "dependency",
             Self::Stop => "stop",
         }

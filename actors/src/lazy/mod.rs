@@ -18,6 +18,8 @@
 //! - **A resource that can never fit is refused** at once. Nothing is loaded or evicted for it.
 //! - **A resource in use stays**: a [`Lease`] keeps its resource loaded, a loaded resource keeps its
 //!   dependencies, and a pinned resource is unloaded only on request and at a stop.
+//! - **A reload takes nothing away**: a [`Reload`] loads a changed resource beside the loaded one, and switches when it
+//!   is ready. If it cannot be loaded, the loaded one stays.
 //! - **Failures are remembered** for a backoff, with their cause and the time of the next try.
 //! - **Nothing outlives the loader**: a stop waits for leases, then unloads. After a crash the next
 //!   incarnation starts when all that the crashed one loaded is unloaded.
@@ -28,7 +30,7 @@
 //! Layout: [`Loader`] is the actor. `loader` has its state, its start and stop, and the acquiring of
 //! leases; `handlers` handles its `messages`, and `registrar` is the kernel's way to change the
 //! `catalogue`. `loading`, `reserving` (with the `reservation_queue`), `eviction`, `unloading`, `expiry`,
-//! `pressure`, `clearing` and `pinning` each have one part of its work; `reporting` and `dry_run` tell operators about
+//! `pressure`, `clearing`, `pinning` and `replacing` each have one part of its work; `reporting` and `dry_run` tell operators about
 //! it; `after_crash` unloads what a crashed loader has left. `slot` is the state of one resource, with its
 //! `load_times`; `hit_rate` counts for all; `lease` counts users, `resource_calls` calls a resource's code.
 //! `policy` orders resources for eviction and does not know the actor.
@@ -55,6 +57,7 @@ mod policy;
 mod pressure;
 mod recent;
 mod registrar;
+mod replacing;
 mod reporting;
 mod reservation_queue;
 mod reserving;
@@ -77,7 +80,7 @@ pub use lease::Lease;
 pub use load_times::LoadTimeQuantiles;
 pub use loader::Loader;
 pub use messages::{
-    Acquire, Clear, Deregister, Preload, PreloadWithoutEviction, ReadLoader, Register,
+    Acquire, Clear, Deregister, Preload, PreloadWithoutEviction, ReadLoader, Register, Reload,
     SetLoadDeadline, SetPinned, Status, Unload,
 };
 pub use metrics::METRICS;

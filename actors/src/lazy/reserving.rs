@@ -75,7 +75,7 @@ impl Loader {
         current.asking = true;
         current.reply_is_stale = false;
         let reply = self.budget.reserve(ReservationRequest {
-            name: current.name.clone(),
+            name: slot.known_name().to_owned(),
             bytes: if current.minimum_only {
                 slot.minimum_bytes()
             } else {
@@ -234,7 +234,12 @@ impl Loader {
     /// By how much a resource is too large even with everything unloaded but its dependencies. A
     /// dependency counts only while it is loaded, with its measured bytes: estimates may be far too
     /// high.
+    ///
+    /// What is to replace a loaded resource may fit once that is unloaded.
     pub(super) fn excess(&self, slot: &Slot) -> Option<Excess> {
+        if slot.replaces.is_some() {
+            return None;
+        }
         let most = self.budget.max_reservable()?;
         let name = slot.resource.name.as_str();
         let mut needed = self.with_dependencies([name]);
@@ -268,6 +273,8 @@ impl Loader {
                 && let Some(slot) = self.slots.get(name)
             {
                 open.extend(slot.resource.depends_on.iter().map(String::as_str));
+                // A resource that is loaded to replace another one is loaded beside it.
+                open.extend(slot.replaces.iter().map(|replaces| replaces.name.as_str()));
             }
         }
         all

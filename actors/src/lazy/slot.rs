@@ -13,6 +13,7 @@ use super::load_times::LoadTimes;
 use super::metrics::UnloadReason;
 use super::phase::Phase;
 use super::policy::UseRecord;
+use super::replacing::Replaces;
 use super::status::Counts;
 use crate::kernel::{Backoff, LoadError, MemoryFeedback, Reservation, Resource};
 
@@ -21,8 +22,10 @@ pub(super) type Waiter = oneshot::Sender<Result<Lease, AcquireError>>;
 
 pub(super) struct Slot {
     pub(super) resource: Resource,
-    /// Replaces `resource` at its next load.
+    /// Replaces `resource` at its next load, or when it is reloaded.
     replacement: Option<Resource>,
+    /// What this slot is to replace when it is loaded.
+    pub(super) replaces: Option<Replaces>,
     phase: Phase,
     phase_since: Instant,
     /// Its memory, from before its load until after its unload. A crash of the loader drops the slot
@@ -68,6 +71,7 @@ impl Slot {
         Self {
             resource,
             replacement: None,
+            replaces: None,
             phase: Phase::Cold,
             phase_since: now,
             reservation: None,
@@ -100,6 +104,21 @@ impl Slot {
         if !self.is_active() {
             self.apply_replacement();
         }
+    }
+
+    /// What is to replace the resource.
+    pub(super) fn replacement(&self) -> Option<&Resource> {
+        self.replacement.as_ref()
+    }
+
+    pub(super) fn take_replacement(&mut self) -> Option<Resource> {
+        self.replacement.take()
+    }
+
+    /// The name that operators know it by.
+    pub(super) fn known_name(&self) -> &str {
+        let replaces = self.replaces.as_ref();
+        replaces.map_or(&self.resource.name, |replaces| &replaces.name)
     }
 
     /// Replaces the resource if there is a replacement. What was measured of the old one is
@@ -163,6 +182,9 @@ impl Slot {
         self.reservation = None;
         self.dependencies.clear();
         self.leases = None;
+        if let Some(replaces) = &mut self.replaces {
+            replaces.release();
+        }
     }
 
     /// The bytes that its unload frees; 0 while it is not loaded.

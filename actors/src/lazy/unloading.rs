@@ -47,6 +47,7 @@ impl Loader {
         reason: UnloadReason,
         context: &mut Context<Self>,
     ) {
+        self.drain_successor(name, reason);
         let Some(slot) = self.slots.get_mut(name) else {
             return;
         };
@@ -168,11 +169,18 @@ impl Loader {
     /// A slot has become inactive. Completes its deregistration or its replacement, and starts the load that
     /// waiters need.
     pub(super) fn on_inactive(&mut self, name: &str, context: &mut Context<Self>) {
+        if self.is_being_replaced(name) {
+            return self.on_phases_changed();
+        }
         if let Some(slot) = self.slots.get_mut(name) {
             slot.apply_replacement();
             if slot.deregistered {
                 slot.refuse_waiters(&AcquireError::NotFound(name.to_owned()));
+                let (replaces, error) = (slot.replaces.take(), slot.last_error.take());
                 self.slots.remove(name);
+                if let Some(replaces) = replaces {
+                    self.on_successor_ended(&replaces.name, error, context);
+                }
             } else if self.stopping.is_cancelled() {
                 slot.refuse_waiters(&AcquireError::Stopping);
             } else if slot.waiting() > 0 {

@@ -1,13 +1,18 @@
-//! The models on disk: `<dir>/<model>/<version>/model.pt`, and `model.toml` beside it.
+//! The models on disk: `<dir>/<model>/<version>/model.pt`, and `model.toml` beside it and for all versions beside these.
 //!
-//! Which names are allowed, and which files exist. All functions block on the file system.
+//! Which names are allowed, which files exist, and which are not where they are looked for. All functions block on the file
+//! system.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::settings::{ModelSettings, SettingsError};
+use serde::Serialize;
+
+use super::settings::{ModelSettings, SettingsError, VersionPolicy};
 use crate::kernel::regular_file;
 
 /// A model's name and version.
@@ -27,6 +32,15 @@ const NAME_MAX: usize = 128;
 
 /// Bytes of a settings file at most.
 const SETTINGS_BYTES_MAX: u64 = 256 * 1024;
+
+/// What is told of misplaced files at most.
+const MISPLACED_MAX: usize = 100;
+
+/// Entries at most that are looked at in a folder that is not one of a version.
+const LOOKED_AT_MAX: usize = 100;
+
+/// The extensions of files that look like models.
+const MODEL_EXTENSIONS: [&str; 3] = ["pt", "pth", "ts"];
 
 /// One version of one model on disk.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,46 +108,176 @@ pub fn parse_version(text: &str) -> Option<u64> {
     if digits { text.parse().ok() } else { None }
 }
 
-/// All models under `dir`, by name and version. Blocks on the file system.
+/// What a models folder holds.
+#[derive(Debug, Default, PartialEq)]
+pub struct Scan {
+    /// All versions of all models, by name and version.
+    pub files: Vec<ModelFile>,
+    /// The models that have settings for all of their versions: `<dir>/<model>/model.toml`.
+    pub policies: BTreeMap<String, Result<VersionPolicy, SettingsError>>,
+    /// What is not used although it looks like a model, the first 100.
+    pub misplaced: Vec<Misplaced>,
+}
+
+/// Something that looks like a model or like its settings and is not used.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Misplaced {
+    /// The folder or file in the models folder that it is in.
+    pub name: String,
+    /// Its path in the models folder.
+    pub path: String,
+    /// What is wrong, and what to do.
+    pub reason: String,
+}
+
+/// All models under `dir`. Blocks on the file system.
 ///
 /// # Errors
 /// `dir` exists and cannot be read. Files that are not models are skipped.
-pub fn scan(dir: &Path) -> io::Result<Vec<ModelFile>> {
+pub fn scan(dir: &Path) -> io::Result<Scan> {
+    let mut scan = Scan::default();
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(scan),
         Err(error) => return Err(error),
     };
-    let mut found = Vec::new();
     for entry in entries {
-        if let Ok(name) = entry?.file_name().into_string() {
-            found.extend(scan_model(dir, &name));
+        let file_name = entry?.file_name();
+        match file_name.to_str() {
+            Some(name) if is_model_name(name) && dir.join(name).is_dir() => scan.add(dir, name),
+            _ => scan.check_top_level(dir, &file_name),
         }
     }
-    found.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
-    Ok(found)
+    scan.files
+        .sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
+    scan.misplaced.sort();
+    Ok(scan)
 }
 
-/// The versions of one model. Blocks on the file system.
-pub(super) fn scan_model(dir: &Path, name: &str) -> Vec<ModelFile> {
-    if !is_model_name(name) {
-        return Vec::new();
+/// One model. Blocks on the file system.
+pub(super) fn scan_model(dir: &Path, name: &str) -> Scan {
+    let mut scan = Scan::default();
+    if is_model_name(name) {
+        scan.add(dir, name);
     }
-    let Ok(entries) = std::fs::read_dir(dir.join(name)) else {
-        return Vec::new();
-    };
-    let versions = entries.filter_map(|entry| {
-        let file_name = entry.ok()?.file_name();
-        let version = parse_version(file_name.to_str()?)?;
-        read_version(dir, name, version)
-    });
-    let mut versions: Vec<_> = versions.collect();
-    versions.sort_by_key(|file| file.version);
-    versions
+    scan.files.sort_by_key(|file| file.version);
+    scan
 }
 
-fn read_version(dir: &Path, name: &str, version: u64) -> Option<ModelFile> {
-    let folder = dir.join(name).join(version.to_string());
+impl Scan {
+    /// Adds the versions of the model `name`.
+    fn add(&mut self, dir: &Path, name: &str) {
+        let folder = dir.join(name);
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            return;
+        };
+        let settings = folder.join(SETTINGS_FILE);
+        match read_text(&settings).map(|text| VersionPolicy::parse(&text)) {
+            Ok(policy) => {
+                if let Err(error) = &policy {
+                    self.misplace(name, SETTINGS_FILE, error.to_string());
+                }
+                self.policies.insert(name.to_owned(), policy);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let error = SettingsError(error.to_string());
+                self.misplace(name, SETTINGS_FILE, error.to_string());
+                self.policies.insert(name.to_owned(), Err(error));
+            }
+        }
+        for entry in entries.filter_map(Result::ok) {
+            let file_name = entry.file_name();
+            let shown = file_name.to_string_lossy();
+            let path = folder.join(&file_name);
+            match file_name.to_str().and_then(parse_version) {
+                Some(version) => match read_version(&path, name, version) {
+                    Some(file) => self.files.push(file),
+                    None => self.check_version(&path, name, &shown),
+                },
+                None if looks_like_model(&path) => {
+                    let reason =
+                        format!("a model is in a folder for its version: {name}/1/{MODEL_FILE}");
+                    self.misplace(name, &shown, reason);
+                }
+                None if has_model(&path) => {
+                    let reason =
+                        format!("a version is a whole number above zero: {name}/1/{MODEL_FILE}");
+                    self.misplace(name, &shown, reason);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Looks for a model under another name in the folder of a version.
+    fn check_version(&mut self, folder: &Path, name: &str, version: &str) {
+        if let Some(file) = model_in(folder) {
+            let reason = format!("the file of a model is named {MODEL_FILE}");
+            self.misplace(name, &format!("{version}/{file}"), reason);
+        } else if folder.join(MODEL_FILE).exists() {
+            let reason = "it is not a regular file".to_owned();
+            self.misplace(name, &format!("{version}/{MODEL_FILE}"), reason);
+        }
+    }
+
+    /// Looks for a model in what cannot be a model's folder.
+    fn check_top_level(&mut self, dir: &Path, file_name: &OsStr) {
+        let path = dir.join(file_name);
+        let name = file_name.to_string_lossy();
+        if name.starts_with('.') {
+            return;
+        }
+        let reason = if looks_like_model(&path) {
+            format!("a model is in a folder for its name and its version: name/1/{MODEL_FILE}")
+        } else if has_model(&path) || folders_in(&path).any(|folder| has_model(&folder)) {
+            format!("the name of a model has at most {NAME_MAX} letters, digits, `_`, `-` and `.`")
+        } else {
+            return;
+        };
+        self.misplace(&name, "", reason);
+    }
+
+    fn misplace(&mut self, name: &str, below: &str, reason: String) {
+        if self.misplaced.len() < MISPLACED_MAX {
+            let path = match below {
+                "" => name.to_owned(),
+                below => format!("{name}/{below}"),
+            };
+            let name = name.to_owned();
+            self.misplaced.push(Misplaced { name, path, reason });
+        }
+    }
+}
+
+/// Whether it is a file that is named as PyTorch's users name models.
+fn looks_like_model(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str);
+    extension.is_some_and(|extension| MODEL_EXTENSIONS.contains(&extension)) && path.is_file()
+}
+
+/// The first entries of a folder.
+fn entries_of(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let entries = entries.take(LOOKED_AT_MAX).filter_map(Result::ok);
+    entries.map(|entry| entry.path())
+}
+
+fn folders_in(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    entries_of(folder).filter(|path| path.is_dir())
+}
+
+/// The name of a file in `folder` that looks like a model.
+fn model_in(folder: &Path) -> Option<String> {
+    let found = entries_of(folder).find(|path| looks_like_model(path))?;
+    Some(found.file_name()?.to_string_lossy().into_owned())
+}
+
+fn has_model(folder: &Path) -> bool {
+    model_in(folder).is_some()
+}
+
+fn read_version(folder: &Path, name: &str, version: u64) -> Option<ModelFile> {
     let path = folder.join(MODEL_FILE);
     let metadata = std::fs::metadata(&path).ok()?;
     let settings = read_settings(&folder.join(SETTINGS_FILE));
@@ -147,8 +291,12 @@ fn read_version(dir: &Path, name: &str, version: u64) -> Option<ModelFile> {
     })
 }
 
+fn read_text(path: &Path) -> io::Result<String> {
+    regular_file::read_text(path, SETTINGS_BYTES_MAX)
+}
+
 fn read_settings(path: &Path) -> Result<ModelSettings, SettingsError> {
-    match regular_file::read_text(path, SETTINGS_BYTES_MAX) {
+    match read_text(path) {
         Ok(text) => ModelSettings::parse(&text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(ModelSettings::default()),
         Err(error) => Err(SettingsError(error.to_string())),
@@ -207,7 +355,7 @@ mod tests {
             let file = std::fs::File::options().write(true).open(path).unwrap();
             file.set_modified(time).unwrap();
         };
-        let read = || scan_model(dir.path(), "a").remove(0);
+        let read = || scan_model(dir.path(), "a").files.remove(0);
         write(&path, "one");
         let written = read();
         assert_eq!(written, read());
@@ -259,7 +407,7 @@ mod tests {
         mkfifo(&dir.path().join("d/1/model.toml"), Mode::S_IRWXU).unwrap();
         std::fs::create_dir(dir.path().join("d/2")).unwrap();
         mkfifo(&dir.path().join("d/2/model.pt"), Mode::S_IRWXU).unwrap();
-        let found = scan(dir.path()).unwrap();
+        let found = scan(dir.path()).unwrap().files;
         let files: Vec<_> = found
             .iter()
             .map(|file| (file.resource(), file.bytes, file.settings.is_ok()))
@@ -275,6 +423,60 @@ mod tests {
         );
         let error = found[3].settings.as_ref().unwrap_err().to_string();
         assert!(error.contains("it is a named pipe"), "{error}");
-        assert!(scan(&dir.path().join("absent")).unwrap().is_empty());
+        let absent = scan(&dir.path().join("absent")).unwrap();
+        assert_eq!(absent, Scan::default());
+    }
+
+    #[test]
+    fn models_that_are_not_where_they_must_be_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |path: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        };
+        for path in [
+            "a/1/model.pt",
+            "a/README.md",
+            "a/2/model.onnx",
+            ".cache/1/model.pt",
+            "a/..data/model.pt",
+            "notes/1/notes.txt",
+        ] {
+            put(path);
+        }
+        let told = || {
+            let told = scan(dir.path()).unwrap().misplaced;
+            told.into_iter()
+                .map(|it| (it.path, it.reason))
+                .collect::<Vec<_>>()
+        };
+        put("a/..data/other");
+        std::fs::remove_file(dir.path().join("a/..data/model.pt")).unwrap();
+        assert_eq!(told(), []);
+        for (path, shown, word) in [
+            ("b/model.pt", "b/model.pt", "b/1/model.pt"),
+            ("c/v1/model.pt", "c/v1", "whole number"),
+            ("c/01/model.pt", "c/01", "whole number"),
+            ("d/1/net.pth", "d/1/net.pth", "named model.pt"),
+            ("d/2/model.pt/x", "d/2/model.pt", "regular file"),
+            ("my model/1/model.pt", "my model", "letters"),
+            ("ä/model.pt", "ä", "letters"),
+            ("net.pt", "net.pt", "name/1/model.pt"),
+            ("e/model.toml", "e/model.toml", "line 1"),
+        ] {
+            put(path);
+            let told = told();
+            assert!(
+                told.iter()
+                    .any(|(path, reason)| path == shown && reason.contains(word)),
+                "{path}: {told:?}"
+            );
+        }
+        assert_eq!(told().len(), 9);
+        for number in 0..200 {
+            put(&format!("many/v{number}/model.pt"));
+        }
+        assert_eq!(told().len(), MISPLACED_MAX);
     }
 }

@@ -14,6 +14,7 @@
 //! - A request without a sequence survives one crash of its process.
 //! - A sequence never uses the state of another.
 //! - A leaking process is replaced between two requests, and no request fails because of it.
+//! - What serves is not taken away by files that cannot be loaded, nor by a look at the folder.
 //! - Every request is answered or refused, whatever happens to the processes.
 
 mod blocking;
@@ -27,6 +28,7 @@ mod host_state;
 mod infer;
 mod inputs;
 mod leak;
+mod load_state;
 mod memory_monitor;
 mod metrics;
 mod owner;
@@ -39,7 +41,7 @@ mod tests;
 mod zygote;
 
 pub use config::{MemoryDeps, ModelsConfig};
-pub use files::{ModelFile, parse_version, scan};
+pub use files::{Misplaced, ModelFile, Scan, parse_version, scan};
 pub use headroom_model_protocol::tensor::DIMENSIONS_MAX;
 pub use headroom_model_protocol::{Datatype, LoadedModel, SignatureInput, element_count};
 pub use host_state::HostMemory;
@@ -47,6 +49,9 @@ pub use infer::{Infer, InferError, InferOutput, InferRequest, ModelGuard, Sequen
 pub use leak::LeakConfig;
 pub use metrics::METRICS;
 pub use owner::{EndSequences, ModelOwner};
-pub use repository::{LeakReport, Model, ReadLeaks, Repository, Rescan, Resolve, Versions};
+pub use repository::{
+    Files, LeakReport, Listed, Listing, Model, ReadLeaks, Repository, Rescan, Resolve, SetDefault,
+    Unresolved, Versions, Wanted,
+};
 pub use resource::{FIRST_LOAD_BYTES, Runtime};
-pub use settings::{InputSetting, ModelSettings, OutputSetting, SettingsError, Ttl};
+pub use settings::{InputSetting, ModelSettings, OutputSetting, SettingsError, Ttl, VersionPolicy};

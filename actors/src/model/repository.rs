@@ -2,10 +2,17 @@
 //!
 //! The actor knows all versions that it has found on disk and registers them with the lazy loader. It
 //! looks for all of them when it starts, and for new ones when a request names them. It loads nothing.
+//!
+//! A look changes nothing for callers: files that have changed take effect when they are loaded, and what
+//! has been removed serves for as long as it is loaded. Requests that name no version go to the model's
+//! default version, which moves only when a request to load the model has succeeded, or when the version
+//! cannot be loaded ([`VersionPolicy`]).
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, ready, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
@@ -15,31 +22,61 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::blocking::run_blocking;
-use super::files::{Key, ModelFile, is_model_name, scan, scan_model};
+use super::files::{Key, Misplaced, ModelFile, Scan, is_model_name, scan, scan_model};
 use super::host_state::HostMemory;
-use super::owner::ModelOwner;
+use super::owner::{EndSequences, ModelOwner};
 use super::resource::{ModelResource, Runtime};
-use super::settings::Ttl;
+use super::settings::{SettingsError, Ttl, VersionPolicy};
 use crate::kernel::{
-    Call, Child, Clock, Exit, Handle, IncarnationRef, LoadError, LoadErrorKind, Message, Registrar,
-    Resource,
+    Call, Child, Clock, Exit, Handle, IncarnationRef, Load, LoadError, LoadErrorKind, Message,
+    Registrar, Resource,
 };
 
-/// One version of one model.
+/// How long an owner may take to end its sequences.
+const END_SEQUENCES_WITHIN: Duration = Duration::from_secs(10);
+
+/// One version of one model, with its files as they were at one time.
 #[derive(Clone)]
 pub struct Model {
     /// Its files.
     pub file: Arc<ModelFile>,
-    /// Its owner, which runs while the loader has `file.resource()` loaded.
+    /// Its owner, which runs while these files are loaded.
     pub owner: Handle<ModelOwner>,
     resource: Arc<ModelResource>,
 }
 
 impl Model {
+    fn new(resource: Arc<ModelResource>) -> Self {
+        Self {
+            file: Arc::clone(&resource.file),
+            owner: resource.owner.clone(),
+            resource,
+        }
+    }
+
+    /// The model that a lease of the loader keeps loaded. `None` if that is no model.
+    pub fn of_lease(resource: Arc<dyn Load>) -> Option<Self> {
+        let resource: Arc<dyn Any + Send + Sync> = resource;
+        resource.downcast().ok().map(Self::new)
+    }
+
     /// What its process reported at the last load; `None` if these files were never loaded with
     /// these settings.
     pub fn last_loaded(&self) -> Option<Arc<LoadedModel>> {
         self.resource.last_loaded()
+    }
+
+    /// Whether it is loaded.
+    pub fn is_loaded(&self) -> bool {
+        self.resource.state.is_loaded()
+    }
+
+    /// Why these files or settings cannot be loaded, if that is known.
+    pub fn failure(&self) -> Option<LoadError> {
+        let invalid =
+            |error: &SettingsError| LoadError::new(LoadErrorKind::Invalid, error.to_string());
+        let settings = self.file.settings.as_ref().err().map(invalid);
+        settings.or_else(|| self.resource.state.failure())
     }
 }
 
@@ -52,12 +89,65 @@ impl std::fmt::Debug for Model {
 /// Models that the loader did not register.
 type Refused = Vec<(Key, LoadError)>;
 
+/// What is known of one version.
+struct Known {
+    /// The files as they were last seen.
+    latest: Model,
+    /// Earlier files that were loaded when the latest were seen.
+    earlier: Option<Model>,
+    /// Whether the last look has found the files.
+    is_on_disk: bool,
+}
+
+impl Known {
+    fn new(latest: Model) -> Self {
+        Self {
+            latest,
+            earlier: None,
+            is_on_disk: true,
+        }
+    }
+
+    /// The files that are loaded, or else those that the next load uses.
+    fn serving(&self) -> &Model {
+        let earlier = self.earlier.as_ref();
+        let earlier = earlier.filter(|earlier| earlier.resource.state.is_active());
+        match earlier {
+            Some(earlier) if !self.latest.is_loaded() => earlier,
+            _ => &self.latest,
+        }
+    }
+
+    fn is_usable(&self) -> bool {
+        self.serving().is_loaded() || self.latest.failure().is_none()
+    }
+
+    fn files(&self) -> Files {
+        if !self.is_on_disk {
+            Files::Removed
+        } else if Arc::ptr_eq(&self.serving().resource, &self.latest.resource) {
+            Files::Same
+        } else {
+            Files::Changed(self.latest.failure())
+        }
+    }
+
+    fn models(&self) -> impl Iterator<Item = &Model> {
+        self.earlier.iter().chain([&self.latest])
+    }
+}
+
 /// Knows the models on disk.
 pub struct Repository {
     incarnation: IncarnationRef,
     runtime: Runtime,
     registrar: Arc<dyn Registrar>,
-    models: BTreeMap<Key, Model>,
+    versions: BTreeMap<Key, Known>,
+    policies: BTreeMap<String, Result<VersionPolicy, SettingsError>>,
+    /// The version of each model for requests that name none.
+    defaults: BTreeMap<String, u64>,
+    /// What the last look has found that is not used.
+    misplaced: Vec<Misplaced>,
 }
 
 impl Repository {
@@ -72,40 +162,128 @@ impl Repository {
             incarnation,
             runtime,
             registrar,
-            models: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            defaults: BTreeMap::new(),
+            misplaced: Vec::new(),
         }
     }
 
-    fn find(&self, name: &str, version: Option<u64>) -> Option<Model> {
-        let (lowest, highest) = version.map_or((0, u64::MAX), |version| (version, version));
-        let versions = (name.to_owned(), lowest)..=(name.to_owned(), highest);
-        let (_, model) = self.models.range(versions).next_back()?;
-        Some(model.clone())
+    fn versions_of(&self, name: &str) -> impl DoubleEndedIterator<Item = (u64, &Known)> {
+        let range = (name.to_owned(), 0)..=(name.to_owned(), u64::MAX);
+        let versions = self.versions.range(range);
+        versions.map(|((_, version), known)| (*version, known))
     }
 
-    /// Adds new and changed models and registers them with the loader.
+    fn version(&self, name: &str, version: u64) -> Option<&Known> {
+        self.versions.get(&(name.to_owned(), version))
+    }
+
+    fn find(&mut self, name: &str, wanted: Wanted) -> Result<Model, Unresolved> {
+        let no_model = || Unresolved::Model(name.to_owned());
+        let no_version = |version| Unresolved::Version(name.to_owned(), version);
+        match wanted {
+            Wanted::Version(version) => {
+                let known = self.version(name, version);
+                Ok(known.ok_or_else(|| no_version(version))?.serving().clone())
+            }
+            Wanted::Default => {
+                let version = self.default_version(name)?;
+                let known = self.version(name, version);
+                Ok(known.ok_or_else(no_model)?.serving().clone())
+            }
+            Wanted::ToLoad => {
+                let version = match self.policies.get(name) {
+                    Some(Ok(VersionPolicy::Specific(version))) => Some(*version),
+                    Some(Err(error)) => return Err(Unresolved::Settings(error.clone())),
+                    Some(Ok(VersionPolicy::Latest)) | None => None,
+                };
+                let mut on_disk = self.versions_of(name).filter(|(_, known)| known.is_on_disk);
+                let known = match version {
+                    Some(version) => {
+                        let policy = || Unresolved::Policy(name.to_owned(), version);
+                        on_disk.find(|(it, _)| *it == version).ok_or_else(policy)?
+                    }
+                    None => on_disk.next_back().ok_or_else(no_model)?,
+                };
+                Ok(known.1.latest.clone())
+            }
+        }
+    }
+
+    /// The version for requests that name none. It changes only if the policy does, or if it is gone or
+    /// cannot be loaded.
+    fn default_version(&mut self, name: &str) -> Result<u64, Unresolved> {
+        let current = self.defaults.get(name).copied();
+        let current = current.filter(|version| self.version(name, *version).is_some());
+        let version = match self.policies.get(name) {
+            Some(Ok(VersionPolicy::Specific(version))) => {
+                let known = self.version(name, *version);
+                known.ok_or_else(|| Unresolved::Policy(name.to_owned(), *version))?;
+                *version
+            }
+            _ => {
+                let is_usable = |version: &u64| {
+                    let known = self.version(name, *version);
+                    known.is_some_and(Known::is_usable)
+                };
+                let mut highest_first = self.versions_of(name).rev().map(|(version, _)| version);
+                let highest = highest_first.next();
+                let usable = highest.filter(is_usable);
+                let usable = usable.or_else(|| highest_first.find(is_usable));
+                let chosen = current.filter(is_usable).or(usable).or(current).or(highest);
+                chosen.ok_or_else(|| Unresolved::Model(name.to_owned()))?
+            }
+        };
+        if self.defaults.insert(name.to_owned(), version) != Some(version)
+            && let Some(before) = current
+        {
+            tracing::warn!(
+                model = name,
+                before,
+                version,
+                "requests that name no version go to another version from now on"
+            );
+        }
+        Ok(version)
+    }
+
+    /// Adds new and changed versions and registers them with the loader.
     ///
     /// They can be requested at once: this actor sends all registrations before it answers another
     /// message, and the loader handles messages in order.
     fn add(&mut self, found: Vec<ModelFile>) -> impl Future<Output = Refused> + use<> {
         let mut loadables = Vec::new();
+        let mut names = BTreeSet::new();
         for file in found {
             let key = file.key();
-            let known = self.models.get(&key);
-            if known.is_some_and(|model| *model.file == file) {
-                continue;
+            names.insert(file.name.clone());
+            let known = self.versions.get_mut(&key);
+            let earlier = known
+                .as_ref()
+                .map(|known| Arc::clone(&known.latest.resource));
+            if let Some(known) = known {
+                known.is_on_disk = true;
+                if *known.latest.file == file {
+                    continue;
+                }
             }
-            // Handles that callers have of a changed model stay valid.
-            let owner = known.map(|model| model.owner.clone());
-            let file = Arc::new(file);
-            let resource = Arc::new(ModelResource::new(&file, owner, self.runtime.clone()));
-            let model = Model {
-                file,
-                owner: resource.owner.clone(),
-                resource,
-            };
-            loadables.push((key.clone(), self.resource(&model)));
-            self.models.insert(key, model);
+            let resource = ModelResource::new(file, earlier.as_deref(), self.runtime.clone());
+            let latest = Model::new(Arc::new(resource));
+            loadables.push((key.clone(), self.resource(&latest)));
+            match self.versions.get_mut(&key) {
+                None => drop(self.versions.insert(key, Known::new(latest))),
+                Some(known) => {
+                    let before = std::mem::replace(&mut known.latest, latest);
+                    if before.resource.state.is_active() {
+                        known.earlier = Some(before);
+                    }
+                }
+            }
+        }
+        for name in names {
+            // A version that comes later does not become the default one.
+            self.default_version(&name).ok();
         }
         let registrar = Arc::clone(&self.registrar);
         let register = move |(key, resource)| {
@@ -116,43 +294,76 @@ impl Repository {
         async move { registered.await.into_iter().flatten().collect() }
     }
 
-    /// Finds all models, so that the loader knows them before their first requests. Nobody waits for it.
-    fn find_all(&self, cx: &mut Context<Self>) {
+    /// Adds what a look at the whole folder has found.
+    fn add_all(
+        &mut self,
+        found: Scan,
+        cx: &mut Context<Self>,
+    ) -> impl Future<Output = Refused> + use<> {
+        let Scan {
+            files,
+            policies,
+            misplaced,
+        } = found;
+        for new in misplaced.iter().filter(|it| !self.misplaced.contains(it)) {
+            tracing::warn!(path = new.path, reason = new.reason, "not used as a model");
+        }
+        self.misplaced = misplaced;
+        self.policies = policies;
+        // The unload of a model in use may take long. Nobody waits for it.
+        cx.spawn(wrap_future(self.remove_missing(&files)));
+        self.add(files)
+    }
+
+    /// Looks at the whole folder.
+    fn look(&self) -> impl actix::fut::ActorFuture<Self, Output = io::Result<()>> + use<> {
         let dir = self.runtime.config.dir.clone();
         let scan = wrap_future::<_, Self>(run_blocking(move || scan(&dir)));
-        let add = scan.then(|found, repository, _| {
-            let found = found.unwrap_or_else(|error| {
-                repository.log_unreadable(&error);
-                Vec::new()
-            });
-            wrap_future::<_, Self>(repository.add(found))
+        let added = scan.then(|found, repository: &mut Self, cx| {
+            let added = found.map(|found| repository.add_all(found, cx));
+            wrap_future::<_, Self>(async move { io::Result::Ok(added?.await) })
         });
-        cx.spawn(add.map(|refused, repository, _| repository.remove_refused(refused)));
+        added.map(|refused, repository: &mut Self, _| match refused {
+            Ok(refused) => {
+                repository.remove_refused(refused);
+                Ok(())
+            }
+            Err(error) => {
+                let dir = repository.runtime.config.dir.display();
+                tracing::error!(%dir, %error, "cannot read models.dir");
+                Err(error)
+            }
+        })
     }
 
-    fn log_unreadable(&self, error: &io::Error) {
-        let dir = self.runtime.config.dir.display();
-        tracing::error!(%dir, %error, "cannot read models.dir");
-    }
-
-    /// Removes models that the loader did not register, so that they are found and registered again.
+    /// Removes versions that the loader did not register, so that they are found and registered again.
     fn remove_refused(&mut self, refused: Refused) {
         for (key, error) in refused {
             let (model, version) = &key;
             tracing::warn!(actor = self.incarnation.path(), model, version, %error, "a model cannot be registered");
-            self.models.remove(&key);
+            self.versions.remove(&key);
         }
     }
 
-    /// Removes and unregisters models that are no longer on disk. The loader unloads them after their
-    /// requests in flight.
+    /// Removes and unregisters versions that are no longer on disk and not loaded.
     fn remove_missing(&mut self, found: &[ModelFile]) -> impl Future<Output = ()> + use<> {
         let on_disk: BTreeSet<Key> = found.iter().map(ModelFile::key).collect();
-        let missing = self.models.extract_if(.., |key, _| !on_disk.contains(key));
+        for (key, known) in &mut self.versions {
+            known.is_on_disk = on_disk.contains(key);
+        }
+        let is_gone = |known: &Known| {
+            let is_active = known.models().any(|model| model.resource.state.is_active());
+            !known.is_on_disk && !is_active
+        };
+        let gone = self.versions.extract_if(.., |_, known| is_gone(known));
         let registrar = Arc::clone(&self.registrar);
         let unregister =
-            move |(_, model): (Key, Model)| registrar.deregister(model.file.resource());
-        join_all(missing.map(unregister)).map(drop)
+            move |(_, known): (Key, Known)| registrar.deregister(known.latest.file.resource());
+        let unregistered = join_all(gone.map(unregister)).map(drop);
+        let versions = &self.versions;
+        self.defaults
+            .retain(|name, version| versions.contains_key(&(name.clone(), *version)));
+        unregistered
     }
 
     fn resource(&self, model: &Model) -> Resource {
@@ -180,13 +391,44 @@ impl Actor for Repository {
 
 impl Child for Repository {
     fn start(&mut self, cx: &mut Context<Self>) -> ResponseActFuture<Self, Result<(), Exit>> {
-        self.find_all(cx);
+        // So that the loader knows them before their first requests. Nobody waits for it.
+        cx.spawn(self.look().map(|_, _, _| ()));
         Box::pin(ready(Ok(())))
     }
 
     fn observe(&self) -> Value {
-        json!({ "known_versions": self.models.len(), "dir": self.runtime.config.dir })
+        json!({ "known_versions": self.versions.len(), "dir": self.runtime.config.dir })
     }
+}
+
+/// A version of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// The one for requests that name none.
+    Default,
+    /// The one that a request to load the model loads: the highest, or that of its policy.
+    ToLoad,
+    /// This one.
+    Version(u64),
+}
+
+/// Why there is no such version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unresolved {
+    /// There is no model of this name.
+    #[error("there is no model named {0:?}")]
+    Model(String),
+    /// The model does not have this version.
+    #[error("there is no version \"{1}\" of a model named {0:?}")]
+    Version(String, u64),
+    /// The model does not have the version that its policy names.
+    #[error(
+        "the version_policy of the model {0:?} is version {1}, which is not there: correct {0}/model.toml in models.dir, or name a version"
+    )]
+    Policy(String, u64),
+    /// The settings for all versions of the model cannot be used.
+    #[error("{0}")]
+    Settings(SettingsError),
 }
 
 /// Asks for one version of a model.
@@ -194,12 +436,12 @@ impl Child for Repository {
 pub struct Resolve {
     /// The model's name, as the caller wrote it.
     pub name: String,
-    /// The version; `None` for the highest.
-    pub version: Option<u64>,
+    /// Which version.
+    pub wanted: Wanted,
 }
 
 impl Message for Resolve {
-    type Reply = Option<Model>;
+    type Reply = Result<Model, Unresolved>;
     const CANCELLABLE: bool = true;
 }
 
@@ -207,24 +449,68 @@ impl Handler<Call<Resolve>> for Repository {
     type Result = ();
 
     fn handle(&mut self, call: Call<Resolve>, cx: &mut Context<Self>) {
-        let Some((Resolve { name, version }, reply)) = call.accept() else {
+        let Some((Resolve { name, wanted }, reply)) = call.accept() else {
             return;
         };
-        if let Some(model) = self.find(&name, version) {
-            return reply.send(Some(model));
-        }
-        if !is_model_name(&name) {
-            return reply.send(None);
+        let found = self.find(&name, wanted);
+        let is_unknown = matches!(
+            found,
+            Err(Unresolved::Model(_) | Unresolved::Version(..) | Unresolved::Policy(..))
+        );
+        if !is_unknown || !is_model_name(&name) {
+            return reply.send(found);
         }
         let dir = self.runtime.config.dir.clone();
-        let wanted = name.clone();
-        let scan = run_blocking(move || scan_model(&dir, &wanted));
-        let add = wrap_future::<_, Self>(scan)
-            .then(|found, repository, _| wrap_future::<_, Self>(repository.add(found)));
+        let looked_for = name.clone();
+        let scan = run_blocking(move || scan_model(&dir, &looked_for));
+        let add = wrap_future::<_, Self>(scan).then(|found, repository, _| {
+            repository.policies.extend(found.policies);
+            wrap_future::<_, Self>(repository.add(found.files))
+        });
         cx.spawn(add.map(move |refused, repository, _| {
             repository.remove_refused(refused);
-            reply.send(repository.find(&name, version));
+            reply.send(repository.find(&name, wanted));
         }));
+    }
+}
+
+/// Has the requests that name no version go to a version, because a caller has asked for its load and it is
+/// loaded. Also ends the sequences of its earlier files.
+#[derive(Debug)]
+pub struct SetDefault {
+    /// The version.
+    pub model: Model,
+}
+
+impl Message for SetDefault {
+    type Reply = ();
+}
+
+impl Handler<Call<SetDefault>> for Repository {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<SetDefault>, cx: &mut Context<Self>) {
+        let Some((SetDefault { model }, reply)) = call.accept() else {
+            return;
+        };
+        let (name, version) = model.file.key();
+        if let Some(known) = self.versions.get_mut(&(name.clone(), version)) {
+            if let Some(earlier) = known
+                .earlier
+                .take()
+                .filter(|it| it.resource.state.is_active())
+            {
+                let owner = earlier.owner.clone();
+                // An owner that is not running has no sequences.
+                let ended = async move {
+                    owner.ask(EndSequences, END_SEQUENCES_WITHIN).await.ok();
+                };
+                cx.spawn(wrap_future(ended));
+                known.earlier = Some(earlier);
+            }
+            self.defaults.insert(name, version);
+        }
+        reply.send(());
     }
 }
 
@@ -245,19 +531,51 @@ impl Handler<Call<Versions>> for Repository {
 
     fn handle(&mut self, call: Call<Versions>, _: &mut Context<Self>) {
         if let Some((Versions { name }, reply)) = call.accept() {
-            let versions = self.models.range((name.clone(), 0)..=(name, u64::MAX));
-            reply.send(versions.map(|((_, version), _)| *version).collect());
+            reply.send(
+                self.versions_of(&name)
+                    .map(|(version, _)| version)
+                    .collect(),
+            );
         }
     }
 }
 
-/// Scans the whole folder and returns all models, by name and version. New and changed models take
-/// effect at the next load; removed ones are unloaded.
+/// Looks at the whole folder and lists all models. This changes nothing for callers: new versions can be
+/// requested, changed files take effect when they are loaded, and removed ones serve while they are loaded.
 #[derive(Debug)]
 pub struct Rescan;
 
+/// What the models folder holds.
+#[derive(Debug)]
+pub struct Listing {
+    /// All versions, by name and version.
+    pub versions: Vec<Listed>,
+    /// What is not used although it looks like a model.
+    pub misplaced: Vec<Misplaced>,
+}
+
+/// One version of a model.
+#[derive(Debug)]
+pub struct Listed {
+    /// With the files that are loaded, or else those that the next load uses.
+    pub model: Model,
+    /// How the files on disk differ from these.
+    pub files: Files,
+}
+
+/// The files on disk, compared with those that are loaded.
+#[derive(Debug, Clone)]
+pub enum Files {
+    /// They are the same, or nothing is loaded.
+    Same,
+    /// They have changed. A request to load the model loads them; why it cannot, if that is known.
+    Changed(Option<LoadError>),
+    /// They are gone.
+    Removed,
+}
+
 impl Message for Rescan {
-    type Reply = Result<Vec<Model>, LoadError>;
+    type Reply = Result<Listing, LoadError>;
 }
 
 impl Handler<Call<Rescan>> for Repository {
@@ -267,24 +585,17 @@ impl Handler<Call<Rescan>> for Repository {
         let Some((Rescan, reply)) = call.accept() else {
             return;
         };
-        let dir = self.runtime.config.dir.clone();
-        let scan = wrap_future::<_, Self>(run_blocking(move || scan(&dir)));
-        let add = scan.then(|found, repository, cx| {
-            let added = found.map(|found| {
-                // The unload of a model in use may take long. The caller does not wait for it.
-                cx.spawn(wrap_future(repository.remove_missing(&found)));
-                repository.add(found)
-            });
-            wrap_future::<_, Self>(async move { io::Result::Ok(added?.await) })
-        });
-        cx.spawn(add.map(move |refused, repository, _| {
-            reply.send(match refused {
-                Ok(refused) => {
-                    repository.remove_refused(refused);
-                    Ok(repository.models.values().cloned().collect())
-                }
-                Err(error) => {
-                    repository.log_unreadable(&error);
+        cx.spawn(self.look().map(move |looked, repository, _| {
+            let listed = |known: &Known| Listed {
+                model: known.serving().clone(),
+                files: known.files(),
+            };
+            reply.send(match looked {
+                Ok(()) => Ok(Listing {
+                    versions: repository.versions.values().map(listed).collect(),
+                    misplaced: repository.misplaced.clone(),
+                }),
+                Err(_) => {
                     let message = "the models folder (`models.dir`) cannot be read";
                     Err(LoadError::new(LoadErrorKind::Unavailable, message))
                 }
@@ -317,7 +628,7 @@ impl Handler<Call<ReadLeaks>> for Repository {
     fn handle(&mut self, call: Call<ReadLeaks>, _: &mut Context<Self>) {
         if let Some((ReadLeaks, reply)) = call.accept() {
             let clock = Clock::now();
-            let models = self.models.values();
+            let models = self.versions.values().flat_map(Known::models);
             reply.send(LeakReport {
                 is_enabled: self.runtime.config.leak.enabled,
                 hosts: models

@@ -13,6 +13,7 @@ use super::files::ModelFile;
 use super::host::ModelHost;
 use super::host_process::{HostError, HostSpec};
 use super::host_state::{HostMemory, HostState};
+use super::load_state::{LoadState, TreeNames};
 use super::owner::{ModelOwner, OwnerSpec};
 use super::settings::{InputSetting, ModelSettings};
 use super::zygote::{Zygote, ZygoteError};
@@ -154,21 +155,19 @@ impl Load for ZygoteResource {
     }
 }
 
-/// One version of one model.
+/// One version of one model, with the files as they were when it was made.
 pub(super) struct ModelResource {
-    file: Arc<ModelFile>,
+    pub(super) file: Arc<ModelFile>,
     runtime: Runtime,
     pub(super) owner: Handle<ModelOwner>,
     hosts: Vec<(Handle<ModelHost>, HostState)>,
+    pub(super) state: Arc<LoadState>,
+    trees: Arc<TreeNames>,
 }
 
 impl ModelResource {
-    /// `owner`: the handle that callers already have, when the model's files have changed.
-    pub(super) fn new(
-        file: &Arc<ModelFile>,
-        owner: Option<Handle<ModelOwner>>,
-        runtime: Runtime,
-    ) -> Self {
+    /// `earlier`: the same version with earlier files, which may be loaded.
+    pub(super) fn new(file: ModelFile, earlier: Option<&Self>, runtime: Runtime) -> Self {
         let instances = file
             .settings
             .as_ref()
@@ -180,9 +179,14 @@ impl ModelResource {
             )
         };
         Self {
-            owner: owner.unwrap_or_else(|| Handle::new("owner", runtime.config.queue_max)),
+            owner: Handle::new("owner", runtime.config.queue_max),
             hosts: (0..instances).map(host).collect(),
-            file: Arc::clone(file),
+            state: Arc::default(),
+            trees: match earlier {
+                Some(earlier) => Arc::clone(&earlier.trees),
+                None => TreeNames::new(file.resource()),
+            },
+            file: Arc::new(file),
             runtime,
         }
     }
@@ -193,12 +197,9 @@ impl ModelResource {
 
     /// What is known of the memory of each host that has a process.
     pub(super) fn host_memory(&self, clock: &Clock) -> impl Iterator<Item = HostMemory> {
+        let tree = self.state.tree().unwrap_or_default();
         let hosts = self.hosts.iter();
-        hosts.filter_map(|(handle, state)| state.memory(self.host_name(handle), clock))
-    }
-
-    fn host_name(&self, handle: &Handle<ModelHost>) -> String {
-        format!("{}/{}", self.file.resource(), handle.name())
+        hosts.filter_map(move |(handle, state)| state.memory(host_name(&tree, handle), clock))
     }
 
     /// Bytes to reserve for the first load. Weights are in the file uncompressed.
@@ -210,12 +211,19 @@ impl ModelResource {
             .saturating_mul(instances)
     }
 
-    /// The supervisor of the loaded model, with its hosts and then its owner.
-    fn tree(&self, settings: Arc<ModelSettings>, context: &LoadContext) -> SupervisorSpec {
-        let mut tree = SupervisorSpec::new(self.file.resource())
+    /// The supervisor of the loaded model, called `name`, with its hosts and then its owner.
+    fn tree(
+        &self,
+        name: String,
+        settings: Arc<ModelSettings>,
+        context: &LoadContext,
+    ) -> SupervisorSpec {
+        let hosts = self.hosts.iter();
+        let hosts = hosts.map(|(handle, state)| (host_name(&name, handle), handle, state));
+        let hosts: Vec<_> = hosts.collect();
+        let mut tree = SupervisorSpec::new(name)
             .intensity(HOST_RESTARTS_MAX * settings.instances, HOST_RESTARTS_PERIOD);
-        for (handle, state) in &self.hosts {
-            let name = self.host_name(handle);
+        for (name, handle, state) in hosts {
             let spec = HostSpec {
                 model: self.file.resource(),
                 start: self.start(&settings),
@@ -262,14 +270,18 @@ impl ModelResource {
 
 impl Load for ModelResource {
     fn load(&self, context: LoadContext) -> BoxFuture<'static, Result<Loaded, LoadError>> {
+        let name = self.state.begin(&self.trees);
+        let state = Arc::clone(&self.state);
         let settings = match &self.file.settings {
             Ok(settings) => Arc::new(settings.clone()),
             Err(error) => {
                 let error = LoadError::new(LoadErrorKind::Invalid, error.to_string());
-                return std::future::ready(Err(error)).boxed();
+                let result = Err(error);
+                state.end(&result);
+                return std::future::ready(result).boxed();
             }
         };
-        let tree = self.tree(settings, &context);
+        let tree = self.tree(name, settings, &context);
         // The loader decides when to load a failed model again.
         let child = ChildSpec::supervisor(tree).restart(Restart::Temporary);
         let hosts = self.hosts.clone();
@@ -277,11 +289,25 @@ impl Load for ModelResource {
             let loaded = hosts.iter().filter_map(|(_, state)| state.loaded());
             loaded.map(|loaded| loaded.memory.pss).sum()
         };
-        self.runtime.start_child(child, context.deadline, measure)
+        let started = self.runtime.start_child(child, context.deadline, measure);
+        async move {
+            let result = started.await;
+            state.end(&result);
+            result
+        }
+        .boxed()
     }
 
     fn unload(&self) -> BoxFuture<'static, ()> {
-        self.runtime.end_child(self.file.resource())
+        let state = Arc::clone(&self.state);
+        let ended = state.tree().map(|name| self.runtime.end_child(name));
+        async move {
+            if let Some(ended) = ended {
+                ended.await;
+            }
+            state.unloaded();
+        }
+        .boxed()
     }
 
     fn kill(&self) {
@@ -289,6 +315,11 @@ impl Load for ModelResource {
             state.kill();
         }
     }
+}
+
+/// A host as logs and notices name it, for example `silero-vad:1/host-0`.
+fn host_name(tree: &str, handle: &Handle<ModelHost>) -> String {
+    format!("{tree}/{}", handle.name())
 }
 
 /// The exit of a model or of the zygote as an error for callers.

@@ -1,4 +1,5 @@
-//! The settings of one model: `model.toml`, beside `model.pt`.
+//! The settings of one version of a model, `model.toml` beside `model.pt`, and those for all of its versions, `model.toml`
+//! beside the versions' folders.
 
 use std::time::Duration;
 
@@ -58,6 +59,43 @@ impl Default for ModelSettings {
             deadline: Duration::from_secs(30),
             inputs: Vec::new(),
             outputs: Vec::new(),
+        }
+    }
+}
+
+/// Which version serves the requests that name none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VersionPolicy {
+    /// The highest version when the model is found. A request to load the model moves these requests to the version that is
+    /// the highest then, when it is loaded. They leave a version that cannot be loaded.
+    #[default]
+    Latest,
+    /// This one.
+    Specific(u64),
+}
+
+/// The settings for all versions of a model.
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct AllVersions {
+    version_policy: VersionPolicy,
+}
+
+impl VersionPolicy {
+    /// Reads the settings for all versions of a model.
+    ///
+    /// # Errors
+    /// The error names the key and the rule.
+    pub fn parse(text: &str) -> Result<Self, SettingsError> {
+        let settings: AllVersions =
+            toml::from_str(text).map_err(|error| SettingsError(with_line(text, &error)))?;
+        match settings.version_policy {
+            Self::Specific(0) => {
+                let rule = "version_policy: a version is a whole number above zero";
+                Err(SettingsError(rule.to_owned()))
+            }
+            policy => Ok(policy),
         }
     }
 }
@@ -287,6 +325,29 @@ mod tests {
         ];
         for (text, word) in cases {
             let error = ModelSettings::parse(text).unwrap_err().to_string();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_version_policy_is_latest_or_a_version() {
+        let policy = |text: &str| VersionPolicy::parse(text).map_err(|error| error.to_string());
+        assert_eq!(policy(""), Ok(VersionPolicy::Latest));
+        assert_eq!(
+            policy("version_policy = \"latest\""),
+            Ok(VersionPolicy::Latest)
+        );
+        assert_eq!(
+            policy("version_policy = { specific = 3 }"),
+            Ok(VersionPolicy::Specific(3))
+        );
+        for (text, word) in [
+            ("version_policy = { specific = 0 }", "above zero"),
+            ("version_policy = \"newest\"", "latest"),
+            ("version_policy = 3", "version_policy"),
+            ("instances = 2", "instances"),
+        ] {
+            let error = policy(text).unwrap_err();
             assert!(error.contains(word), "{text}: {error}");
         }
     }

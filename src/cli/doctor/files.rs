@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use headroom_actors::kernel::regular_file;
-use headroom_actors::model::scan;
+use headroom_actors::model::{Misplaced, Scan, scan};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, Uid, User, access};
 
@@ -38,7 +38,11 @@ fn models(dir: &Path) -> Vec<Check> {
             .remedy(format!("put models at {shown}/<name>/<version>/model.pt"));
         return vec![check];
     }
-    let found = match scan(dir) {
+    let Scan {
+        files: found,
+        misplaced,
+        ..
+    } = match scan(dir) {
         Ok(found) => found,
         Err(error) => {
             let check = Check::failure(GROUP, name, format!("{shown}: {error}"))
@@ -75,6 +79,12 @@ fn models(dir: &Path) -> Vec<Check> {
                 ));
             checks.push(check);
         }
+    }
+    for Misplaced { path, reason, .. } in misplaced {
+        let check = Check::warning(GROUP, name, format!("{path}: {reason}"))
+            .would_fail("it is not used")
+            .remedy(format!("move it, or remove it from {shown}"));
+        checks.push(check);
     }
     checks
 }

@@ -1,40 +1,52 @@
 //! Lists the models folder, without a server.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use headroom_actors::model::scan;
+use headroom_actors::model::{Scan, scan};
 use serde::Serialize;
 
 use crate::cli::Failure;
 use crate::cli::output::{Align, Cell, Style, Table, Tone, bytes, print, print_json};
 
-/// One version of one model.
+/// One version of one model, or what looks like one and is not used.
 #[derive(Serialize)]
-struct Entry<'a> {
-    name: &'a str,
+struct Entry {
+    name: String,
+    /// Empty for what is not used.
     version: String,
     bytes: u64,
-    path: &'a Path,
-    /// The error in its settings.
+    path: PathBuf,
+    /// The error in its settings, or why it is not used.
     problem: Option<String>,
 }
 
 /// Writes a list of all models in `dir`, as a table or JSON.
 pub(super) fn list(dir: &Path, json: bool) -> Result<(), Failure> {
-    let files = scan(dir).map_err(|source| Failure::ModelsDir {
+    let Scan {
+        files, misplaced, ..
+    } = scan(dir).map_err(|source| Failure::ModelsDir {
         dir: dir.to_owned(),
         source,
     })?;
-    let entries: Vec<Entry<'_>> = files
-        .iter()
-        .map(|file| Entry {
-            name: &file.name,
-            version: file.version.to_string(),
-            bytes: file.bytes,
-            path: &file.path,
-            problem: file.settings.as_ref().err().map(ToString::to_string),
-        })
-        .collect();
+    let versions = files.into_iter().map(|file| Entry {
+        version: file.version.to_string(),
+        bytes: file.bytes,
+        problem: file.settings.err().map(|error| error.to_string()),
+        name: file.name,
+        path: file.path,
+    });
+    let misplaced = misplaced.into_iter().map(|it| {
+        let path = dir.join(&it.path);
+        Entry {
+            bytes: fs::metadata(&path).map_or(0, |metadata| metadata.len()),
+            version: String::new(),
+            problem: Some(format!("not used: {}", it.reason)),
+            name: it.path,
+            path,
+        }
+    });
+    let entries: Vec<Entry> = versions.chain(misplaced).collect();
     if json {
         return print_json(&entries);
     }

@@ -11,7 +11,7 @@ use crate::cli::output::{Align, Cell, Style, Table, Tone, bytes, count, print, s
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("selection").required(true))]
 pub(in crate::cli) struct LoadArgs {
-    /// Models (silero-vad, the highest version) or resources (silero-vad:1)
+    /// Models (silero-vad, the default version) or resources (silero-vad:1)
     #[arg(value_name = "NAME", group = "selection")]
     names: Vec<String>,
     /// All resources of this kind that fit; may be repeated

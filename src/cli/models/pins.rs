@@ -12,7 +12,7 @@ use crate::cli::output::{one_line, print};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct PinArgs {
-    /// The resource (silero-vad:1), or a model for its highest version (silero-vad)
+    /// The resource (silero-vad:1), or a model for its default version (silero-vad)
     #[arg(value_name = "NAME")]
     name: String,
     #[command(flatten)]

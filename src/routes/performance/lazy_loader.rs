@@ -4,7 +4,7 @@
 //! `POST /v2/repository/index` on. A loader that does not answer in 40 ms is shown with its last answer.
 //!
 //! `DELETE /api/performance/lazy-loader/cache`: unloads what is loaded: everything but what is pinned, or
-//! what `name=` (repeatable), `kind=` and `idle_seconds=` choose. A model's name means its highest version.
+//! what `name=` (repeatable), `kind=` and `idle_seconds=` choose. A model's name means its default version.
 //! What is in use is drained.
 //! `wait_seconds=` bounds the wait for the unloads; `dry_run=true` only reports.
 
@@ -42,7 +42,7 @@ const WAIT: Duration = Duration::from_secs(10);
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct StatusQuery {
-    /// A resource, or a model for its highest version. The status then says what its load would do.
+    /// A resource, or a model for its default version. The status then says what its load would do.
     if_loaded: Option<String>,
 }
 
@@ -101,7 +101,7 @@ async fn read_status(
 #[serde(try_from = "Vec<(String, String)>")]
 pub(in crate::routes) struct CacheQuery {
     #[param(required = false)]
-    /// Only these resources, or models' highest versions. Pinned resources are unloaded only if they are named.
+    /// Only these resources, or models' default versions. Pinned resources are unloaded only if they are named.
     name: Vec<String>,
     /// Only resources of this kind.
     kind: Option<String>,

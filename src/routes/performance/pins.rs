@@ -2,7 +2,7 @@
 //! only an unload by name, or a stop of the server, unloads it. `DELETE` unpins it. Both respond with its
 //! new state.
 //!
-//! `name` is that of a resource (`silero-vad:1`), or of a model for its highest version (`silero-vad`). Pins
+//! `name` is that of a resource (`silero-vad:1`), or of a model for its default version (`silero-vad`). Pins
 //! last until the server restarts, or until the model's settings say something else about pins than before.
 
 use actix_web::{Responder, web};
@@ -19,7 +19,7 @@ fn one_pin(summary: &'static str) -> Docs {
     Docs::new(summary)
         .variable(
             "name",
-            "The name of a resource, or of a model for its highest version.",
+            "The name of a resource, or of a model for its default version.",
             "silero-vad:1",
         )
         .query::<NoParameters>()

@@ -44,7 +44,7 @@ const NAME_CHARS_MAX: usize = 256;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::routes) struct PreloadRequest {
-    /// Names of resources (`silero-vad:1`), or of models for their highest version (`silero-vad`).
+    /// Names of resources (`silero-vad:1`), or of models for their default version (`silero-vad`).
     names: Option<Vec<String>>,
     /// Kinds of resources. All resources of these kinds are loaded that fit without an eviction.
     kinds: Option<Vec<String>>,
@@ -81,7 +81,7 @@ impl PartialSchema for PreloadRequest {
                 .additional_properties(Some(AdditionalProperties::FreeForm(false)))
         };
         let names = names_of(
-            "Names of resources (`silero-vad:1`), or of models for their highest version (`silero-vad`).",
+            "Names of resources (`silero-vad:1`), or of models for their default version (`silero-vad`).",
         );
         let kinds =
             names_of("Kinds of resources. All of them are loaded that fit without an eviction.");

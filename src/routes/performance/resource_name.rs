@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use headroom_actors::kernel::AskError;
-use headroom_actors::model::Resolve;
+use headroom_actors::model::{Resolve, Wanted};
 
 use crate::handles::Handles;
 use crate::problem::{Problem, ProblemKind};
 
-/// The resource of the highest version of the model `name`. The repository has to answer `within` this time.
+/// The resource of the default version of the model `name`. The repository has to answer `within` this time.
 pub(super) async fn resolve(
     name: &str,
     handles: &Handles,
@@ -25,10 +25,10 @@ pub(super) async fn find(
 ) -> Result<Result<String, Problem>, AskError> {
     let resolve = Resolve {
         name: name.to_owned(),
-        version: None,
+        wanted: Wanted::Default,
     };
     let model = handles.repository.ask(resolve, within).await?;
-    Ok(model.map(|model| model.file.resource()).ok_or_else(|| {
+    Ok(model.map(|model| model.file.resource()).map_err(|_| {
         let detail = format!(
             "there is no resource and no model named {name:?}; \
              GET /api/performance/lazy-loader/status lists those that are known"

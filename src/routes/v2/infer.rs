@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use headroom_actors::kernel::{BufferReservation, Buffers, reserved_bytes};
-use headroom_actors::lazy::Acquire;
 use headroom_actors::model::{
     DIMENSIONS_MAX, Datatype, Infer, InferOutput, InferRequest, Model, ModelGuard, Sequence, Tensor,
 };
@@ -116,10 +115,8 @@ async fn ask(
     path: ModelPath,
     request: InferRequest,
 ) -> Result<(Model, InferOutput), Problem> {
-    let model = models::resolve(&handles, &path).await?;
-    let name = model.file.resource();
-    let lease = handles.loader.ask(Acquire { name }, handles.left());
-    let guard = ModelGuard::new(lease.await??);
+    let (model, lease) = models::acquire(&handles, &path).await?;
+    let guard = ModelGuard::new(lease);
     let infer = Infer { request, guard };
     let output = model.owner.ask(infer, handles.left()).await??;
     Ok((model, output))

@@ -2,10 +2,11 @@
 
 use actix_web::{Responder, web};
 
-use headroom_actors::lazy::{Phase, ResourceStatus, Status};
+use headroom_actors::kernel::LoadErrorKind;
+use headroom_actors::lazy::{Acquire, AcquireError, Lease, Phase, ResourceStatus, Status};
 use headroom_actors::model::{
     InputSetting, LoadedModel, Model, ModelSettings, OutputSetting, Resolve, SignatureInput,
-    Versions, parse_version,
+    Versions, Wanted, parse_version,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -33,27 +34,64 @@ pub(in crate::routes) struct ModelPath {
     version: Option<String>,
 }
 
-/// The model that a path names, in the given or the highest version.
+/// The model that a path names, in the given or its default version.
 pub(super) async fn resolve(handles: &RequestHandles, path: &ModelPath) -> Result<Model, Problem> {
-    let version = match &path.version {
-        None => None,
-        Some(text) => Some(parse_version(text).ok_or_else(|| unknown(path))?),
+    let wanted = match &path.version {
+        None => Wanted::Default,
+        Some(text) => Wanted::Version(parse_version(text).ok_or_else(|| {
+            let model = &path.model;
+            let detail = format!("there is no version {text:?} of a model named {model:?}");
+            Problem::new(ProblemKind::NotFound, detail)
+        })?),
     };
-    let resolve = Resolve {
-        name: path.model.clone(),
-        version,
-    };
-    let found = handles.repository.ask(resolve, handles.left()).await?;
-    found.ok_or_else(|| unknown(path))
+    find(handles, &path.model, wanted).await
 }
 
-fn unknown(path: &ModelPath) -> Problem {
-    let ModelPath { model, version } = path;
-    let detail = match version {
-        Some(version) => format!("there is no version {version:?} of a model named {model:?}"),
-        None => format!("there is no model named {model:?}"),
-    };
-    Problem::new(ProblemKind::NotFound, detail)
+/// The version to load of the model that a path names.
+pub(super) async fn resolve_to_load(
+    handles: &RequestHandles,
+    path: &ModelPath,
+) -> Result<Model, Problem> {
+    find(handles, &path.model, Wanted::ToLoad).await
+}
+
+async fn find(handles: &RequestHandles, name: &str, wanted: Wanted) -> Result<Model, Problem> {
+    let name = name.to_owned();
+    let resolve = Resolve { name, wanted };
+    Ok(handles.repository.ask(resolve, handles.left()).await??)
+}
+
+/// Loads the model that a path names, if needed. Gives it as it is loaded, and the lease that keeps it so. If the
+/// path names no version and the default version cannot be loaded, another one becomes the default.
+pub(super) async fn acquire(
+    handles: &RequestHandles,
+    path: &ModelPath,
+) -> Result<(Model, Lease), Problem> {
+    let mut name = resolve(handles, path).await?.file.resource();
+    loop {
+        let acquire = Acquire { name: name.clone() };
+        let error = match handles.loader.ask(acquire, handles.left()).await? {
+            Ok(lease) => {
+                let model = Model::of_lease(lease.resource()).ok_or_else(|| {
+                    Problem::new(ProblemKind::NotFound, format!("{name} is no model"))
+                })?;
+                return Ok((model, lease));
+            }
+            Err(error) => error,
+        };
+        let is_invalid = matches!(
+            error.root(),
+            AcquireError::Failed { error, .. } if error.kind == LoadErrorKind::Invalid
+        );
+        if !is_invalid || path.version.is_some() {
+            return Err(error.into());
+        }
+        let next = resolve(handles, path).await?.file.resource();
+        if next == name {
+            return Err(error.into());
+        }
+        name = next;
+    }
 }
 
 /// The loader's status of one model. `None` if the loader does not know it.
@@ -76,7 +114,8 @@ pub(super) fn one_model(summary: &'static str) -> Docs {
         .variable("model", "The name of a model.", "silero-vad")
         .variable(
             "version",
-            "A version of the model. Without one, the highest.",
+            "A version of the model. Without one, its default version: the highest when the model was found, or the one that was \
+             loaded last by a request to load the model, or that of its `version_policy`.",
             "1",
         )
         .calls_actors()
@@ -205,7 +244,8 @@ pub(in crate::routes) fn ready_docs() -> Docs {
 }
 
 /// A model is ready if a request for it can be served: it is loaded, or the request would load it. It is
-/// not ready after a failed load until the next try is due, or while it is larger than the budget.
+/// not ready after a failed load, while its files or settings are known to be invalid, or while it is larger than
+/// the budget.
 pub(in crate::routes) async fn ready(
     path: web::Path<ModelPath>,
     handles: RequestHandles,
@@ -216,9 +256,13 @@ pub(in crate::routes) async fn ready(
         return Err(never_fits(&excess).with("ready", false));
     }
     let phase = status.as_ref().map_or(Phase::Cold, |status| status.phase);
-    if phase == Phase::Failed {
-        let error = status.and_then(|status| status.last_error);
-        let detail = format!("its last load failed: {}", error.unwrap_or_default());
+    let error = match (phase, model.failure()) {
+        (Phase::Failed, _) => status.and_then(|status| status.last_error),
+        (Phase::Cold, Some(error)) => Some(error.to_string()),
+        _ => None,
+    };
+    if let Some(error) = error {
+        let detail = format!("it cannot be loaded: {error}");
         return Err(Problem::new(ProblemKind::Unavailable, detail));
     }
     Ok(web::Json(Ready {

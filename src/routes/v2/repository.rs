@@ -4,8 +4,10 @@ use std::fmt;
 
 use actix_web::{HttpRequest, HttpResponse, Responder, web};
 
-use headroom_actors::lazy::{Phase, Preload, Status, Unload};
-use headroom_actors::model::{EndSequences, Model, Rescan};
+use headroom_actors::lazy::{Phase, Reload, ResourceStatus, Status, Unload};
+use headroom_actors::model::{
+    EndSequences, Files, Listed, Listing, Misplaced, Model, Rescan, SetDefault,
+};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -120,61 +122,95 @@ pub(in crate::routes) async fn index(
         [] => IndexRequest::default(),
         body => read_json(body)?,
     };
-    let models = rescan(&handles).await?;
+    let listing = rescan(&handles).await?;
     let statuses = handles.loader.ask(Status, handles.left()).await?;
-    let entry = |model: &Model| {
-        let resource = model.file.resource();
+    let versions = listing.versions.iter().map(|listed| {
+        let resource = listed.model.file.resource();
         let status = statuses.iter().find(|status| status.name == resource);
-        let excess = status.and_then(|status| status.never_fits);
-        let excess = excess.map(|excess| never_fits(&excess).detail);
-        let phase = status.map(|status| status.phase);
-        let (state, reason) = match (&model.file.settings, excess, phase) {
-            (Err(error), _, _) => ("UNAVAILABLE", error.to_string()),
-            (_, Some(reason), _) => ("UNAVAILABLE", reason),
-            (_, _, Some(Phase::Ready)) => ("READY", String::new()),
-            (_, _, Some(Phase::Loading)) => ("LOADING", String::new()),
-            (_, _, Some(Phase::Draining)) => ("UNLOADING", String::new()),
-            (_, _, Some(Phase::Failed)) => {
-                let error = status.and_then(|status| status.last_error.clone());
-                ("UNAVAILABLE", error.unwrap_or_default())
-            }
-            (_, _, Some(Phase::Cold) | None) => (
-                "UNAVAILABLE",
-                "not loaded; its first request loads it".to_owned(),
-            ),
-        };
-        IndexEntry {
-            name: model.file.name.clone(),
-            version: model.file.version.to_string(),
-            state,
-            reason,
-        }
-    };
-    let entries: Vec<IndexEntry> = models
-        .iter()
-        .map(entry)
+        IndexEntry::new(listed, status)
+    });
+    let misplaced = listing.misplaced.iter().map(IndexEntry::misplaced);
+    let entries: Vec<IndexEntry> = versions
+        .chain(misplaced)
         .filter(|entry| !asked.ready || entry.state == "READY")
         .collect();
     Ok(web::Json(RepositoryIndex(entries)))
 }
 
-async fn rescan(handles: &RequestHandles) -> Result<Vec<Model>, Problem> {
+impl IndexEntry {
+    fn new(listed: &Listed, status: Option<&ResourceStatus>) -> Self {
+        let Listed { model, files } = listed;
+        let (state, reason) = match status.map(|status| status.phase) {
+            Some(Phase::Ready) => ("READY", note(files)),
+            Some(Phase::Loading) => ("LOADING", String::new()),
+            Some(Phase::Draining) => ("UNLOADING", String::new()),
+            Some(Phase::Failed | Phase::Cold) | None => {
+                ("UNAVAILABLE", why_not_loaded(model, status))
+            }
+        };
+        Self {
+            name: model.file.name.clone(),
+            version: model.file.version.to_string(),
+            state,
+            reason,
+        }
+    }
+
+    /// What is not used as a model.
+    fn misplaced(misplaced: &Misplaced) -> Self {
+        Self {
+            name: misplaced.name.clone(),
+            version: String::new(),
+            state: "UNAVAILABLE",
+            reason: format!("{}: {}", misplaced.path, misplaced.reason),
+        }
+    }
+}
+
+/// What callers should know of a loaded model.
+fn note(files: &Files) -> String {
+    match files {
+        Files::Same => String::new(),
+        Files::Changed(None) => "its files have changed: load it to use them".to_owned(),
+        Files::Changed(Some(error)) => {
+            format!("its files have changed and cannot be loaded, the earlier ones serve: {error}")
+        }
+        Files::Removed => "its files have been removed".to_owned(),
+    }
+}
+
+fn why_not_loaded(model: &Model, status: Option<&ResourceStatus>) -> String {
+    let failed = status.filter(|status| status.phase == Phase::Failed);
+    if let Some(error) = model.failure() {
+        error.to_string()
+    } else if let Some(excess) = status.and_then(|status| status.never_fits) {
+        never_fits(&excess).detail
+    } else if let Some(failed) = failed {
+        failed.last_error.clone().unwrap_or_default()
+    } else {
+        "not loaded; its first request loads it".to_owned()
+    }
+}
+
+async fn rescan(handles: &RequestHandles) -> Result<Listing, Problem> {
     Ok(handles.repository.ask(Rescan, handles.left()).await??)
 }
 
 pub(in crate::routes) fn load_docs() -> Docs {
-    models::one_model("Load a model in its highest version")
+    models::one_model("Load a model in its highest version, or in that of its version_policy")
         .text(
-            "If its file or settings have changed, the model is unloaded first, after its requests in \
-             flight. The backoff after a failed load does not apply.",
+            "Requests that name no version go to this version from then on. If its file or settings have \
+             changed since its last load, the new ones are loaded beside the earlier ones, which serve until \
+             then and are unloaded after their requests in flight; open sequences end. If the load fails, or if \
+             there is no memory for both, nothing changes. The backoff after a failed load does not apply.",
         )
         .optional_body::<LoadRequest>(json!({ "parameters": {} }))
         .empty_answer(200, "The model is loaded.")
         .problems(&models::LOAD_PROBLEMS)
 }
 
-/// Loads the highest version. If its file or settings have changed, the model is unloaded first, after its
-/// requests in flight. The backoff after a failed load does not apply.
+/// Loads the highest version, or that of the model's policy, beside what is loaded, and has requests that name
+/// no version go there. The backoff after a failed load does not apply.
 pub(in crate::routes) async fn load(
     request: HttpRequest,
     payload: web::Payload,
@@ -187,26 +223,25 @@ pub(in crate::routes) async fn load(
         read_json::<LoadRequest>(&body)?.check()?;
     }
     rescan(&handles).await?;
-    let model = models::resolve(&handles, &path).await?;
-    let status = models::status(&handles, &model).await?;
-    if status.is_some_and(|status| status.phase == Phase::Failed) {
-        unload_one(&handles, &model).await?;
-    }
-    load_one(&handles, &model).await?;
-    if model.last_loaded().is_none() {
-        // The loaded model is the old file, even if another request noticed the change.
-        unload_one(&handles, &model).await?;
-        load_one(&handles, &model).await?;
-    }
-    Ok(HttpResponse::Ok().finish())
-}
-
-async fn load_one(handles: &RequestHandles, model: &Model) -> Result<(), Problem> {
+    let model = models::resolve_to_load(&handles, &path).await?;
     let name = model.file.resource();
-    Ok(handles
-        .loader
-        .ask(Preload { name }, handles.left())
-        .await??)
+    let reload = Reload { name };
+    if let Err(error) = handles.loader.ask(reload, handles.left()).await? {
+        let mut problem = Problem::from(error);
+        let status = models::status(&handles, &model).await?;
+        if status.is_some_and(|status| status.phase == Phase::Ready) {
+            problem.detail.push_str("; the earlier files serve on");
+            if problem.kind == ProblemKind::InsufficientMemory {
+                problem
+                    .detail
+                    .push_str(", and must be unloaded first to load these alone");
+            }
+        }
+        return Err(problem);
+    }
+    let set_default = SetDefault { model };
+    handles.repository.ask(set_default, handles.left()).await?;
+    Ok(HttpResponse::Ok().finish())
 }
 
 async fn unload_one(handles: &RequestHandles, model: &Model) -> Result<(), Problem> {
@@ -229,12 +264,14 @@ pub(in crate::routes) async fn unload(
     path: web::Path<ModelPath>,
     handles: RequestHandles,
 ) -> Result<impl Responder, Problem> {
-    let newest = models::resolve(&handles, &path).await?;
-    let models = rescan(&handles).await?;
-    let name = &newest.file.name;
-    for model in models.iter().filter(|model| model.file.name == *name) {
-        unload_one(&handles, model).await?;
+    let model = models::resolve(&handles, &path).await?;
+    let listing = rescan(&handles).await?;
+    let models = listing.versions.iter().map(|listed| &listed.model);
+    for version in models.filter(|version| version.file.name == model.file.name) {
+        unload_one(&handles, version).await?;
     }
+    // Those whose files have been removed are no longer listed.
+    rescan(&handles).await?;
     Ok(HttpResponse::Ok().finish())
 }
 

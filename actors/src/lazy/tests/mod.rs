@@ -13,6 +13,7 @@ mod never_fits;
 mod pinning;
 mod pressure;
 mod registering;
+mod replacing;
 mod reporting;
 pub(super) mod scripted;
 mod single_flight;

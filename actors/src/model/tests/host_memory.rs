@@ -108,8 +108,8 @@ async fn load_within(
     let runtime = Runtime::new(models.handle(), Arc::clone(&config), deps);
     let spec = SupervisorSpec::new("root").child(ChildSpec::supervisor(models));
     let root = system.start(spec).await;
-    let file = Arc::new(scan_model(folder.path(), model).remove(0));
-    let resource = ModelResource::new(&file, None, runtime);
+    let file = scan_model(folder.path(), model).files.remove(0);
+    let resource = ModelResource::new(file, None, runtime);
     let feedback = MemoryFeedback::default();
     let context = LoadContext {
         entry: Arc::new(FixedEntry),

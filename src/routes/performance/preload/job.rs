@@ -74,7 +74,7 @@ async fn look_for_models(handles: &Handles, job: &JobContext) {
     let step = job.begin_step("look for models");
     let rescan = handles.repository.ask(Rescan, handles.request_deadline);
     match rescan.await {
-        Ok(Ok(models)) => step.succeed(match models.len() {
+        Ok(Ok(listing)) => step.succeed(match listing.versions.len() {
             1 => "1 version is known".to_owned(),
             count => format!("{count} versions are known"),
         }),

@@ -1,0 +1,223 @@
+//! Replaces a loaded resource by the one that is registered under its name now: loads the new one
+//! beside it, and switches when that is ready. If the new one cannot be loaded, the old one stays.
+//!
+//! The new one has a slot of its own until the switch. That slot is deregistered, so that nobody can
+//! acquire it and its end removes it, and it holds a lease on the old one, so that the load evicts
+//! something else.
+
+use std::sync::Arc;
+
+use actix::fut::{ActorFutureExt, wrap_future};
+use actix::{AsyncContext, Context};
+use tokio::sync::oneshot;
+
+use super::error::AcquireError;
+use super::lease::Lease;
+use super::loader::{Demand, Loader};
+use super::messages::Reload;
+use super::metrics::{Event, UnloadReason};
+use super::phase::Phase;
+use super::slot::Slot;
+use crate::kernel::{LoadError, Reply};
+
+/// What a slot is to replace.
+pub(super) struct Replaces {
+    /// The name that it takes over.
+    pub(super) name: String,
+    /// Keeps the old one loaded.
+    lease: Option<Lease>,
+}
+
+impl Replaces {
+    /// Stops keeping the old one loaded.
+    pub(super) fn release(&mut self) {
+        self.lease = None;
+    }
+}
+
+/// The name of the slot of what is to replace `name`.
+fn successor(name: &str) -> String {
+    format!("{name} (next)")
+}
+
+impl Loader {
+    /// Loads what is registered as `name` now, beside what is loaded under this name. Also forgets a
+    /// failed load.
+    pub(super) fn reload(
+        &mut self,
+        name: String,
+        reply: Reply<Reload>,
+        context: &mut Context<Self>,
+    ) {
+        let loaded = self.load_registered(&name, context);
+        let loaded = wrap_future::<_, Self>(loaded);
+        context.spawn(loaded.map(move |loaded, loader, context| match loaded {
+            // What was registered when the load began is loaded.
+            Ok(Ok(_)) if loader.is_outdated(&name) && !loader.stopping.is_cancelled() => {
+                loader.reload(name, reply, context);
+            }
+            Ok(loaded) => reply.send(loaded.map(drop)),
+            // The loader has gone. Dropping the reply reports that.
+            Err(_) => {}
+        }));
+    }
+
+    fn load_registered(
+        &mut self,
+        name: &str,
+        context: &mut Context<Self>,
+    ) -> oneshot::Receiver<Result<Lease, AcquireError>> {
+        if let Some(slot) = self.slots.get_mut(name) {
+            slot.forget_failures();
+        }
+        if !self.is_outdated(name) || self.stopping.is_cancelled() {
+            return self.acquire(name, Demand::Preload, context);
+        }
+        let (waiter, loaded) = oneshot::channel();
+        let next = successor(name);
+        let is_loading = self.slots.contains_key(&next);
+        if !is_loading
+            && let Some(slot) = self.slots.get(name).and_then(|slot| next_slot(slot, &next))
+        {
+            self.slots.insert(next.clone(), slot);
+        }
+        if let Some(slot) = self.slots.get_mut(&next) {
+            slot.push_waiter(waiter);
+        }
+        if !is_loading {
+            self.start_load(&next, context);
+        }
+        loaded
+    }
+
+    /// Whether another resource is ready than the one that is registered under this name.
+    fn is_outdated(&self, name: &str) -> bool {
+        let ready = self
+            .registered(name)
+            .filter(|slot| slot.phase() == Phase::Ready);
+        ready.is_some_and(|slot| slot.replacement().is_some())
+    }
+
+    /// Whether a load is under way that is to replace `name`.
+    pub(super) fn is_being_replaced(&self, name: &str) -> bool {
+        self.slots.contains_key(&successor(name))
+    }
+
+    /// Unloads what is to replace `name` as soon as it is loaded.
+    pub(super) fn drain_successor(&mut self, name: &str, reason: UnloadReason) {
+        if let Some(slot) = self.slots.get_mut(&successor(name)) {
+            slot.drain_when_loaded.get_or_insert(reason);
+        }
+    }
+
+    /// Counts an event. Those of a slot that is to replace another one count for that.
+    pub(super) fn count(&mut self, name: &str, event: Event) {
+        let replaces = self.slots.get(name).and_then(|slot| slot.replaces.as_ref());
+        let counted = replaces.map_or(name, |replaces| &replaces.name).to_owned();
+        if let Some(slot) = self.slots.get_mut(&counted) {
+            slot.count(event);
+        }
+    }
+
+    /// The resource of the slot `name` is loaded. If it is to replace another one, it takes over its
+    /// name, and the old one is unloaded after its leases. Returns its name from now on.
+    pub(super) fn take_over(&mut self, name: &str, context: &mut Context<Self>) -> String {
+        let replaces = self.slots.get(name).and_then(|slot| slot.replaces.as_ref());
+        let Some(taken) = replaces.map(|replaces| replaces.name.clone()) else {
+            return name.to_owned();
+        };
+        // An unload under way ends as that of the slot `taken`.
+        if self.slots.get(&taken).is_some_and(|old| old.is_unloading) {
+            self.drain_successor(&taken, UnloadReason::Replaced);
+        }
+        if self
+            .slots
+            .get(name)
+            .is_some_and(|slot| slot.drain_when_loaded.is_some())
+        {
+            return name.to_owned();
+        }
+        let (Some(mut new), Some(mut old)) = (self.slots.remove(name), self.slots.remove(&taken))
+        else {
+            return name.to_owned();
+        };
+        new.take_over(&mut old);
+        self.slots.insert(taken.clone(), new);
+        if old.is_active() {
+            // Its users need no watch: their calls fail when it dies.
+            if let Some(death_watch) = old.death_watch.take() {
+                context.cancel_future(death_watch);
+            }
+            let name = self.name_for_old(&taken);
+            old.resource.name.clone_from(&name);
+            old.deregistered = true;
+            self.slots.insert(name.clone(), old);
+            self.drain(&name, UnloadReason::Replaced, context);
+        }
+        taken
+    }
+
+    /// A name that no slot has, for what was loaded as `name`.
+    fn name_for_old(&self, name: &str) -> String {
+        let mut number = 1;
+        loop {
+            let old = match number {
+                1 => format!("{name} (old)"),
+                number => format!("{name} (old {number})"),
+            };
+            if !self.slots.contains_key(&old) {
+                return old;
+            }
+            number += 1;
+        }
+    }
+
+    /// The slot that was to replace `name` is gone without having done so. `error` is why its load failed, if it did.
+    pub(super) fn on_successor_ended(
+        &mut self,
+        name: &str,
+        error: Option<LoadError>,
+        context: &mut Context<Self>,
+    ) {
+        let Some(slot) = self.slots.get_mut(name) else {
+            return;
+        };
+        if error.is_some() {
+            slot.last_error = error;
+        }
+        // The old one may have ended meanwhile. What waits for that goes on now.
+        if !slot.is_active() {
+            self.on_inactive(name, context);
+        }
+    }
+}
+
+/// The slot called `name` of what is to replace the resource of `old`.
+fn next_slot(old: &Slot, name: &str) -> Option<Slot> {
+    let mut resource = old.replacement()?.clone();
+    let replaces = Replaces {
+        name: std::mem::replace(&mut resource.name, name.to_owned()),
+        lease: old.leases.as_ref().map(Lease::new),
+    };
+    let mut slot = Slot::new(resource);
+    slot.deregistered = true;
+    slot.replaces = Some(replaces);
+    Some(slot)
+}
+
+impl Slot {
+    /// Becomes what `old` is for callers and operators. `old` keeps what is loaded.
+    fn take_over(&mut self, old: &mut Self) {
+        if let Some(replaces) = self.replaces.take() {
+            self.resource.name = replaces.name;
+        }
+        self.deregistered = old.deregistered;
+        self.counts = std::mem::take(&mut old.counts);
+        self.usage = old.usage;
+        self.waiters.append(&mut old.waiters);
+        let later = old.take_replacement();
+        if let Some(later) = later.filter(|later| !Arc::ptr_eq(&later.load, &self.resource.load)) {
+            self.replace(later);
+        }
+    }
+}
