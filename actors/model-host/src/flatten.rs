@@ -8,6 +8,8 @@
 //!
 //! If all names that a model's settings declare are such natural names, they choose and order the outputs. Otherwise
 //! they replace the natural names one by one, and there must be as many as outputs.
+//!
+//! A caller may also ask for the output `OUTPUT__0`, `OUTPUT__1`, … by its position, and gets it under that name.
 
 use std::collections::HashSet;
 
@@ -143,7 +145,8 @@ fn choose(
     if wanted.is_empty() {
         return Ok(outputs);
     }
-    let chosen = wanted.iter().map(|name| match position(&outputs, name) {
+    let at = |name: &String| position(&outputs, name).or_else(|| by_position(name, outputs.len()));
+    let chosen = wanted.iter().map(|name| match at(name) {
         Some(index) => Ok((name.clone(), outputs[index].1.shallow_clone())),
         None => {
             let names = names(&outputs);
@@ -156,6 +159,12 @@ fn choose(
 
 fn position(outputs: &[(String, Tensor)], name: &str) -> Option<usize> {
     outputs.iter().position(|(output, _)| output == name)
+}
+
+/// The position in a name such as `OUTPUT__0`, below `count`.
+fn by_position(name: &str, count: usize) -> Option<usize> {
+    let index = name.strip_prefix("OUTPUT__")?.parse().ok()?;
+    (index < count).then_some(index)
 }
 
 fn names(outputs: &[(String, Tensor)]) -> String {

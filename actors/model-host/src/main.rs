@@ -8,12 +8,13 @@
 //! - `--check FILE`: reports whether a file can be loaded ([`check`]);
 //! - `--version`: prints its version and that of libtorch ([`version`]).
 //!
-//! [`archive`], [`pickle`] and [`signature`] read a model file without libtorch and refuse files on which libtorch
+//! [`archive`], [`pickle`], [`signature`] and [`default`] read a model file without libtorch and refuse files on which libtorch
 //! would crash. [`torch`] calls libtorch's C interface, [`failure`] shortens its errors, [`tensor`] and [`flatten`]
 //! convert its values, [`model`] is one loaded model. [`memory`] and [`process`] call the operating system.
 
 mod archive;
 mod check;
+mod default;
 mod failure;
 mod flatten;
 mod frames;

@@ -4,12 +4,13 @@ use std::{ffi::CStr, time::Instant};
 
 use headroom_model_protocol::{
     Arena, Failure, FailureKind, HostReply, Infer, Input, InputKind, LoadedModel, Scalar,
-    ScalarKind, Start, TensorReader, TensorWriter, encode_frame,
+    ScalarKind, SignatureInput, Start, TensorReader, TensorWriter, encode_frame,
 };
 use tch::{NoGradGuard, Tensor};
 
 use crate::{
     archive::Archive,
+    default::{self, Default},
     failure::failure,
     flatten, memory, process,
     signature::Signature,
@@ -151,11 +152,7 @@ impl Model {
     ) -> Result<ModelOutputs, Failure> {
         self.check_arguments(&infer.inputs)?;
         let frame = TensorReader::new(payload, requests);
-        let arguments: Result<Vec<Value>, Failure> = infer
-            .inputs
-            .iter()
-            .map(|input| argument(frame, input))
-            .collect();
+        let arguments = self.arguments(frame, &infer.inputs);
         // The inputs are copied, so that their memory can be freed before a long run.
         if let Err(error) = requests.release() {
             process::log(&format!("cannot free the request arena: {error}"));
@@ -190,6 +187,42 @@ impl Model {
         Ok(())
     }
 
+    /// The arguments of `forward`, up to the last one that is given or has no default: libtorch adds those that follow.
+    fn arguments(&self, frame: TensorReader<'_>, inputs: &[Input]) -> Result<Vec<Value>, Failure> {
+        let given = inputs.iter().rposition(|input| *input != Input::Default);
+        let count = given
+            .map_or(0, |last| last + 1)
+            .max(self.signature.required);
+        let inputs = inputs.iter().take(count).enumerate();
+        let arguments = inputs.map(|(index, input)| match input {
+            Input::Tensor(meta) => Ok(Value::tensor(&tensor::read(frame, meta)?)?),
+            Input::Scalar(value) => Ok(Value::scalar(*value)?),
+            Input::Default => self.default(index),
+        });
+        arguments.collect()
+    }
+
+    /// The default of the input at `index`.
+    fn default(&self, index: usize) -> Result<Value, Failure> {
+        let SignatureInput {
+            name, type_text, ..
+        } = &self.signature.inputs[index];
+        let default = match &self.signature.defaults[index] {
+            Some(text) => default::read(text, type_text),
+            None if type_text.starts_with("Optional[") => Some(Default::None),
+            None => {
+                let message = format!("input `{name}` is missing");
+                return Err(failure(FailureKind::InvalidInput, message));
+            }
+        };
+        let default = default.ok_or_else(|| {
+            let message =
+                format!("input `{name}` can be left out only together with all inputs after it");
+            failure(FailureKind::InvalidInput, message)
+        })?;
+        Ok(Value::default(&default)?)
+    }
+
     /// Checks number and kinds of the arguments. libtorch's own messages name C++ types.
     fn check_arguments(&self, inputs: &[Input]) -> Result<(), Failure> {
         let expected = &self.signature.inputs;
@@ -213,6 +246,7 @@ impl Model {
                 Input::Scalar(Scalar::Int(_)) => "int",
                 Input::Scalar(Scalar::Float(_)) => "float",
                 Input::Scalar(Scalar::Bool(_)) => "bool",
+                Input::Default => continue,
             };
             // libtorch checks all other types, such as `Optional[int]`.
             let is_plain = matches!(type_text, "Tensor" | "int" | "float" | "bool");
@@ -261,13 +295,6 @@ fn placeholder(input: &InputKind) -> Result<Value, TorchError> {
             ScalarKind::Bool => Scalar::Bool(true),
         })),
     }
-}
-
-fn argument(frame: TensorReader<'_>, input: &Input) -> Result<Value, Failure> {
-    Ok(match input {
-        Input::Tensor(meta) => Value::tensor(&tensor::read(frame, meta)?)?,
-        Input::Scalar(value) => Value::scalar(*value)?,
-    })
 }
 
 pub(crate) fn micros(since: Instant) -> u64 {

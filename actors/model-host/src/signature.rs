@@ -11,6 +11,8 @@ use headroom_model_protocol::SignatureInput;
 pub(crate) struct Signature {
     /// The arguments of `forward` without `self`.
     pub(crate) inputs: Vec<SignatureInput>,
+    /// The text of each input's default, if it has one.
+    pub(crate) defaults: Vec<Option<String>>,
     /// Number of inputs up to the last one without a default.
     pub(crate) required: usize,
     /// The result's type; empty when the code does not declare it.
@@ -36,19 +38,22 @@ pub(crate) fn read(code: &str, class: &str) -> Option<Signature> {
     };
     // The first argument is `self`.
     for argument in split(arguments, ',').into_iter().skip(1) {
-        let (argument, has_default) = match &split(argument, '=')[..] {
-            [argument, _, ..] => (*argument, true),
-            _ => (argument, false),
+        let (argument, default) = match &split(argument, '=')[..] {
+            [argument, default] => (*argument, Some((*default).to_owned())),
+            [argument, _, ..] => (*argument, Some(String::new())),
+            _ => (argument, None),
         };
         let (name, type_text) = argument.split_once(':').unwrap_or((argument, "Tensor"));
         signature.inputs.push(SignatureInput {
             name: name.trim().to_owned(),
             // The printer breaks lines within types.
             type_text: type_text.split_whitespace().collect::<Vec<_>>().join(" "),
+            has_default: default.is_some(),
         });
-        if !has_default {
+        if default.is_none() {
             signature.required = signature.inputs.len();
         }
+        signature.defaults.push(default);
     }
     Some(signature)
 }
@@ -138,6 +143,8 @@ mod tests {
         ];
         assert_eq!(pairs(&signature), expected);
         assert_eq!(signature.required, 2);
+        let defaults = [None, None, Some("16000"), Some("\"a), b: (\"")];
+        assert_eq!(signature.defaults, defaults.map(|it| it.map(str::to_owned)));
         assert_eq!(signature.output_type, "Tuple[Tensor, Tensor]");
         assert!(signature.has_reset_states);
         let other = read(code, "Other").unwrap();

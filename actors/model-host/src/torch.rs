@@ -12,13 +12,17 @@ use std::{
 use headroom_model_protocol::{Failure, FailureKind, Scalar};
 use tch::{Device, Tensor, jit, kind::Element};
 use torch_sys::{
-    CIValue, CModule_, ati_bool, ati_double, ati_free, ati_int, ati_length, ati_tag, ati_tensor,
-    ati_to_bool, ati_to_bool_list, ati_to_double, ati_to_double_list, ati_to_generic_dict,
-    ati_to_generic_list, ati_to_int, ati_to_int_list, ati_to_tensor, ati_to_tuple,
-    ati_tuple_length, atm_free, atm_load_on_device, atm_method_, get_and_reset_last_err,
+    CIValue, CModule_, ati_bool, ati_double, ati_double_list, ati_free, ati_int, ati_int_list,
+    ati_length, ati_none, ati_string, ati_tag, ati_tensor, ati_to_bool, ati_to_bool_list,
+    ati_to_double, ati_to_double_list, ati_to_generic_dict, ati_to_generic_list, ati_to_int,
+    ati_to_int_list, ati_to_tensor, ati_to_tuple, ati_tuple_length, atm_free, atm_load_on_device,
+    atm_method_, get_and_reset_last_err,
 };
 
-use crate::failure::{failure, reason};
+use crate::{
+    default::Default,
+    failure::{failure, reason},
+};
 
 /// An error of libtorch, shortened to its reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -166,6 +170,34 @@ impl Value {
                 Scalar::Bool(value) => ati_bool(value.into()),
             }
         })
+    }
+
+    /// The default of an argument.
+    pub(crate) fn default(default: &Default) -> Result<Self, TorchError> {
+        let count = |len: usize| {
+            c_int::try_from(len).map_err(|_| TorchError::new("a default has too many items"))
+        };
+        match default {
+            // SAFETY: takes nothing.
+            Default::None => Self::new(unsafe { ati_none() }),
+            Default::Scalar(scalar) => Self::scalar(*scalar),
+            Default::Text(text) => {
+                let text = CString::new(text.as_str())
+                    .map_err(|_| TorchError::new("a default has a zero byte"))?;
+                // SAFETY: a C string that outlives the call, which copies it.
+                Self::new(unsafe { ati_string(text.as_ptr()) })
+            }
+            Default::Ints(ints) => {
+                let len = count(ints.len())?;
+                // SAFETY: there are `len` ints, which the call copies.
+                Self::new(unsafe { ati_int_list(ints.as_ptr(), len) })
+            }
+            Default::Floats(floats) => {
+                let len = count(floats.len())?;
+                // SAFETY: there are `len` floats, which the call copies.
+                Self::new(unsafe { ati_double_list(floats.as_ptr(), len) })
+            }
+        }
     }
 
     /// The content. The tags are those of `ati_tag` in torch-sys.

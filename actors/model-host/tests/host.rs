@@ -24,7 +24,8 @@ fn every_datatype_is_returned_unchanged() {
         ready.inputs,
         [SignatureInput {
             name: "x".into(),
-            type_text: "Tensor".into()
+            type_text: "Tensor".into(),
+            has_default: false,
         }]
     );
     for datatype in Datatype::ALL {
@@ -681,7 +682,8 @@ fn the_sample_model_gives_the_same_outputs_in_each_process() {
         ready.inputs[1],
         SignatureInput {
             name: "sr".into(),
-            type_text: "int".into()
+            type_text: "int".into(),
+            has_default: false,
         }
     );
     assert!(ready.has_reset_states);

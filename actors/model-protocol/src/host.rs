@@ -118,6 +118,8 @@ pub enum Input {
     Tensor(TensorMeta),
     /// A number.
     Scalar(Scalar),
+    /// The argument's default, or `None` if it has none.
+    Default,
 }
 
 /// A reply of the host.
@@ -190,6 +192,23 @@ pub struct SignatureInput {
     /// Its type as TorchScript writes it, for example `Tensor` or `Optional[int]`.
     #[serde(rename = "type")]
     pub type_text: String,
+    /// Whether it has a default.
+    #[serde(default)]
+    pub has_default: bool,
+}
+
+impl SignatureInput {
+    /// The type as TorchScript writes it, without `Optional`.
+    pub fn inner_type(&self) -> &str {
+        let optional = self.type_text.strip_prefix("Optional[");
+        let inner = optional.and_then(|inner| inner.strip_suffix(']'));
+        inner.unwrap_or(&self.type_text)
+    }
+
+    /// Whether a call may leave it out: it has a default, or it may be `None`.
+    pub fn is_optional(&self) -> bool {
+        self.has_default || self.type_text.starts_with("Optional[")
+    }
 }
 
 /// A process's memory in bytes.

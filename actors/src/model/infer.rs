@@ -126,6 +126,8 @@ impl Message for Infer {
 pub(super) enum BoundInput {
     Tensor(Tensor),
     Scalar(Scalar),
+    /// The request leaves it out, and the model allows that.
+    Default,
 }
 
 impl BoundInput {
@@ -133,7 +135,7 @@ impl BoundInput {
     pub(super) fn bytes(&self) -> u64 {
         match self {
             Self::Tensor(tensor) => tensor.data.len() as u64,
-            Self::Scalar(_) => 0,
+            Self::Scalar(_) | Self::Default => 0,
         }
     }
 }

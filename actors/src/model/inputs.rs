@@ -24,17 +24,24 @@ struct Argument {
     name: String,
     /// `None` for a tensor of any datatype and shape: the file does not declare these.
     kind: Option<InputKind>,
+    /// Whether `forward` has a default for it, or takes `None`.
+    is_optional: bool,
 }
+
+/// How users of other servers name the arguments of `forward`: by their positions.
+const POSITIONAL: &str = "INPUT__";
 
 impl InputPlan {
     /// From the settings if they declare the inputs, else from the file's signature.
     pub(super) fn new(settings: &ModelSettings, signature: &[SignatureInput]) -> Self {
-        let mut arguments: Vec<Argument> = settings
-            .inputs
-            .iter()
-            .map(|input| Argument {
+        let declared = settings.inputs.iter().enumerate();
+        let mut arguments: Vec<Argument> = declared
+            .map(|(index, input)| Argument {
                 name: input.name.clone(),
                 kind: Some(input.kind()),
+                is_optional: signature
+                    .get(index)
+                    .is_some_and(SignatureInput::is_optional),
             })
             .collect();
         if arguments.is_empty() {
@@ -48,6 +55,11 @@ impl InputPlan {
 
     /// Puts `tensors` in the order of the arguments.
     pub(super) fn bind(&self, mut tensors: Vec<Tensor>) -> Result<Vec<BoundInput>, InferError> {
+        for tensor in &mut tensors {
+            if let Some(argument) = self.argument_at(&tensor.name) {
+                tensor.name.clone_from(&argument.name);
+            }
+        }
         for (index, tensor) in tensors.iter().enumerate() {
             let earlier = &tensors[..index];
             if earlier.iter().any(|other| other.name == tensor.name) {
@@ -72,6 +84,13 @@ impl InputPlan {
         }
     }
 
+    /// The argument that a name such as `INPUT__0` means. `None` for the name of an argument.
+    fn argument_at(&self, name: &str) -> Option<&Argument> {
+        let index: usize = name.strip_prefix(POSITIONAL)?.parse().ok()?;
+        let is_name = self.arguments.iter().any(|argument| argument.name == name);
+        self.arguments.get(index).filter(|_| !is_name)
+    }
+
     fn bind_one(
         &self,
         argument: &Argument,
@@ -87,6 +106,9 @@ impl InputPlan {
             }
         }
         let Some(tensor) = tensor else {
+            if argument.is_optional {
+                return Ok(BoundInput::Default);
+            }
             return refuse(format!(
                 "input {name:?} is missing; the model takes {}",
                 self.describe()
@@ -132,7 +154,7 @@ impl Argument {
             kind,
             constant: None,
         };
-        let kind = match input.type_text.as_str() {
+        let kind = match input.inner_type() {
             "int" => Some(scalar(ScalarKind::Int)),
             "float" => Some(scalar(ScalarKind::Float)),
             "bool" => Some(scalar(ScalarKind::Bool)),
@@ -141,19 +163,31 @@ impl Argument {
         Self {
             name: input.name.clone(),
             kind,
+            is_optional: input.is_optional(),
         }
     }
 
     fn describe(&self) -> String {
         let name = &self.name;
         match &self.kind {
-            Some(InputKind::Tensor { datatype, shape }) => format!("{name} ({datatype} {shape:?})"),
-            None => format!("{name} (a tensor)"),
+            Some(InputKind::Tensor { datatype, shape }) => {
+                format!("{name} ({datatype} {shape:?}{})", self.optional())
+            }
+            None => format!("{name} (a tensor{})", self.optional()),
             Some(InputKind::Scalar { kind, constant }) => {
-                let optional = if constant.is_some() { ", optional" } else { "" };
+                let optional = match constant {
+                    Some(_) => ", optional",
+                    None => self.optional(),
+                };
                 format!("{name} (one {} value{optional})", kind_name(*kind))
             }
         }
+    }
+}
+
+impl Argument {
+    fn optional(&self) -> &'static str {
+        if self.is_optional { ", optional" } else { "" }
     }
 }
 
@@ -315,18 +349,69 @@ mod tests {
         }
     }
 
+    fn input(name: &str, type_text: &str) -> SignatureInput {
+        SignatureInput {
+            name: name.into(),
+            type_text: type_text.into(),
+            has_default: false,
+        }
+    }
+
+    #[test]
+    fn optional_arguments_can_be_left_out_and_are_named_as_such() {
+        let with_default = |name: &str, type_text: &str| SignatureInput {
+            has_default: true,
+            ..input(name, type_text)
+        };
+        let signature = [
+            input("x", "Tensor"),
+            input("mask", "Optional[Tensor]"),
+            with_default("scale", "float"),
+            input("count", "Optional[int]"),
+        ];
+        let plan = InputPlan::new(&ModelSettings::default(), &signature);
+        let x = || tensor("x", Datatype::Int8, &[1], vec![1]);
+        let count = || tensor("count", Datatype::Int64, &[1], 3i64.to_le_bytes().to_vec());
+        let bound = plan.bind(vec![x(), count()]).unwrap();
+        let left_out = BoundInput::Default;
+        let given = BoundInput::Scalar(Scalar::Int(3));
+        assert_eq!(
+            bound,
+            [BoundInput::Tensor(x()), left_out.clone(), left_out, given]
+        );
+        let error = plan.bind(vec![count()]).unwrap_err().to_string();
+        assert!(error.contains("\"x\" is missing"), "{error}");
+        assert!(
+            error.contains("scale (one float value, optional)"),
+            "{error}"
+        );
+        // What model.toml declares is optional if the file says so.
+        let settings = "[[inputs]]\nname = \"a\"\ndatatype = \"INT8\"\nshape = [1]\n\
+            [[inputs]]\nname = \"b\"\ndatatype = \"FP32\"\nshape = [-1]";
+        let plan = InputPlan::new(&ModelSettings::parse(settings).unwrap(), &signature);
+        let a = tensor("a", Datatype::Int8, &[1], vec![1]);
+        assert_eq!(plan.bind(vec![a]).unwrap()[1], BoundInput::Default);
+    }
+
+    #[test]
+    fn arguments_can_be_named_by_their_positions() {
+        let signature = [input("x", "Tensor"), input("INPUT__0", "Tensor")];
+        let plan = InputPlan::new(&ModelSettings::default(), &signature);
+        let tensor = |name: &str, value| tensor(name, Datatype::Int8, &[1], vec![value]);
+        let bound = plan
+            .bind(vec![tensor("INPUT__1", 1), tensor("x", 2)])
+            .unwrap();
+        assert_eq!(bound[1], BoundInput::Tensor(tensor("INPUT__0", 1)));
+        // The name of an argument is that argument.
+        let error = plan.bind(vec![tensor("INPUT__0", 1), tensor("INPUT__1", 1)]);
+        assert!(error.unwrap_err().to_string().contains("twice"));
+        let error = plan.bind(vec![tensor("INPUT__2", 1)]).unwrap_err();
+        assert!(error.to_string().contains("x"), "{error}");
+    }
+
     #[test]
     fn without_settings_the_signature_of_the_file_applies() {
-        let signature = [
-            SignatureInput {
-                name: "x".into(),
-                type_text: "Tensor".into(),
-            },
-            SignatureInput {
-                name: "flag".into(),
-                type_text: "bool".into(),
-            },
-        ];
+        let signature = [input("x", "Tensor"), input("flag", "bool")];
         let plan = InputPlan::new(&ModelSettings::default(), &signature);
         let x = tensor("x", Datatype::Int8, &[3], vec![1, 2, 3]);
         let flag = tensor("flag", Datatype::Bool, &[1], vec![1]);

@@ -34,6 +34,7 @@ pub(super) fn write_request(
     let mut writer = TensorWriter::new(arena);
     let mut write = |input: &BoundInput| match input {
         BoundInput::Scalar(value) => Ok(Input::Scalar(*value)),
+        BoundInput::Default => Ok(Input::Default),
         BoundInput::Tensor(tensor) => Ok(Input::Tensor(TensorMeta {
             name: tensor.name.clone(),
             datatype: tensor.datatype,

@@ -262,7 +262,7 @@ pub(in crate::routes) async fn ready(
         _ => None,
     };
     if let Some(error) = error {
-        let detail = format!("it cannot be loaded: {error}");
+        let detail = format!("its last load failed: {error}");
         return Err(Problem::new(ProblemKind::Unavailable, detail));
     }
     Ok(web::Json(Ready {
