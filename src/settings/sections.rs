@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use headroom_actors::kernel::pressure::Level;
 use headroom_actors::lazy::PolicyKind;
+use headroom_actors::model::SandboxMode;
 use headroom_actors::postgres::ResetAfter;
 
 use super::SettingsError;
@@ -157,6 +158,8 @@ sections! {
         pub host_binary: Option<PathBuf>,
         /// Fork hosts from one warm process instead of starting a new one for each.
         pub zygote: bool,
+        /// How the processes that run models are confined.
+        pub sandbox: SandboxMode,
         /// How long an unused model stays loaded.
         pub ttl: Duration,
         /// Longest time for a load.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use headroom_actors::kernel::pressure::Level;
 use headroom_actors::lazy::PolicyKind;
+use headroom_actors::model::SandboxMode;
 use headroom_actors::postgres::ResetAfter;
 use headroom_actors::redis::Node;
 
@@ -327,6 +328,15 @@ impl Leaf for LogFormat {
             "json" => Some(Self::Json),
             _ => None,
         }
+    }
+}
+
+impl Leaf for SandboxMode {
+    const RULE: &'static str = "\"required\", \"best_effort\" or \"off\"";
+
+    fn from_text(text: &str) -> Option<Self> {
+        let mut modes = Self::ALL.into_iter();
+        modes.find(|mode| mode.label() == text)
     }
 }
 

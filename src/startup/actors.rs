@@ -234,6 +234,7 @@ fn models_config(settings: &ModelSettings) -> Result<ModelsConfig, StartupError>
         dir: settings.dir.clone(),
         host_binary,
         zygote: settings.zygote,
+        sandbox: settings.sandbox,
         ttl: Some(settings.ttl),
         queue_max: u32::try_from(settings.queue_max.get()).unwrap_or(u32::MAX),
         heartbeat_interval: settings.heartbeat_interval,

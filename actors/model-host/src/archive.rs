@@ -49,18 +49,8 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// Opens and checks a file.
-    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        let unreadable = |error| {
-            let message = format!("the file cannot be read: {error}");
-            failure(FailureKind::Unreadable, message)
-        };
-        // NONBLOCK: opening a named pipe must not wait for a writer.
-        let file = File::options()
-            .read(true)
-            .custom_flags(nix::libc::O_NONBLOCK)
-            .open(path)
-            .map_err(unreadable)?;
+    /// Checks a file.
+    pub(crate) fn read(file: File) -> Result<Self, Failure> {
         let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
             let message = "it is not a regular file";
@@ -91,6 +81,21 @@ impl Archive {
     pub(crate) fn path(&self) -> String {
         format!("/proc/self/fd/{}", self.file.as_raw_fd())
     }
+}
+
+/// Opens a file of unknown kind.
+pub(crate) fn open(path: &Path) -> Result<File, Failure> {
+    // NONBLOCK: opening a named pipe must not wait for a writer.
+    let opened = File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path);
+    opened.map_err(unreadable)
+}
+
+fn unreadable(error: io::Error) -> Failure {
+    let message = format!("the file cannot be read: {error}");
+    failure(FailureKind::Unreadable, message)
 }
 
 /// A file that is refused for its content.

@@ -2,18 +2,20 @@
 
 use std::path::Path;
 
-use headroom_model_protocol::Start;
+use headroom_model_protocol::{Failure, Sandbox, Start};
 use serde_json::json;
 
 use crate::{
+    archive,
     model::Model,
     process::{self, ExitCode},
+    sandbox,
 };
 
 /// Loads a file and prints the result.
 pub(crate) fn check(path: &Path) -> ExitCode {
-    match Model::load(Start::new("check", path)) {
-        Ok(model) => {
+    match load(path) {
+        Ok((model, sandbox)) => {
             let signature = &model.signature;
             let report = json!({
                 "loadable": true,
@@ -22,6 +24,7 @@ pub(crate) fn check(path: &Path) -> ExitCode {
                 "parameter_bytes": model.parameter_bytes,
                 "has_reset_states": signature.has_reset_states,
                 "load_us": model.load_us,
+                "sandbox": sandbox,
             });
             process::print_line(&report.to_string());
             ExitCode::Ok
@@ -33,4 +36,12 @@ pub(crate) fn check(path: &Path) -> ExitCode {
             ExitCode::Refused
         }
     }
+}
+
+/// Loads a file as a host does, confined as far as the system allows it.
+fn load(path: &Path) -> Result<(Model, Sandbox), Failure> {
+    let start = Start::new("check", path);
+    let file = archive::open(path)?;
+    let sandbox = sandbox::confine(start.sandbox, &file)?;
+    Ok((Model::load(start, file)?, sandbox))
 }

@@ -61,14 +61,12 @@ impl FrameReader {
         }
     }
 
-    /// The two descriptors of the request that was received last.
-    pub(crate) fn take_descriptors(&mut self) -> io::Result<(OwnedFd, OwnedFd)> {
-        let mut descriptors = self.descriptors.drain(..self.descriptors.len().min(2));
-        match (descriptors.next(), descriptors.next()) {
-            (Some(first), Some(second)) => Ok((first, second)),
-            _ => Err(io::Error::other(
-                "a request came without its two descriptors",
-            )),
-        }
+    /// The `N` descriptors of the request that was received last.
+    pub(crate) fn take_descriptors<const N: usize>(&mut self) -> io::Result<[OwnedFd; N]> {
+        let descriptors = self.descriptors.drain(..self.descriptors.len().min(N));
+        let descriptors: Vec<_> = descriptors.collect();
+        descriptors
+            .try_into()
+            .map_err(|_| io::Error::other("a request came without its descriptors"))
     }
 }

@@ -8,8 +8,9 @@
 //! - `--check FILE`: reports whether a file can be loaded ([`check`]);
 //! - `--version`: prints its version and that of libtorch ([`version`]).
 //!
-//! [`archive`], [`pickle`], [`signature`] and [`default`] read a model file without libtorch and refuse files on which libtorch
-//! would crash. [`torch`] calls libtorch's C interface, [`failure`] shortens its errors, [`tensor`] and [`flatten`]
+//! [`archive`], [`pickle`], [`signature`] and [`default`] read a model file without libtorch and refuse files on which
+//! libtorch would crash. [`sandbox`] confines the process before that. [`torch`] calls libtorch's C interface, [`failure`]
+//! shortens its errors, [`tensor`] and [`flatten`]
 //! convert its values, [`model`] is one loaded model. [`memory`] and [`process`] call the operating system.
 
 mod archive;
@@ -23,6 +24,7 @@ mod model;
 mod pickle;
 mod process;
 mod reader;
+mod sandbox;
 mod serve;
 mod signature;
 mod tensor;

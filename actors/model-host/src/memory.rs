@@ -1,6 +1,6 @@
 //! This process's memory: measuring it, limiting it, and returning free memory to the system.
 
-use std::fs;
+use std::{fs::File, io, os::unix::fs::FileExt, sync::OnceLock};
 
 use headroom_model_protocol::Memory;
 
@@ -14,6 +14,58 @@ const STACK: u64 = 8 << 20;
 
 /// Bytes that every bound leaves for growth, so that a process at its bound can still read requests and send replies.
 const GROWTH_MIN: u64 = 8 << 20;
+
+/// The kernel's figures of this process.
+static STATUS: Figures = Figures::new("/proc/self/status");
+
+/// As [`STATUS`], with shared pages counted in parts.
+static ROLLUP: Figures = Figures::new("/proc/self/smaps_rollup");
+
+/// A file of the kernel that is read again and again. It stays open, because a confined process cannot open it.
+struct Figures {
+    path: &'static str,
+    file: OnceLock<Option<File>>,
+}
+
+impl Figures {
+    const fn new(path: &'static str) -> Self {
+        Self {
+            path,
+            file: OnceLock::new(),
+        }
+    }
+
+    fn file(&self) -> Option<&File> {
+        let open = || File::open(self.path).ok();
+        self.file.get_or_init(open).as_ref()
+    }
+
+    /// Its text now; empty where the system does not have it.
+    fn read(&self) -> String {
+        let read = self.file().map(read_from_start).transpose();
+        let bytes = read.ok().flatten().unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+fn read_from_start(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let read = file.read_at(&mut chunk, bytes.len() as u64)?;
+        if read == 0 {
+            return Ok(bytes);
+        }
+        bytes.extend_from_slice(&chunk[..read]);
+    }
+}
+
+/// Opens what later measurements read. To be called in the process that they measure, which may then give up the right
+/// to open files.
+pub(crate) fn open_figures() {
+    STATUS.file();
+    ROLLUP.file();
+}
 
 /// Bounds the memory that this process allocates for itself.
 ///
@@ -31,7 +83,7 @@ pub(crate) struct MemoryBound {
 impl MemoryBound {
     /// To be called before a model is loaded. `threads` will compute.
     pub(crate) fn new(threads: u32) -> Self {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let status = STATUS.read();
         let stacks = STACK.saturating_mul(u64::from(threads));
         Self {
             at_start: kilobytes(&status, "VmData:").saturating_add(stacks),
@@ -63,7 +115,7 @@ pub(crate) fn trim() {
 
 /// Measures this process. A figure that the system does not have is 0.
 pub(crate) fn measure() -> Memory {
-    let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+    let rollup = ROLLUP.read();
     Memory {
         pss: kilobytes(&rollup, "Pss:"),
         anonymous: anonymous(),
@@ -72,7 +124,7 @@ pub(crate) fn measure() -> Memory {
 
 /// Bytes of pages that belong to no file. Much cheaper than [`measure`], for which the kernel walks all page tables.
 pub(crate) fn anonymous() -> u64 {
-    anonymous_in(&fs::read_to_string("/proc/self/status").unwrap_or_default())
+    anonymous_in(&STATUS.read())
 }
 
 fn anonymous_in(status: &str) -> u64 {

@@ -1,9 +1,9 @@
 //! One loaded model: load, warm-up, inference, reset.
 
-use std::{ffi::CStr, time::Instant};
+use std::{ffi::CStr, fs::File, time::Instant};
 
 use headroom_model_protocol::{
-    Arena, Failure, FailureKind, HostReply, Infer, Input, InputKind, LoadedModel, Scalar,
+    Arena, Failure, FailureKind, HostReply, Infer, Input, InputKind, LoadedModel, Sandbox, Scalar,
     ScalarKind, SignatureInput, Start, TensorReader, TensorWriter, encode_frame,
 };
 use tch::{NoGradGuard, Tensor};
@@ -73,9 +73,9 @@ impl ModelOutputs {
 
 impl Model {
     /// Checks, loads and warms up a model.
-    pub(crate) fn load(start: Start) -> Result<Self, Failure> {
+    pub(crate) fn load(start: Start, file: File) -> Result<Self, Failure> {
         let begun = Instant::now();
-        let archive = Archive::open(&start.path)?;
+        let archive = Archive::read(file)?;
         check_settings(&start, &archive.signature)?;
         torch::configure(start.threads, start.optimize)
             .map_err(|error| failure(FailureKind::Internal, error))?;
@@ -98,11 +98,12 @@ impl Model {
     }
 
     /// What the server must know of the model.
-    pub(crate) fn describe(&self) -> LoadedModel {
+    pub(crate) fn describe(&self, sandbox: Sandbox) -> LoadedModel {
         LoadedModel {
             inputs: self.signature.inputs.clone(),
             has_reset_states: self.signature.has_reset_states,
             memory: memory::measure(),
+            sandbox,
         }
     }
 

@@ -6,6 +6,7 @@ use std::{
     os::{fd::AsFd, unix::net::UnixStream},
 };
 
+use headroom_model_protocol::arena::ARENA_MAX;
 use nix::{
     sys::{
         prctl,
@@ -14,6 +15,9 @@ use nix::{
     },
     unistd::{Pid, dup2_stdin, setpgid},
 };
+
+/// Open descriptors of a host at most. It has some ten.
+const DESCRIPTORS_MAX: u64 = 64;
 
 /// This process's exit codes. The numbers are those of `sysexits.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +93,21 @@ pub(crate) fn raise_oom_score() {
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "800") {
         log(&format!("cannot set oom_score_adj: {error}"));
     }
+}
+
+/// Limits what this process may use of the system: no core dump, which would hold the data of requests, few descriptors,
+/// and no file, which can only be an arena, larger than an arena may be. The limits cannot be raised again.
+pub(crate) fn limit_resources() -> io::Result<()> {
+    for (resource, limit) in [
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_NOFILE, DESCRIPTORS_MAX),
+        (Resource::RLIMIT_FSIZE, ARENA_MAX),
+    ] {
+        let (_, hard) = getrlimit(resource)?;
+        let limit = limit.min(hard);
+        setrlimit(resource, limit, limit)?;
+    }
+    Ok(())
 }
 
 /// Limits this process's data to `bytes`: heap, private mappings and threads' stacks, used or not. The limit can be

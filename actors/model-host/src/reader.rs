@@ -16,6 +16,7 @@ use crate::{
     frames::FrameReader,
     memory,
     process::{self, ExitCode},
+    sandbox,
 };
 
 /// What both threads share.
@@ -41,6 +42,13 @@ impl Shared {
         match encode_frame(reply, &[]) {
             Ok(frame) => self.send(&frame),
             Err(error) => process::log(&format!("cannot send a reply: {error}")),
+        }
+    }
+
+    /// Tells the server what the model was denied since the last report.
+    pub(crate) fn report_denials(&self) {
+        for (action, count) in sandbox::take_denials() {
+            self.reply(&HostReply::Denied { action, count });
         }
     }
 
@@ -94,6 +102,7 @@ impl Reader {
         match frame.header {
             HostRequest::Start(_) => return Err(io::Error::other("a second start")),
             HostRequest::Ping => {
+                self.shared.report_denials();
                 let anonymous = memory::anonymous();
                 self.shared.reply(&HostReply::Pong { anonymous });
                 return Ok(());

@@ -6,6 +6,7 @@
 //! frame at a time.
 
 use std::{
+    fs::File,
     io,
     os::unix::net::UnixStream,
     sync::{
@@ -28,6 +29,7 @@ use crate::{
     model::{Model, micros},
     process::{self, ExitCode},
     reader::{Reader, Shared},
+    sandbox,
 };
 
 /// Requests that wait for the main thread: at most one inference, one answer about outputs, one trim and one stop.
@@ -58,13 +60,16 @@ fn try_serve(socket: UnixStream) -> io::Result<ExitCode> {
     let HostRequest::Start(start) = frame.header else {
         return Err(io::Error::other("the first request is not a start"));
     };
-    let (requests, replies) = frames.take_descriptors()?;
+    let [file, requests, replies] = frames.take_descriptors()?;
     process::set_name(&format!("hr:{}", start.model));
     process::raise_oom_score();
     let bound = MemoryBound::new(start.threads);
     if let Some(own_max) = start.own_max {
         bound.set(own_max);
     }
+    let file = File::from(file);
+    // While there is one thread: later ones inherit what it may not do.
+    let sandbox = sandbox::confine(start.sandbox, &file);
     let shared = Arc::new(Shared::new(frames.socket.try_clone()?));
     let (sender, queue) = sync_channel(QUEUE);
     let reader = Reader {
@@ -76,9 +81,11 @@ fn try_serve(socket: UnixStream) -> io::Result<ExitCode> {
         .name("hr-reader".to_owned())
         .stack_size(READER_STACK)
         .spawn(move || reader.run())?;
-    Ok(match Model::load(start) {
-        Ok(model) => {
-            shared.reply(&HostReply::Ready(model.describe()));
+    let loaded = sandbox.and_then(|sandbox| Ok((Model::load(start, file)?, sandbox)));
+    shared.report_denials();
+    Ok(match loaded {
+        Ok((model, sandbox)) => {
+            shared.reply(&HostReply::Ready(model.describe(sandbox)));
             let worker = Worker {
                 model,
                 requests: requests.into(),

@@ -5,11 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::sandbox;
+
 /// The library that holds most of libtorch.
 const LIBRARY: &str = "libtorch_cpu.so";
 
-/// One line for this program, and one for libtorch.
-pub(crate) fn lines() -> [String; 2] {
+/// One line for this program, one for libtorch, and one for what the kernel has for the confinement of models.
+pub(crate) fn lines() -> [String; 3] {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let libtorch = match folder(&maps) {
         Some(folder) => format!("libtorch {} in {}", version(&folder), folder.display()),
@@ -18,7 +20,20 @@ pub(crate) fn lines() -> [String; 2] {
     [
         concat!("headroom-model-host ", env!("CARGO_PKG_VERSION")).to_owned(),
         libtorch,
+        confinement(),
     ]
+}
+
+fn confinement() -> String {
+    let landlock = match sandbox::landlock_abi() {
+        Some(abi) => format!("landlock {abi}"),
+        None => "no landlock".to_owned(),
+    };
+    let seccomp = match sandbox::has_seccomp() {
+        true => "seccomp",
+        false => "no seccomp",
+    };
+    format!("confinement by {landlock}, {seccomp}")
 }
 
 /// The folder of the mapped libtorch. The paths in `maps` begin at the first slash of their lines.

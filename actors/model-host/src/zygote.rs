@@ -72,7 +72,7 @@ impl Zygote {
                 return Ok(None);
             }
             while let Some(request) = self.control.received()? {
-                let (socket, log) = self.control.take_descriptors()?;
+                let [socket, log] = self.control.take_descriptors()?;
                 if self.fork(request.header, &log)? {
                     return Ok(Some(socket.into()));
                 }

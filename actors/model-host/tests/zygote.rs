@@ -105,7 +105,7 @@ fn ends_are_reported_as_they_were() {
     );
 
     let (mut refused, refused_pid, _log) = zygote.fork();
-    let reply = refused.start(Start::new("none", "/nonexistent/model.pt"));
+    let reply = refused.start(Start::new("none", "/dev/null"));
     assert!(
         matches!(
             reply,

@@ -15,7 +15,7 @@ use rustix::{
 };
 
 /// Descriptors of one frame at most.
-const FDS_MAX: usize = 2;
+const FDS_MAX: usize = 3;
 
 /// Sends the start of a frame together with descriptors, which arrive with its first byte.
 ///
@@ -23,7 +23,7 @@ const FDS_MAX: usize = 2;
 /// nothing was sent, neither bytes nor descriptors.
 ///
 /// # Errors
-/// The operating system's error, or more than two descriptors.
+/// The operating system's error, or more than three descriptors.
 pub fn send_with_fds(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);

@@ -1,7 +1,7 @@
 //! The conversation between the server and a host.
 //!
-//! The server sends [`HostRequest::Start`] first, with two file descriptors: the request arena, then the reply arena.
-//! The host answers [`HostReply::Ready`] or [`HostReply::StartFailed`]. After that, at most one
+//! The server sends [`HostRequest::Start`] first, with three file descriptors: the model file, open for reading, the
+//! request arena and the reply arena. The host confines itself before it reads the file. It answers [`HostReply::Ready`] or [`HostReply::StartFailed`]. After that, at most one
 //! [`HostRequest::Infer`] is in progress at a time. The host answers pings at any time, also while the model runs.
 //! It exits when its socket closes, and when the server breaks these rules.
 
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Datatype, Scalar, ScalarKind, TensorMeta};
+use crate::{Datatype, DeniedAction, Sandbox, SandboxMode, Scalar, ScalarKind, TensorMeta};
 
 /// The host sends outputs of up to this many bytes together without asking.
 pub const OUTPUTS_UNASKED_MAX: u64 = 64 << 10;
@@ -48,7 +48,7 @@ pub enum HostRequest {
 pub struct Start {
     /// The model's name, shown as the process's name.
     pub model: String,
-    /// The TorchScript file.
+    /// The TorchScript file. The host reads the descriptor that comes with the frame: it may not open the path.
     pub path: PathBuf,
     /// Threads for one operation, at least 1.
     pub threads: u32,
@@ -65,6 +65,8 @@ pub struct Start {
     pub stateful: bool,
     /// As in [`HostRequest::BoundMemory`]; `None` for no limit.
     pub own_max: Option<u64>,
+    /// How the host confines itself.
+    pub sandbox: SandboxMode,
 }
 
 impl Start {
@@ -129,6 +131,13 @@ pub enum HostReply {
     Ready(LoadedModel),
     /// The model cannot be loaded; the host exits.
     StartFailed(Failure),
+    /// The sandbox has denied actions. May come at any time.
+    Denied {
+        /// What they were.
+        action: DeniedAction,
+        /// How many, since the last such reply.
+        count: u64,
+    },
     /// The run is done, and its outputs take more than [`OUTPUTS_UNASKED_MAX`] bytes. The host waits for
     /// [`HostRequest::Outputs`] before it allocates memory to send them.
     OutputSize {
@@ -182,6 +191,8 @@ pub struct LoadedModel {
     pub has_reset_states: bool,
     /// Memory after load and warm-up.
     pub memory: Memory,
+    /// How the process is confined.
+    pub sandbox: Sandbox,
 }
 
 /// One argument of `forward`, from the file.

@@ -9,13 +9,14 @@
 //! crate checks all bounds, for both ends, and allocates nothing because of a number that the other end claims.
 //!
 //! [`datatype`] and [`tensor`] describe tensors, [`frame`] puts messages on a stream, [`arena`] carries the tensors
-//! that are too large for a frame, [`fds`] passes file descriptors.
+//! that are too large for a frame, [`fds`] passes file descriptors, [`sandbox`] says how a host is confined.
 
 pub mod arena;
 pub mod datatype;
 pub mod fds;
 pub mod frame;
 pub mod host;
+pub mod sandbox;
 pub mod tensor;
 pub mod zygote;
 
@@ -26,6 +27,7 @@ pub use host::{
     Failure, FailureKind, HostReply, HostRequest, Infer, Input, InputKind, LoadedModel, Memory,
     OUTPUTS_UNASKED_MAX, SignatureInput, Start, Trimmed,
 };
+pub use sandbox::{DeniedAction, Sandbox, SandboxMode, SandboxState};
 pub use tensor::{
     Scalar, ScalarKind, ShapeError, TensorLocation, TensorMeta, byte_count, element_count,
 };

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use headroom_model_protocol::SandboxMode;
+
 use super::leak::LeakConfig;
 use crate::kernel::pressure::PressureReader;
 use crate::kernel::{Buffers, Notices, OomCounter};
@@ -18,6 +20,8 @@ pub struct ModelsConfig {
     /// Whether hosts are forked from one warm zygote. Otherwise each is started alone, which is
     /// slower and takes 56 MB more of private memory.
     pub zygote: bool,
+    /// How hosts are confined.
+    pub sandbox: SandboxMode,
     /// How long a model stays loaded after its last use; `None` for ever. A model's own settings
     /// override it.
     pub ttl: Option<Duration>,

@@ -18,6 +18,9 @@ const QUEUE_MAX: usize = 8;
 
 const READ_CHUNK: usize = 64 * 1024;
 
+/// Descriptors that are received with one frame at most. A zygote sends one, a host none.
+const DESCRIPTORS_MAX: usize = 16;
+
 /// Why a connection failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectionError {
@@ -27,6 +30,8 @@ pub(super) enum ConnectionError {
     Frame(#[from] FrameError),
     #[error("the other end no longer reads")]
     Stalled,
+    #[error("the other end sent {0} descriptors with one frame")]
+    Descriptors(usize),
 }
 
 /// A frame, and the descriptors that were received since the frame before it.
@@ -114,6 +119,10 @@ fn frames<In: DeserializeOwned>(
             let receive = || fds::receive_with_fds(&socket, &mut chunk, &mut descriptors);
             match socket.async_io(Interest::READABLE, receive).await {
                 Ok(0) => return Ok(None),
+                // They would stay open until the frame ends, which it need not do.
+                Ok(_) if descriptors.len() > DESCRIPTORS_MAX => {
+                    return Err(ConnectionError::Descriptors(descriptors.len()));
+                }
                 Ok(read) => decoder.push(&chunk[..read]),
                 // The process has ended and left bytes unread.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),

@@ -15,7 +15,9 @@ mod trim;
 
 use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
 use actix::{Actor, AsyncContext, Context, ResponseActFuture, SpawnHandle};
-use headroom_model_protocol::{Failure, FailureKind, Frame, HostReply, HostRequest, LoadedModel};
+use headroom_model_protocol::{
+    Failure, FailureKind, Frame, HostReply, HostRequest, LoadedModel, Sandbox, SandboxState,
+};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -29,7 +31,7 @@ use super::heartbeat::Heartbeat;
 use super::host_process::{Frames, HostError, HostSpec, Running, boot};
 use super::infer::InferError;
 use super::memory_monitor::{MemoryMonitor, ReplaceReason};
-use super::metrics::{FORWARD, GrowthGauge, start_at_zero};
+use super::metrics::{FORWARD, GrowthGauge, SandboxGauge, start_at_zero};
 use crate::kernel::{Child, Exit, IncarnationRef};
 
 /// Owns one host process.
@@ -50,6 +52,9 @@ pub(super) struct ModelHost {
     /// The kernel's count of OOM kills before the process began.
     oom_kills: Option<u64>,
     growth_gauge: GrowthGauge,
+    /// How the process is confined.
+    sandbox: Sandbox,
+    sandbox_gauge: SandboxGauge,
     forward_seconds: metrics::Histogram,
 }
 
@@ -63,6 +68,8 @@ impl ModelHost {
         Self {
             forward_seconds: metrics::histogram!(FORWARD.name, "name" => spec.model.clone()),
             growth_gauge: GrowthGauge::new(&spec.model, spec.host_name()),
+            sandbox: Sandbox::default(),
+            sandbox_gauge: SandboxGauge::new(&spec.model),
             monitor: MemoryMonitor::new(&spec.runtime.config.leak, 0, 0, Instant::now()),
             trims: Trims::default(),
             oom_kills: None,
@@ -97,6 +104,7 @@ impl ModelHost {
         self.growth_bound = GrowthBound::default();
         self.set_measured(bytes);
         self.running = Some(running);
+        self.set_sandbox(loaded.sandbox.clone());
         self.spec.state.set_ready(loaded);
         self.heartbeat.on_frame();
         let frames = wrap_stream::<_, Self>(frames);
@@ -104,6 +112,42 @@ impl ModelHost {
             .map(|frame, host, cx| host.on_frame(frame, cx))
             .finish();
         self.reader = Some(cx.spawn(read.map(|(), host, cx| host.on_closed(cx))));
+    }
+
+    fn set_sandbox(&mut self, sandbox: Sandbox) {
+        let host = &self.spec.name;
+        let Sandbox {
+            landlock_abi,
+            seccomp,
+            user,
+            ref missing,
+            ..
+        } = sandbox;
+        match sandbox.state {
+            SandboxState::Partial => {
+                let missing = missing.join("; ");
+                tracing::warn!(
+                    host,
+                    landlock_abi,
+                    seccomp,
+                    user,
+                    missing,
+                    "a model runs in a partial sandbox"
+                );
+            }
+            SandboxState::Full => {
+                tracing::info!(
+                    host,
+                    landlock_abi,
+                    seccomp,
+                    user,
+                    "a model runs in its sandbox"
+                );
+            }
+            SandboxState::Off => tracing::info!(host, user, "a model runs without a sandbox"),
+        }
+        self.sandbox_gauge.set(sandbox.state);
+        self.sandbox = sandbox;
     }
 
     fn set_measured(&mut self, bytes: u64) {
@@ -151,6 +195,7 @@ impl ModelHost {
                 self.trim_if_due(cx);
             }
             HostReply::Trimmed(trimmed) => self.on_trimmed(trimmed),
+            HostReply::Denied { action, count } => self.spec.on_denied(action, count),
             HostReply::Ready(_) | HostReply::StartFailed(_) => {
                 tracing::warn!(host = self.spec.name, "a host sent an unexpected reply");
             }
@@ -231,6 +276,7 @@ impl Child for ModelHost {
             "busy": self.current.is_some(),
             "bytes": self.bytes,
             "growth_bytes": self.monitor.growth(),
+            "sandbox": self.running.as_ref().map(|_| &self.sandbox),
             "misbehaves": self.spec.state.replace_reason().map(ReplaceReason::label),
         })
     }

@@ -7,19 +7,23 @@ use std::time::Duration;
 use futures_util::future::{FutureExt, LocalBoxFuture, Shared};
 use futures_util::stream::{LocalBoxStream, StreamExt, TryStreamExt};
 use headroom_model_protocol::{
-    Arena, ArenaError, Failure, FailureKind, Frame, HostReply, HostRequest, LoadedModel, Start,
+    Arena, ArenaError, DeniedAction, Failure, FailureKind, Frame, HostReply, HostRequest,
+    LoadedModel, Start,
 };
 use nix::sys::signal::Signal;
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, timeout};
 
+use super::blocking::run_blocking;
 use super::connection::{self, ConnectionError, FrameSender};
 use super::host_state::HostState;
+use super::metrics::count_denied;
 use super::resource::Runtime;
 use super::zygote::{Fork, Forked, Zygote};
 use crate::kernel::process::{Process, SpawnError, log_lines};
 use crate::kernel::{
     AskError, Handle, LoadContext, LoadErrorKind, ProcessExit, ProcessRef, ReservationEntry,
+    regular_file,
 };
 
 /// How long a host process may take to exit after its socket closed, or after a stop request.
@@ -52,6 +56,20 @@ impl HostSpec {
         let parts = self.name.rsplit_once('/');
         parts.map_or(&self.name, |(_, host)| host)
     }
+
+    /// The sandbox has denied the model some actions. The process's own lines in the log tell more of each.
+    pub(super) fn on_denied(&self, action: DeniedAction, count: u64) {
+        let (host, denied) = (&self.name, action.label());
+        tracing::warn!(host, denied, count, "a model tried what its sandbox denies");
+        count_denied(&self.model, action, count);
+    }
+
+    /// A process has ended. The sandbox ends it with this signal if it cannot refuse a call otherwise.
+    pub(super) fn on_exit(&self, exit: ProcessExit) {
+        if exit == ProcessExit::Signal(Signal::SIGSYS as i32) {
+            self.on_denied(DeniedAction::System, 1);
+        }
+    }
 }
 
 /// Why a host did not start, or failed.
@@ -65,6 +83,8 @@ pub(super) enum HostError {
     NoZygote(AskError),
     #[error("the zygote cannot fork: {0}")]
     Fork(String),
+    #[error("the file cannot be read: {0}")]
+    ModelFile(#[source] std::io::Error),
     #[error("{}", .0.message)]
     StartFailed(Failure),
     #[error("the process ended while it loaded the model: {0}")]
@@ -178,16 +198,21 @@ async fn try_boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel), Host
     let mut frames = frames.map_ok(|received| received.frame).boxed_local();
     let requests = Arc::new(Arena::create("headroom-requests")?);
     let replies = Arc::new(Arena::create("headroom-replies")?);
+    // The process may not open files by itself.
+    let path = spec.start.path.clone();
+    let model = run_blocking(move || regular_file::open(&path)).await;
+    let model = model.map_err(HostError::ModelFile)?.into();
     let process = create_process(&spec, process_end).await?;
     spec.state.set_process(&process.process);
     let arenas = [&requests, &replies].map(|arena| arena.as_fd().try_clone_to_owned());
-    let arenas = arenas.into_iter().collect::<Result<_, _>>()?;
+    let descriptors = [Ok(model)].into_iter().chain(arenas);
+    let descriptors = descriptors.collect::<Result<_, _>>()?;
     let start = Start {
         own_max: Some(spec.context.entry.usage_max(process.pid())),
         ..spec.start.clone()
     };
-    let loaded = match sender.send(&HostRequest::Start(start), &[], arenas) {
-        Ok(()) => wait_until_loaded(&mut frames, &process).await,
+    let loaded = match sender.send(&HostRequest::Start(start), &[], descriptors) {
+        Ok(()) => wait_until_loaded(&mut frames, &process, &spec).await,
         Err(error) => Err(error.into()),
     };
     let running = Running {
@@ -208,17 +233,20 @@ async fn try_boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel), Host
 async fn wait_until_loaded(
     frames: &mut Frames,
     process: &HostProcess,
+    spec: &HostSpec,
 ) -> Result<LoadedModel, HostError> {
     loop {
         match frames.next().await {
             Some(Ok(frame)) => match frame.header {
                 HostReply::Ready(loaded) => return Ok(loaded),
                 HostReply::StartFailed(failure) => return Err(HostError::StartFailed(failure)),
+                HostReply::Denied { action, count } => spec.on_denied(action, count),
                 _ => {}
             },
             Some(Err(error)) => return Err(error.into()),
             None => {
                 let exit = process.wait_or_kill().await;
+                spec.on_exit(exit);
                 return Err(HostError::EndedEarly(exit));
             }
         }

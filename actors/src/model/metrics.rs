@@ -1,5 +1,7 @@
 //! The metrics of the model processes, by model.
 
+use headroom_model_protocol::{DeniedAction, SandboxState};
+
 use crate::kernel::{Label, Metric, SHORT_TIMES};
 
 pub(super) const FORWARD: Metric = Metric::histogram(
@@ -43,6 +45,26 @@ const OOM_KILLS: Metric = Metric::counter(
 .labels(MODEL)
 .alert("any increase: the model needs more memory than its estimate, or the machine is too small");
 
+const SANDBOX: Metric = Metric::gauge(
+    "headroom_model_sandboxed_processes",
+    "Processes that are loaded, by how much of their sandbox holds (`models.sandbox`).",
+)
+.labels(&[NAME, Label::one_of("sandbox", &["full", "partial", "off"])])
+.alert("`partial` above 0: the log names what the system lacks");
+const DENIED: Metric = Metric::counter(
+    "headroom_model_denied_total",
+    "Actions that the sandbox denied, by what the model tried: to open a file, to use the network, to \
+     start a program, to reach another process, or another system call.",
+)
+.labels(&[
+    NAME,
+    Label::one_of(
+        "action",
+        &["file", "network", "program", "process", "system"],
+    ),
+])
+.alert("any increase: find out what the model does before it serves again (docs/trust.md)");
+
 const NAME: Label = Label::cut("name", "a model, such as `silero-vad:1`");
 const MODEL: &[Label] = &[NAME];
 
@@ -51,6 +73,18 @@ pub(super) fn start_at_zero(model: &str) {
     for metric in [LEAKS, OOM_KILLS] {
         metric.start_at_zero(&[("name", model)]);
     }
+    for action in DeniedAction::ALL {
+        DENIED.start_at_zero(&[("name", model), ("action", action.label())]);
+    }
+}
+
+/// The sandbox has denied a process some actions.
+pub(super) fn count_denied(model: &str, action: DeniedAction, count: u64) {
+    let labels = [
+        ("name", model.to_owned()),
+        ("action", action.label().to_owned()),
+    ];
+    metrics::counter!(DENIED.name, &labels).increment(count);
 }
 
 /// A process leaks.
@@ -103,8 +137,57 @@ impl Drop for GrowthGauge {
     }
 }
 
+/// Counts one process in [`SANDBOX`], as long as it exists.
+pub(super) struct SandboxGauge {
+    gauges: [metrics::Gauge; SandboxState::ALL.len()],
+    current: Option<SandboxState>,
+}
+
+impl SandboxGauge {
+    pub(super) fn new(model: &str) -> Self {
+        let gauge = |state: SandboxState| {
+            let labels = [
+                ("name", model.to_owned()),
+                ("sandbox", state.label().to_owned()),
+            ];
+            metrics::gauge!(SANDBOX.name, &labels)
+        };
+        Self {
+            gauges: SandboxState::ALL.map(gauge),
+            current: None,
+        }
+    }
+
+    pub(super) fn set(&mut self, state: SandboxState) {
+        self.clear();
+        self.gauges[state as usize].increment(1.0);
+        self.current = Some(state);
+    }
+
+    fn clear(&mut self) {
+        if let Some(state) = self.current.take() {
+            self.gauges[state as usize].decrement(1.0);
+        }
+    }
+}
+
+impl Drop for SandboxGauge {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
 /// The metrics of this module.
-pub const METRICS: &[Metric] = &[FORWARD, GROWTH, LEAKS, PAST_ESTIMATE, RECYCLES, OOM_KILLS];
+pub const METRICS: &[Metric] = &[
+    FORWARD,
+    GROWTH,
+    LEAKS,
+    PAST_ESTIMATE,
+    RECYCLES,
+    OOM_KILLS,
+    SANDBOX,
+    DENIED,
+];
 
 #[cfg(test)]
 mod tests {
@@ -119,7 +202,7 @@ mod tests {
         let counters = Counters::of(METRICS);
         metrics::with_local_recorder(&counters, || {
             start_at_zero("m:1");
-            assert_eq!(counters.names().len(), 2);
+            assert_eq!(counters.names().len(), 3);
             count_leak("m:1");
             count_past_estimate("m:1");
             count_oom_kill("m:1");
@@ -127,12 +210,17 @@ mod tests {
                 count_recycle("m:1", reason);
             }
             GrowthGauge::new("m:1", "host-0").set(1);
+            SandboxGauge::new("m:1").set(SandboxState::Full);
+            for action in DeniedAction::ALL {
+                count_denied("m:1", action, 2);
+            }
         });
         for (metric, count) in [
             (LEAKS, 1),
             (PAST_ESTIMATE, 1),
             (OOM_KILLS, 1),
             (RECYCLES, 3),
+            (DENIED, 10),
         ] {
             assert_eq!(counters.get(metric.name), count, "{}", metric.name);
         }

@@ -16,6 +16,7 @@
 //! - A leaking process is replaced between two requests, and no request fails because of it.
 //! - What serves is not taken away by files that cannot be loaded, nor by a look at the folder.
 //! - Every request is answered or refused, whatever happens to the processes.
+//! - A model's process is confined before it reads the model's file (`models.sandbox`, docs/trust.md).
 
 mod blocking;
 mod config;
@@ -43,7 +44,9 @@ mod zygote;
 pub use config::{MemoryDeps, ModelsConfig};
 pub use files::{Misplaced, ModelFile, Scan, parse_version, scan};
 pub use headroom_model_protocol::tensor::DIMENSIONS_MAX;
-pub use headroom_model_protocol::{Datatype, LoadedModel, SignatureInput, element_count};
+pub use headroom_model_protocol::{
+    Datatype, LoadedModel, SandboxMode, SignatureInput, element_count,
+};
 pub use host_state::HostMemory;
 pub use infer::{Infer, InferError, InferOutput, InferRequest, ModelGuard, Sequence, Tensor};
 pub use leak::LeakConfig;

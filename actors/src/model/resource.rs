@@ -263,6 +263,7 @@ impl ModelResource {
                 .map(|output| output.name.clone())
                 .collect(),
             stateful: settings.stateful,
+            sandbox: self.runtime.config.sandbox,
             ..Start::new(&self.file.name, &self.file.path)
         }
     }

@@ -183,17 +183,21 @@ impl Host {
     }
 
     pub(crate) fn start(&mut self, start: Start) -> HostReply {
+        let file = File::open(&start.path).unwrap();
         let frame = encode_frame(&HostRequest::Start(start), &[]).unwrap();
-        let arenas = [self.requests.as_fd(), self.replies.as_fd()];
-        fds::send_all_with_fds(&self.socket.stream, &frame, &arenas).unwrap();
+        let descriptors = [file.as_fd(), self.requests.as_fd(), self.replies.as_fd()];
+        fds::send_all_with_fds(&self.socket.stream, &frame, &descriptors).unwrap();
         self.reply()
     }
 
+    /// The next reply that is not about denied actions.
     pub(crate) fn reply(&mut self) -> HostReply {
-        self.socket
-            .receive()
-            .expect("the host closed the socket")
-            .header
+        loop {
+            let frame = self.socket.receive().expect("the host closed the socket");
+            if !matches!(frame.header, HostReply::Denied { .. }) {
+                return frame.header;
+            }
+        }
     }
 
     pub(crate) fn send_infer(
@@ -320,10 +324,16 @@ pub(crate) struct Zygote {
 
 impl Zygote {
     pub(crate) fn spawn() -> Self {
+        Self::spawn_with(&[])
+    }
+
+    /// A zygote with these variables in its environment.
+    pub(crate) fn spawn_with(variables: &[(&str, &OsStr)]) -> Self {
         let (owner_end, process_end) = UnixStream::pair().unwrap();
         let mut zygote = child::command(BINARY);
         zygote
             .arg("--zygote")
+            .envs(variables.iter().copied())
             .stdin(Stdio::from(OwnedFd::from(process_end)));
         let process = child::start(&mut zygote).unwrap();
         let mut socket = FrameSocket::new(owner_end);

@@ -37,6 +37,7 @@ impl ModelHost {
         let exit = wrap_future::<_, Self>(exit);
         cx.spawn(exit.map(move |exit, host, cx| {
             // After that time the server has killed it.
+            host.spec.on_exit(exit);
             let by_itself = begun.elapsed() < EXIT_WITHIN;
             let by_oom_killer = by_itself && host.is_oom_kill(exit);
             if host.spec.state.set_ended(exit, by_oom_killer) == EndCause::OomKill {

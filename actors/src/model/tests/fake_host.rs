@@ -8,7 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use headroom_model_protocol::{
-    Frame, FrameDecoder, HostReply, HostRequest, LoadedModel, Memory, Trimmed, encode_frame,
+    Frame, FrameDecoder, HostReply, HostRequest, LoadedModel, Memory, Sandbox, Trimmed,
+    encode_frame,
 };
 use nix::sys::signal::{Signal, raise};
 
@@ -100,6 +101,7 @@ impl FakeHost {
                     inputs: Vec::new(),
                     has_reset_states: false,
                     memory,
+                    sandbox: Sandbox::default(),
                 })
             }
             HostRequest::Infer(infer) => {

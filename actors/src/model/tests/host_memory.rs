@@ -21,7 +21,7 @@ use crate::model::files::scan_model;
 use crate::model::resource::ModelResource;
 use crate::model::{
     Infer, InferError, InferOutput, InferRequest, LeakConfig, MemoryDeps, ModelGuard, ModelOwner,
-    ModelsConfig, Runtime, Sequence,
+    ModelsConfig, Runtime, SandboxMode, Sequence,
 };
 
 const WITHIN: Duration = Duration::from_secs(20);
@@ -94,6 +94,7 @@ async fn load_within(
         dir: folder.path().to_owned(),
         host_binary: program(folder.path()),
         zygote: false,
+        sandbox: SandboxMode::Off,
         ttl: None,
         queue_max: 1000,
         heartbeat_interval: Duration::from_millis(20),

@@ -1,0 +1,129 @@
+/* A library that a model host has mapped before it is confined, as the native code of a hostile model would be. The host
+ * calls malloc_trim once it has loaded its model: the library then tries what a model must not do, and writes one line
+ * per attempt. What it attacks comes from the environment; without that it does nothing.
+ *
+ * With OLD_KERNEL set, it answers as a kernel without Landlock. */
+
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static long (*real_syscall)(long, ...);
+
+__attribute__((constructor)) static void find_real_syscall(void)
+{
+	real_syscall = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+}
+
+long syscall(long number, ...)
+{
+	va_list list;
+	long argument[6];
+
+	va_start(list, number);
+	for (int i = 0; i < 6; i++)
+		argument[i] = va_arg(list, long);
+	va_end(list);
+	if (number == SYS_landlock_create_ruleset && getenv("OLD_KERNEL")) {
+		errno = ENOSYS;
+		return -1;
+	}
+	return real_syscall(number, argument[0], argument[1], argument[2], argument[3], argument[4],
+			    argument[5]);
+}
+
+static void report(const char *attempt, long result)
+{
+	char line[100];
+	const char *error = result < 0 ? strerrorname_np(errno) : "done";
+	int length = snprintf(line, sizeof line, "attempt %s: %s\n", attempt, error);
+
+	if (write(STDERR_FILENO, line, length) < 0)
+		_exit(1);
+}
+
+static void attack_files(const char *secret, const char *new_file, int server)
+{
+	char path[64], byte;
+	int file = open(secret, O_RDONLY);
+
+	report("to read a file", file < 0 ? -1 : read(file, &byte, 1));
+	report("to write a file", open(new_file, O_CREAT | O_WRONLY, 0600));
+	snprintf(path, sizeof path, "/proc/%d/environ", server);
+	file = open(path, O_RDONLY);
+	report("to read the server's environment", file < 0 ? -1 : read(file, &byte, 1));
+}
+
+static void attack_network(int port)
+{
+	struct sockaddr_in address = {
+		.sin_family = AF_INET,
+		.sin_port = htons(port),
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
+	int client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	report("to make a socket", client);
+	report("to connect", connect(client, (struct sockaddr *)&address, sizeof address));
+	report("to listen", listen(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), 1));
+}
+
+static void attack_processes(int server, int victim)
+{
+	char byte;
+	struct rlimit limit;
+	struct iovec local = { &byte, 1 }, remote = { &byte, 1 };
+	long child = real_syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+
+	if (child == 0)
+		_exit(0);
+	report("to fork", child);
+	if (child > 0)
+		waitpid(child, NULL, 0);
+	report("to execute a program", execl("/nonexistent", "nonexistent", NULL));
+	report("to limit a process", prlimit(victim, RLIMIT_NOFILE, NULL, &limit));
+	report("to read a process", process_vm_readv(server, &local, 1, &remote, 1, 0));
+	report("to trace a process", ptrace(PTRACE_SEIZE, victim, 0, 0));
+	report("to kill a process", kill(victim, SIGKILL));
+}
+
+static void attack_itself(void)
+{
+	struct sigaction action = { .sa_handler = SIG_IGN };
+
+	report("to make a memory file", memfd_create("x", 0));
+	report("to leave its namespaces", unshare(0));
+	report("to replace the handler", sigaction(SIGSYS, &action, NULL));
+}
+
+int malloc_trim(size_t pad)
+{
+	const char *secret = getenv("SECRET");
+
+	(void)pad;
+	if (secret) {
+		int server = atoi(getenv("SERVER")), victim = atoi(getenv("VICTIM"));
+
+		attack_files(secret, getenv("NEW_FILE"), server);
+		attack_network(atoi(getenv("PORT")));
+		attack_processes(server, victim);
+		attack_itself();
+	}
+	return 0;
+}

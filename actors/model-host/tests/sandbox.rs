@@ -1,0 +1,333 @@
+//! What a model cannot do, tried by models and by native code in a real host.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(missing_docs)]
+
+#[allow(dead_code)] // Each test binary uses another part.
+mod owner;
+
+use std::{
+    fs,
+    io::{ErrorKind, Read},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use headroom_model_protocol::*;
+use headroom_test_support::{
+    capability::skip,
+    child,
+    process_tree::is_alive,
+    torchscript::{self, Script},
+};
+use nix::unistd::Uid;
+use owner::*;
+
+/// What `native/hostile.c` tries, and whom the sandbox tells of it.
+const ATTEMPTS: [(&str, &str); 15] = [
+    ("to read a file", "open to read "),
+    ("to write a file", "open to write "),
+    ("to read the server's environment", "open to read /proc/"),
+    ("to make a socket", "socket"),
+    ("to connect", "connect"),
+    ("to listen", "listen"),
+    ("to fork", "clone"),
+    ("to execute a program", "execve"),
+    ("to limit a process", "prlimit64"),
+    ("to read a process", "process_vm_readv"),
+    ("to trace a process", "ptrace"),
+    ("to kill a process", "kill"),
+    ("to make a memory file", "memfd_create"),
+    ("to leave its namespaces", "unshare"),
+    ("to replace the handler", "rt_sigaction"),
+];
+
+/// The hostile library in `folder`. None without a C compiler.
+fn hostile_library(folder: &Path) -> Option<PathBuf> {
+    child::find("cc")?;
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/native/hostile.c");
+    let library = folder.join("hostile.so");
+    let mut compile = child::command("cc");
+    compile.args(["-shared", "-fPIC", "-Wall", "-Werror", "-O1", "-o"]);
+    let compiled = child::output(compile.arg(&library).arg(source), DEADLINE).unwrap();
+    let errors = String::from_utf8_lossy(&compiled.stderr);
+    assert!(compiled.status.success(), "{errors}");
+    Some(library)
+}
+
+/// What the host has written until its end.
+fn log_of(zygote: &mut Zygote, mut host: Host, pid: i32, mut log: fs::File) -> String {
+    host.socket.send(&HostRequest::Stop, &[]);
+    zygote.exit_of(pid);
+    let mut text = String::new();
+    log.read_to_string(&mut text).unwrap();
+    text
+}
+
+fn status_of(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/status")).unwrap()
+}
+
+/// Runs the hostile library in a host. Returns the host's log, whether it reached the network, whether it wrote a file,
+/// and whether its victim lives.
+fn attack(sandbox: SandboxMode) -> Option<(String, [bool; 3])> {
+    let (folder, path) = model(torchscript::echo);
+    let library = hostile_library(folder.path())?;
+    let (secret, new_file) = (folder.path().join("secret"), folder.path().join("new"));
+    fs::write(&secret, "secret").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let mut victim = child::start(child::command("sleep").arg("100")).unwrap();
+    let mut zygote = Zygote::spawn_with(&[
+        ("LD_PRELOAD", library.as_os_str()),
+        ("SECRET", secret.as_os_str()),
+        ("NEW_FILE", new_file.as_os_str()),
+        (
+            "PORT",
+            listener.local_addr().unwrap().port().to_string().as_ref(),
+        ),
+        ("SERVER", std::process::id().to_string().as_ref()),
+        ("VICTIM", victim.id().to_string().as_ref()),
+    ]);
+    let (mut host, pid, log) = zygote.fork();
+    let start = Start {
+        sandbox,
+        ..Start::new("hostile", &path)
+    };
+    let reply = host.start(start);
+    assert!(matches!(reply, HostReply::Ready(_)), "{reply:?}");
+    // It still serves.
+    let x = TensorData::floats(&[2], &[1., 2.]);
+    assert_eq!(host.run(&x).to_floats(), [1., 2.]);
+    let log = log_of(&mut zygote, host, pid, log);
+    let connected = match listener.accept() {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+        accepted => accepted.is_ok(),
+    };
+    let killed = sandbox == SandboxMode::Off && victim.wait_within(DEADLINE).unwrap().is_some();
+    Some((
+        log,
+        [
+            connected,
+            new_file.exists(),
+            !killed && is_alive(victim.id()),
+        ],
+    ))
+}
+
+fn result<'a>(log: &'a str, attempt: &str) -> &'a str {
+    let begin = format!("attempt {attempt}: ");
+    let mut lines = log.lines();
+    let found = lines.find_map(|line| line.strip_prefix(&begin));
+    found.unwrap_or_else(|| panic!("no attempt {attempt} in {log}"))
+}
+
+#[test]
+fn native_code_in_a_host_reaches_nothing_and_each_attempt_is_logged() {
+    let Some((log, [connected, wrote, victim_lives])) = attack(SandboxMode::Required) else {
+        return skip("there is no C compiler");
+    };
+    for (attempt, call) in ATTEMPTS {
+        let result = result(&log, attempt);
+        assert!(["EPERM", "EACCES"].contains(&result), "{attempt}: {result}");
+        let denied = format!("denied: {call}");
+        assert!(log.contains(&denied), "no line {denied} in {log}");
+    }
+    assert!(!connected && !wrote && victim_lives, "{log}");
+}
+
+/// The attempts of the test above are real ones.
+#[test]
+fn native_code_in_a_host_without_a_sandbox_reaches_all_that_the_server_can() {
+    let Some((log, [connected, wrote, victim_lives])) = attack(SandboxMode::Off) else {
+        return skip("there is no C compiler");
+    };
+    for (attempt, _) in ATTEMPTS {
+        let result = result(&log, attempt);
+        // Of a program and an address that do not exist.
+        let expected = match attempt {
+            "to execute a program" => "ENOENT",
+            "to read a process" => "EFAULT",
+            _ => "done",
+        };
+        // Some machines let no process trace another one.
+        let is_hardened = attempt.ends_with("a process") && result == "EPERM";
+        assert!(result == expected || is_hardened, "{attempt}: {result}");
+    }
+    assert!(connected && wrote && !victim_lives, "{log}");
+    assert!(!log.contains("denied: "), "{log}");
+}
+
+/// Loads a model with this code and calls it. Returns the error of the call, if any, and the host's log.
+fn call(code: &str, sandbox: SandboxMode) -> (Option<String>, String) {
+    let (_folder, path) = model(|path| Script::new(code).write(path));
+    let mut zygote = Zygote::spawn();
+    let (mut host, pid, log) = zygote.fork();
+    let reply = host.start(Start {
+        sandbox,
+        ..Start::new("hostile", path)
+    });
+    assert!(matches!(reply, HostReply::Ready(_)), "{reply:?}");
+    let answer = host.infer(&[Arg::Tensor(&TensorData::floats(&[1], &[1.]))]);
+    let error = answer.err().map(|(_, message)| message);
+    (error, log_of(&mut zygote, host, pid, log))
+}
+
+fn reads(path: &str) -> String {
+    format!(
+        "def forward(self, x: Tensor) -> Tensor:\n  \
+         return torch.from_file(\"{path}\", False, 4, dtype=0)\n"
+    )
+}
+
+#[test]
+fn a_model_reads_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "secret").unwrap();
+    let own = format!("/proc/{}/environ", std::process::id());
+    for path in [secret.to_str().unwrap(), &own, "/etc/passwd"] {
+        let (error, log) = call(&reads(path), SandboxMode::Required);
+        let error = error.unwrap();
+        assert!(error.contains("Permission denied"), "{error}");
+        assert!(
+            log.contains(&format!("denied: open to read {path}\n")),
+            "{log}"
+        );
+    }
+    let (error, _) = call(&reads(secret.to_str().unwrap()), SandboxMode::Off);
+    assert_eq!(error, None);
+}
+
+#[test]
+fn a_model_writes_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("target");
+    let code = format!(
+        "def forward(self, x: Tensor) -> Tensor:\n  torch.save(x, \"{}\")\n  return x\n",
+        target.display()
+    );
+    let (_, log) = call(&code, SandboxMode::Required);
+    let denied = format!("denied: open to write {}\n", target.display());
+    assert!(log.contains(&denied), "{log}");
+    assert!(!target.exists());
+    call(&code, SandboxMode::Off);
+    assert!(target.exists());
+}
+
+#[test]
+fn denials_are_reported_in_numbers_and_their_lines_are_bounded() {
+    let code = "def forward(self, x: Tensor) -> Tensor:\n  \
+        for _0 in range(100):\n    torch.save(x, \"/nowhere\")\n  return x\n";
+    let (_folder, path) = model(|path| Script::new(code).write(path));
+    let mut zygote = Zygote::spawn();
+    let (mut host, pid, log) = zygote.fork();
+    host.start(Start::new("hostile", path));
+    host.run(&TensorData::floats(&[1], &[1.]));
+    host.socket.send(&HostRequest::Ping, &[]);
+    let denied = HostReply::Denied {
+        action: DeniedAction::File,
+        count: 100,
+    };
+    assert_eq!(host.socket.receive().unwrap().header, denied);
+    assert!(matches!(host.reply(), HostReply::Pong { .. }));
+    // They are told once.
+    host.socket.send(&HostRequest::Ping, &[]);
+    let next = host.socket.receive().unwrap().header;
+    assert!(matches!(next, HostReply::Pong { .. }), "{next:?}");
+    let log = log_of(&mut zygote, host, pid, log);
+    assert_eq!(log.matches("denied: ").count(), 32, "{log}");
+}
+
+#[test]
+fn a_host_keeps_no_right_that_it_does_not_need() {
+    let (_folder, path) = model(torchscript::echo);
+    let mut zygote = Zygote::spawn();
+    let (mut host, pid, _log) = zygote.fork();
+    let HostReply::Ready(loaded) = host.start(Start::new("echo", &path)) else {
+        panic!("not ready")
+    };
+    let status = status_of(pid);
+    for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapPrm:\t0000000000000000"] {
+        assert!(status.contains(line), "no {line} in {status}");
+    }
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    assert!(
+        core.unwrap()
+            .split_whitespace()
+            .skip(4)
+            .take(2)
+            .eq(["0", "0"])
+    );
+    let sandbox = loaded.sandbox;
+    assert_eq!(sandbox.state, SandboxState::Full, "{sandbox:?}");
+    assert!(
+        sandbox.seccomp && sandbox.landlock_abi.is_some(),
+        "{sandbox:?}"
+    );
+    let own = Uid::effective();
+    assert_eq!(status.contains("Groups:\t \n"), own.is_root());
+    if !own.is_root() {
+        assert_eq!(sandbox.user, own.as_raw());
+    } else if status_of(zygote.pid).contains("CapEff:\t000001ff") {
+        assert_eq!(sandbox.user, 65534);
+    }
+}
+
+#[test]
+fn a_model_file_need_not_be_readable_to_the_user_of_its_host() {
+    let (_folder, path) = model(|path| torchscript::weights(path, 1 << 20));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut zygote = Zygote::spawn();
+    let (mut host, pid, log) = zygote.fork();
+    let reply = host.start(Start::new("weights", &path));
+    assert!(matches!(reply, HostReply::Ready(_)), "{reply:?}");
+    let log = log_of(&mut zygote, host, pid, log);
+    // What libtorch itself opens is not a denied action.
+    assert_eq!(log, "");
+}
+
+/// As on a kernel without Landlock.
+#[test]
+fn a_kernel_that_lacks_a_part_loads_nothing_if_that_is_required() {
+    let (folder, path) = model(torchscript::echo);
+    let Some(library) = hostile_library(folder.path()) else {
+        return skip("there is no C compiler");
+    };
+    let mut zygote = Zygote::spawn_with(&[
+        ("LD_PRELOAD", library.as_os_str()),
+        ("OLD_KERNEL", "1".as_ref()),
+    ]);
+    let mut start = |sandbox| {
+        let (mut host, _, _log) = zygote.fork();
+        host.start(Start {
+            sandbox,
+            ..Start::new("echo", &path)
+        })
+    };
+    let HostReply::StartFailed(failure) = start(SandboxMode::Required) else {
+        panic!("it was loaded")
+    };
+    assert_eq!(failure.kind, FailureKind::Internal);
+    assert!(
+        failure
+            .message
+            .contains("lacks: landlock (the kernel does not have it"),
+        "{}",
+        failure.message
+    );
+    let HostReply::Ready(loaded) = start(SandboxMode::BestEffort) else {
+        panic!("it was not loaded")
+    };
+    let sandbox = loaded.sandbox;
+    assert_eq!(sandbox.state, SandboxState::Partial);
+    assert_eq!((sandbox.landlock_abi, sandbox.seccomp), (None, true));
+    assert_eq!(sandbox.missing.len(), 1, "{sandbox:?}");
+    let HostReply::Ready(loaded) = start(SandboxMode::Off) else {
+        panic!("it was not loaded")
+    };
+    assert_eq!(loaded.sandbox.state, SandboxState::Off);
+}
