@@ -288,6 +288,32 @@ fn a_missing_libtorch_is_found() {
     assert_failed(&checks, "model host", "libtorch is missing: ");
 }
 
+/// A model host on a kernel without Landlock.
+#[test]
+fn a_kernel_that_cannot_confine_models_is_found() {
+    let folder = settings("");
+    let host = folder.path().join("host");
+    let version = env!("CARGO_PKG_VERSION");
+    let lines = format!("headroom-model-host {version}\nconfinement by no landlock, seccomp");
+    fs::write(&host, format!("#!/bin/sh\necho '{lines}'\n")).unwrap();
+    fs::set_permissions(&host, fs::Permissions::from_mode(0o755)).unwrap();
+    for (mode, outcome, code) in [
+        ("required", "failure", 1),
+        ("best_effort", "warning", 0),
+        ("off", "ok", 0),
+    ] {
+        let lines = format!(
+            "models.host_binary = '{}'\nmodels.sandbox = '{mode}'",
+            host.display()
+        );
+        fs::write(folder.path().join("test.toml"), lines).unwrap();
+        let checks = checks(doctor(folder.path(), &["--json"]), code);
+        let check = &checks["models.sandbox"];
+        assert_eq!(check["outcome"], outcome, "{check:?}");
+        assert!(check["found"].as_str().unwrap().contains("no landlock"));
+    }
+}
+
 #[test]
 fn servers_that_cannot_be_reached_are_found_in_time_and_without_their_passwords() {
     // It accepts connections, and never answers.

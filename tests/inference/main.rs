@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod confinement;
 mod disconnects;
 mod first_request;
 mod sample_model;

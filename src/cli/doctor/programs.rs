@@ -7,6 +7,7 @@ use futures_util::future::{join, try_join_all};
 use headroom_actors::kernel::ProcessExit;
 use headroom_actors::kernel::private_server::ServerKind;
 use headroom_actors::kernel::process::{Process, ProcessSpec, setpriv};
+use headroom_actors::model::SandboxMode;
 use headroom_actors::postgres;
 use headroom_actors::redis::{self, Role};
 use tokio::time::timeout;
@@ -19,6 +20,9 @@ use crate::startup::host_binary;
 use crate::startup::pools::{self, POSTGRES_FOLDER, embedded};
 
 const GROUP: Group = Group::Programs;
+
+/// How the model host begins the line about the kernel.
+const CONFINEMENT: &str = "confinement by ";
 
 /// The model host: it runs, has the version of this program, and finds libtorch.
 pub(super) async fn host(settings: Settings) -> Vec<Check> {
@@ -78,7 +82,26 @@ pub(super) async fn host(settings: Settings) -> Vec<Check> {
     }];
     let libtorch = rest.iter().find_map(|line| line.strip_prefix("libtorch "));
     checks.extend(libtorch.map(|found| Check::ok(GROUP, "libtorch", found)));
+    let confinement = rest.iter().find_map(|line| line.strip_prefix(CONFINEMENT));
+    checks.extend(confinement.map(|found| sandbox(found, settings.models.sandbox)));
     checks
+}
+
+/// What the kernel has to confine models, beside what the settings ask for.
+fn sandbox(found: &str, mode: SandboxMode) -> Check {
+    let name = "models.sandbox";
+    let shown = format!("{}: the kernel has {found}", mode.label());
+    let remedy = "enable Landlock (Linux 5.13, in `lsm=` at boot) and seccomp, also in a container's profile";
+    match mode {
+        _ if !found.contains("no ") => Check::ok(GROUP, name, shown),
+        SandboxMode::Off => Check::ok(GROUP, name, shown),
+        SandboxMode::BestEffort => Check::warning(GROUP, name, shown)
+            .would_fail("a hostile model can reach more than a model needs")
+            .remedy(remedy),
+        SandboxMode::Required => Check::failure(GROUP, name, shown)
+            .would_fail("no model can be loaded")
+            .remedy(remedy),
+    }
 }
 
 /// The programs of private servers, where private servers may be started.
