@@ -6,6 +6,7 @@ mod client;
 mod endpoints;
 mod errors;
 mod observability;
+mod optional_inputs;
 mod reloads;
 mod repository;
 mod tensors;

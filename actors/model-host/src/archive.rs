@@ -38,6 +38,15 @@ const RATIO_MAX: u64 = 4;
 /// Bytes to read at once.
 const CHUNK: usize = 256 << 10;
 
+/// What to read of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All entries, to check them.
+    All,
+    /// Only code and pickles.
+    Code,
+}
+
 /// A checked model file.
 #[derive(Debug)]
 pub(crate) struct Archive {
@@ -49,8 +58,8 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// Checks a file.
-    pub(crate) fn read(file: File) -> Result<Self, Failure> {
+    /// Reads and checks a file.
+    pub(crate) fn read(file: File, extent: Extent) -> Result<Self, Failure> {
         let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
             let message = "it is not a regular file";
@@ -59,7 +68,7 @@ impl Archive {
         if let Some(other) = other_format(&begin_of(&file).map_err(unreadable)?) {
             return Err(bad(other));
         }
-        let contents = Contents::read(&file, metadata.len())?;
+        let contents = Contents::read(&file, metadata.len(), extent)?;
         let class = contents.check_pickle("data")?;
         contents.check_pickle("constants")?;
         let signature = class
@@ -154,8 +163,8 @@ struct Contents {
 }
 
 impl Contents {
-    /// Reads every entry to its end, which checks its CRC.
-    fn read(file: &File, file_len: u64) -> Result<Self, Failure> {
+    /// Reads each entry within `extent` to its end, which checks its CRC.
+    fn read(file: &File, file_len: u64, extent: Extent) -> Result<Self, Failure> {
         let mut archive =
             ZipArchive::new(io::BufReader::with_capacity(CHUNK, file)).map_err(not_an_archive)?;
         let unusual = || bad("the archive has too many entries, or two of the same name");
@@ -191,8 +200,10 @@ impl Contents {
                 }
                 let kept = contents.kept.entry(name.to_owned()).or_default();
                 entry.read_to_end(kept).map(|len| len as u64)
-            } else {
+            } else if extent == Extent::All {
                 io::copy(&mut entry, &mut io::sink())
+            } else {
+                Ok(expected)
             };
             if found.map_err(|error| damaged(error.to_string()))? != expected {
                 let why = format!("it does not have the {expected} bytes that it declares");

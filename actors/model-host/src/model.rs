@@ -9,7 +9,7 @@ use headroom_model_protocol::{
 use tch::{NoGradGuard, Tensor};
 
 use crate::{
-    archive::Archive,
+    archive::{Archive, Extent},
     default::{self, Default},
     failure::failure,
     flatten, memory, process,
@@ -75,7 +75,7 @@ impl Model {
     /// Checks, loads and warms up a model.
     pub(crate) fn load(start: Start, file: File) -> Result<Self, Failure> {
         let begun = Instant::now();
-        let archive = Archive::read(file)?;
+        let archive = Archive::read(file, Extent::All)?;
         check_settings(&start, &archive.signature)?;
         torch::configure(start.threads, start.optimize)
             .map_err(|error| failure(FailureKind::Internal, error))?;
@@ -100,7 +100,7 @@ impl Model {
     /// What the server must know of the model.
     pub(crate) fn describe(&self, sandbox: Sandbox) -> LoadedModel {
         LoadedModel {
-            inputs: self.signature.inputs.clone(),
+            description: self.signature.describe(),
             has_reset_states: self.signature.has_reset_states,
             memory: memory::measure(),
             sandbox,

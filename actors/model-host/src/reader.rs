@@ -100,7 +100,9 @@ impl Reader {
 
     fn take(&self, frame: Frame<HostRequest>) -> io::Result<()> {
         match frame.header {
-            HostRequest::Start(_) => return Err(io::Error::other("a second start")),
+            HostRequest::Start(_) | HostRequest::Describe { .. } => {
+                return Err(io::Error::other("a second start"));
+            }
             HostRequest::Ping => {
                 self.shared.report_denials();
                 let anonymous = memory::anonymous();

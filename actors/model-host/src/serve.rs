@@ -19,10 +19,12 @@ use std::{
 };
 
 use headroom_model_protocol::{
-    Arena, FailureKind, Frame, HostReply, HostRequest, Infer, OUTPUTS_UNASKED_MAX, Trimmed,
+    Arena, FailureKind, Frame, HostReply, HostRequest, Infer, OUTPUTS_UNASKED_MAX, SandboxMode,
+    Trimmed,
 };
 
 use crate::{
+    archive::{Archive, Extent},
     failure::failure,
     frames::FrameReader,
     memory::{self, MemoryBound},
@@ -57,8 +59,14 @@ fn try_serve(socket: UnixStream) -> io::Result<ExitCode> {
         // The server closed the socket before it said what to load.
         return Ok(ExitCode::Ok);
     };
-    let HostRequest::Start(start) = frame.header else {
-        return Err(io::Error::other("the first request is not a start"));
+    let start = match frame.header {
+        HostRequest::Start(start) => start,
+        HostRequest::Describe { sandbox, own_max } => {
+            let [file] = frames.take_descriptors()?;
+            MemoryBound::new(1).set(own_max);
+            return describe(frames.socket, file.into(), sandbox);
+        }
+        _ => return Err(io::Error::other("the first request is not a start")),
     };
     let [file, requests, replies] = frames.take_descriptors()?;
     process::set_name(&format!("hr:{}", start.model));
@@ -101,6 +109,19 @@ fn try_serve(socket: UnixStream) -> io::Result<ExitCode> {
             ExitCode::Refused
         }
     })
+}
+
+/// Says what a file declares.
+fn describe(socket: UnixStream, file: File, sandbox: SandboxMode) -> io::Result<ExitCode> {
+    process::set_name("hr-describe");
+    process::raise_oom_score();
+    let described = sandbox::confine(sandbox, &file)
+        .and_then(|_| Ok(Archive::read(file, Extent::Code)?.signature.describe()));
+    Shared::new(socket).reply(&match described {
+        Ok(description) => HostReply::Described(description),
+        Err(failure) => HostReply::StartFailed(failure),
+    });
+    Ok(ExitCode::Ok)
 }
 
 /// The main thread, once the model is loaded.

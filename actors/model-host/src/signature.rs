@@ -4,7 +4,7 @@
 //! access to the signature. libtorch's own printer writes the text, so a small parser is enough: it finds the class,
 //! then the method's argument list, and skips the bodies.
 
-use headroom_model_protocol::SignatureInput;
+use headroom_model_protocol::{Description, SignatureInput};
 
 /// The signature of a module's class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +19,16 @@ pub(crate) struct Signature {
     pub(crate) output_type: String,
     /// Whether there is a method `reset_states`.
     pub(crate) has_reset_states: bool,
+}
+
+impl Signature {
+    /// What the server must know of it.
+    pub(crate) fn describe(&self) -> Description {
+        Description {
+            inputs: self.inputs.clone(),
+            output_type: self.output_type.clone(),
+        }
+    }
 }
 
 /// The file that contains a class's code, and the class's name in that file.

@@ -21,7 +21,7 @@ fn every_datatype_is_returned_unchanged() {
     let (_folder, path) = model(torchscript::echo);
     let (mut host, ready) = Host::ready(plain(path));
     assert_eq!(
-        ready.inputs,
+        ready.description.inputs,
         [SignatureInput {
             name: "x".into(),
             type_text: "Tensor".into(),
@@ -679,7 +679,7 @@ fn crashes_end_only_the_host() {
 fn the_sample_model_gives_the_same_outputs_in_each_process() {
     let (mut host, ready) = Host::ready(sample_start());
     assert_eq!(
-        ready.inputs[1],
+        ready.description.inputs[1],
         SignatureInput {
             name: "sr".into(),
             type_text: "int".into(),

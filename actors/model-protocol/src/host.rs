@@ -19,6 +19,14 @@ pub const OUTPUTS_UNASKED_MAX: u64 = 64 << 10;
 pub enum HostRequest {
     /// Load the model. The first frame, sent once.
     Start(Start),
+    /// In place of a start, with the model file as the only descriptor: say what the file declares, without libtorch.
+    /// Answered by [`HostReply::Described`] or [`HostReply::StartFailed`]; the process then exits.
+    Describe {
+        /// How the process confines itself.
+        sandbox: SandboxMode,
+        /// As in [`HostRequest::BoundMemory`].
+        own_max: u64,
+    },
     /// Run the model once. Answered by [`HostReply::Output`] or [`HostReply::Failed`].
     Infer(Infer),
     /// The answer to [`HostReply::OutputSize`].
@@ -131,6 +139,8 @@ pub enum HostReply {
     Ready(LoadedModel),
     /// The model cannot be loaded; the host exits.
     StartFailed(Failure),
+    /// What the file declares; the process exits.
+    Described(Description),
     /// The sandbox has denied actions. May come at any time.
     Denied {
         /// What they were.
@@ -185,14 +195,79 @@ pub struct Trimmed {
 /// A model that has been loaded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoadedModel {
-    /// The arguments of `forward` without `self`, in order, from the file.
-    pub inputs: Vec<SignatureInput>,
+    /// What the file declares.
+    pub description: Description,
     /// Whether the model has a method `reset_states`.
     pub has_reset_states: bool,
     /// Memory after load and warm-up.
     pub memory: Memory,
     /// How the process is confined.
     pub sandbox: Sandbox,
+}
+
+/// What a model file declares of `forward`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// The arguments without `self`, in order.
+    pub inputs: Vec<SignatureInput>,
+    /// The type of the result as TorchScript writes it; empty if it is not declared.
+    pub output_type: String,
+}
+
+impl Description {
+    /// The names and types of the outputs, as far as the type of the result says them: a value is `output`, the items of a
+    /// tuple are `output_0`, `output_1`, …. Empty where it depends on the call, as for a list or a dict.
+    pub fn outputs(&self) -> Vec<(String, &str)> {
+        let mut outputs = Vec::new();
+        let known = add_outputs("output".to_owned(), &self.output_type, 0, &mut outputs);
+        if known { outputs } else { Vec::new() }
+    }
+}
+
+/// Outputs at most that a type can name, and how deep it can be nested. A file can declare any type.
+const DECLARED_OUTPUTS_MAX: usize = 256;
+const DECLARED_DEPTH_MAX: usize = 8;
+
+/// Adds the outputs of a result of the type `text`. False where the type does not say them.
+fn add_outputs<'a>(
+    name: String,
+    text: &'a str,
+    depth: usize,
+    outputs: &mut Vec<(String, &'a str)>,
+) -> bool {
+    if depth > DECLARED_DEPTH_MAX || outputs.len() == DECLARED_OUTPUTS_MAX {
+        return false;
+    }
+    if matches!(text, "Tensor" | "int" | "float" | "bool") {
+        outputs.push((name, text));
+        return true;
+    }
+    let items = text
+        .strip_prefix("Tuple[")
+        .and_then(|items| items.strip_suffix(']'));
+    let Some(mut rest) = items else {
+        return false;
+    };
+    for index in 0.. {
+        let mut open = 0usize;
+        let end = rest.find(|character| {
+            match character {
+                '[' => open += 1,
+                ']' => open = open.saturating_sub(1),
+                _ => {}
+            }
+            character == ',' && open == 0
+        });
+        let (item, after) = end.map_or((rest, ""), |end| (&rest[..end], &rest[end + 1..]));
+        if !add_outputs(format!("{name}_{index}"), item.trim(), depth + 1, outputs) {
+            return false;
+        }
+        if end.is_none() {
+            break;
+        }
+        rest = after;
+    }
+    true
 }
 
 /// One argument of `forward`, from the file.
@@ -262,4 +337,39 @@ pub enum FailureKind {
     OutputsDropped,
     /// The model needs more memory than the process may have. What an inference allocated is free again.
     OutOfMemory,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_type_of_the_result_names_the_outputs() {
+        for (text, expected) in [
+            ("Tensor", "output:Tensor"),
+            ("Tuple[Tensor, int]", "output_0:Tensor output_1:int"),
+            (
+                "Tuple[Tensor, Tuple[Tensor, Tensor]]",
+                "output_0:Tensor output_1_0:Tensor output_1_1:Tensor",
+            ),
+            ("List[Tensor]", ""),
+            ("Tuple[Tensor, List[Tensor]]", ""),
+            ("Dict[str, Tensor]", ""),
+            ("Tuple[", ""),
+            (&"Tuple[".repeat(100_000), ""),
+            (&format!("Tuple[{}]", "Tensor, ".repeat(100_000)), ""),
+            ("", ""),
+        ] {
+            let description = Description {
+                output_type: text.to_owned(),
+                ..Description::default()
+            };
+            let outputs = description.outputs();
+            let shown: Vec<_> = outputs
+                .iter()
+                .map(|(name, it)| format!("{name}:{it}"))
+                .collect();
+            assert_eq!(shown.join(" "), expected, "{text}");
+        }
+    }
 }

@@ -24,8 +24,8 @@ pub use arena::{Arena, ArenaError, TensorReader, TensorWriter};
 pub use datatype::{Datatype, DatatypeError};
 pub use frame::{Frame, FrameDecoder, FrameError, encode_frame};
 pub use host::{
-    Failure, FailureKind, HostReply, HostRequest, Infer, Input, InputKind, LoadedModel, Memory,
-    OUTPUTS_UNASKED_MAX, SignatureInput, Start, Trimmed,
+    Description, Failure, FailureKind, HostReply, HostRequest, Infer, Input, InputKind,
+    LoadedModel, Memory, OUTPUTS_UNASKED_MAX, SignatureInput, Start, Trimmed,
 };
 pub use sandbox::{DeniedAction, Sandbox, SandboxMode, SandboxState};
 pub use tensor::{

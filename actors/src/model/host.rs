@@ -196,7 +196,7 @@ impl ModelHost {
             }
             HostReply::Trimmed(trimmed) => self.on_trimmed(trimmed),
             HostReply::Denied { action, count } => self.spec.on_denied(action, count),
-            HostReply::Ready(_) | HostReply::StartFailed(_) => {
+            HostReply::Ready(_) | HostReply::StartFailed(_) | HostReply::Described(_) => {
                 tracing::warn!(host = self.spec.name, "a host sent an unexpected reply");
             }
         }

@@ -93,6 +93,11 @@ impl LoadState {
         };
     }
 
+    /// The files have shown, without a load, that they cannot be loaded.
+    pub(super) fn refuse(&self, error: LoadError) {
+        lock(&self.0).failure = Some(error);
+    }
+
     /// The files are unloaded, also after a failed load.
     pub(super) fn unloaded(&self) {
         let mut state = lock(&self.0);

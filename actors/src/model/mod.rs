@@ -21,6 +21,7 @@
 mod blocking;
 mod config;
 mod connection;
+mod describe;
 mod files;
 mod heartbeat;
 mod host;
@@ -32,6 +33,7 @@ mod leak;
 mod load_state;
 mod memory_monitor;
 mod metrics;
+mod observed;
 mod owner;
 mod repository;
 mod resource;
@@ -45,16 +47,17 @@ pub use config::{MemoryDeps, ModelsConfig};
 pub use files::{Misplaced, ModelFile, Scan, parse_version, scan};
 pub use headroom_model_protocol::tensor::DIMENSIONS_MAX;
 pub use headroom_model_protocol::{
-    Datatype, LoadedModel, SandboxMode, SignatureInput, element_count,
+    Datatype, Description, SandboxMode, SignatureInput, element_count,
 };
 pub use host_state::HostMemory;
 pub use infer::{Infer, InferError, InferOutput, InferRequest, ModelGuard, Sequence, Tensor};
 pub use leak::LeakConfig;
 pub use metrics::METRICS;
+pub use observed::{Observed, ObservedTensor};
 pub use owner::{EndSequences, ModelOwner};
 pub use repository::{
-    Files, LeakReport, Listed, Listing, Model, ReadLeaks, Repository, Rescan, Resolve, SetDefault,
-    Unresolved, Versions, Wanted,
+    Describe, Files, LeakReport, Listed, Listing, Model, ReadLeaks, Repository, Rescan, Resolve,
+    SetDefault, Unresolved, Versions, Wanted,
 };
 pub use resource::{FIRST_LOAD_BYTES, Runtime};
 pub use settings::{InputSetting, ModelSettings, OutputSetting, SettingsError, Ttl, VersionPolicy};

@@ -24,6 +24,7 @@ use super::infer::{
     BoundRequest, Infer, InferError, InferOutput, InferRequest, ModelGuard, Sequence,
 };
 use super::inputs::InputPlan;
+use super::observed::Observer;
 use super::settings::ModelSettings;
 use crate::kernel::{AskError, Call, Child, Handle, IncarnationRef, Message, Reply};
 
@@ -44,6 +45,7 @@ pub(super) struct OwnerSpec {
     /// How long a host may take to load the model.
     pub(super) load_deadline: Duration,
     pub(super) sequence_idle: Duration,
+    pub(super) observer: Arc<Observer>,
 }
 
 /// Owns one loaded model.
@@ -102,7 +104,9 @@ impl ModelOwner {
     pub(super) fn new(incarnation: IncarnationRef, spec: OwnerSpec) -> Self {
         // The owner starts after its hosts, so at least one has loaded the model.
         let loaded = spec.hosts.iter().find_map(|(_, state)| state.loaded());
-        let signature = loaded.as_ref().map_or(&[][..], |loaded| &loaded.inputs);
+        let signature = loaded
+            .as_ref()
+            .map_or(&[][..], |loaded| &loaded.description.inputs);
         let instance = |(host, state): &(Handle<ModelHost>, HostState)| Instance {
             host: host.clone(),
             state: state.clone(),
@@ -211,6 +215,8 @@ impl ModelOwner {
     ) {
         match answer {
             Ok(Ok(output)) => {
+                let inputs = &pending.request.inputs;
+                self.spec.observer.see(inputs, &output.outputs);
                 self.instances[index].work = Work::Free;
                 self.finish(index, pending, output);
             }

@@ -17,13 +17,16 @@ use std::time::Duration;
 use actix::fut::{ActorFutureExt, ready, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
 use futures_util::future::{FutureExt, join_all};
-use headroom_model_protocol::LoadedModel;
+use headroom_model_protocol::Description;
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::blocking::run_blocking;
+use super::describe::{DescribeError, describe};
 use super::files::{Key, Misplaced, ModelFile, Scan, is_model_name, scan, scan_model};
 use super::host_state::HostMemory;
+use super::observed::Observed;
 use super::owner::{EndSequences, ModelOwner};
 use super::resource::{ModelResource, Runtime};
 use super::settings::{SettingsError, Ttl, VersionPolicy};
@@ -60,10 +63,9 @@ impl Model {
         resource.downcast().ok().map(Self::new)
     }
 
-    /// What its process reported at the last load; `None` if these files were never loaded with
-    /// these settings.
-    pub fn last_loaded(&self) -> Option<Arc<LoadedModel>> {
-        self.resource.last_loaded()
+    /// What was seen of its inputs and outputs in requests that worked.
+    pub fn observed(&self) -> Observed {
+        self.resource.observer.seen()
     }
 
     /// Whether it is loaded.
@@ -148,6 +150,8 @@ pub struct Repository {
     defaults: BTreeMap<String, u64>,
     /// What the last look has found that is not used.
     misplaced: Vec<Misplaced>,
+    /// Files are described one at a time, since each takes a process.
+    describing: Arc<Semaphore>,
 }
 
 impl Repository {
@@ -166,6 +170,7 @@ impl Repository {
             policies: BTreeMap::new(),
             defaults: BTreeMap::new(),
             misplaced: Vec::new(),
+            describing: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -471,6 +476,64 @@ impl Handler<Call<Resolve>> for Repository {
             repository.remove_refused(refused);
             reply.send(repository.find(&name, wanted));
         }));
+    }
+}
+
+/// Asks what the file of a model declares. Reads it if that is not known, without loading the model. The reply is `None` if
+/// the file cannot be read, and if there is no memory for that now.
+#[derive(Debug)]
+pub struct Describe {
+    /// The model.
+    pub model: Model,
+}
+
+impl Message for Describe {
+    type Reply = Option<Description>;
+    const CANCELLABLE: bool = true;
+}
+
+impl Handler<Call<Describe>> for Repository {
+    type Result = ();
+
+    fn handle(&mut self, call: Call<Describe>, cx: &mut Context<Self>) {
+        let Some((Describe { model }, reply)) = call.accept() else {
+            return;
+        };
+        let known = model.resource.description();
+        if known.is_some() || model.failure().is_some() {
+            return reply.send(known);
+        }
+        let (runtime, one) = (self.runtime.clone(), Arc::clone(&self.describing));
+        cx.spawn(wrap_future(async move {
+            // The semaphore is never closed.
+            let _one = one.acquire().await.ok();
+            if reply.is_cancelled() {
+                return;
+            }
+            // Another caller may have waited for the same.
+            if model.resource.description().is_none() && model.failure().is_none() {
+                model.describe(runtime).await;
+            }
+            reply.send(model.resource.description());
+        }));
+    }
+}
+
+impl Model {
+    async fn describe(&self, runtime: Runtime) {
+        match describe(runtime, &self.file).await {
+            Ok(description) => drop(self.resource.description.set(description)),
+            Err(error) => {
+                let model = self.file.resource();
+                tracing::debug!(model, %error, "the file of a model is not described");
+                if let DescribeError::Host(error) = error
+                    && error.kind() == LoadErrorKind::Invalid
+                {
+                    let error = LoadError::new(LoadErrorKind::Invalid, error.to_string());
+                    self.resource.state.refuse(error);
+                }
+            }
+        }
     }
 }
 

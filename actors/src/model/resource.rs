@@ -2,11 +2,11 @@
 //! unload stops them, and the end of their processes frees all of their memory.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
-use headroom_model_protocol::{LoadedModel, Start};
+use headroom_model_protocol::{Description, LoadedModel, Start};
 
 use super::config::{MemoryDeps, ModelsConfig};
 use super::files::ModelFile;
@@ -14,6 +14,7 @@ use super::host::ModelHost;
 use super::host_process::{HostError, HostSpec};
 use super::host_state::{HostMemory, HostState};
 use super::load_state::{LoadState, TreeNames};
+use super::observed::Observer;
 use super::owner::{ModelOwner, OwnerSpec};
 use super::settings::{InputSetting, ModelSettings};
 use super::zygote::{Zygote, ZygoteError};
@@ -162,6 +163,9 @@ pub(super) struct ModelResource {
     pub(super) owner: Handle<ModelOwner>,
     hosts: Vec<(Handle<ModelHost>, HostState)>,
     pub(super) state: Arc<LoadState>,
+    pub(super) observer: Arc<Observer>,
+    /// What the file declares, once that was read.
+    pub(super) description: OnceLock<Description>,
     trees: Arc<TreeNames>,
 }
 
@@ -182,6 +186,8 @@ impl ModelResource {
             owner: Handle::new("owner", runtime.config.queue_max),
             hosts: (0..instances).map(host).collect(),
             state: Arc::default(),
+            observer: Arc::default(),
+            description: OnceLock::new(),
             trees: match earlier {
                 Some(earlier) => Arc::clone(&earlier.trees),
                 None => TreeNames::new(file.resource()),
@@ -193,6 +199,13 @@ impl ModelResource {
 
     pub(super) fn last_loaded(&self) -> Option<Arc<LoadedModel>> {
         self.hosts.iter().find_map(|(_, state)| state.loaded())
+    }
+
+    /// What the file declares, if that is known.
+    pub(super) fn description(&self) -> Option<Description> {
+        let loaded = self.last_loaded();
+        let loaded = loaded.map(|loaded| loaded.description.clone());
+        loaded.or_else(|| self.description.get().cloned())
     }
 
     /// What is known of the memory of each host that has a process.
@@ -244,6 +257,7 @@ impl ModelResource {
             hosts: self.hosts.clone(),
             load_deadline: context.deadline,
             sequence_idle: self.runtime.config.sequence_idle,
+            observer: Arc::clone(&self.observer),
         };
         let owner = ChildSpec::actor(&self.owner, move |incarnation| {
             ModelOwner::new(incarnation, spec.clone())

@@ -5,7 +5,7 @@ use actix_web::{Responder, web};
 use headroom_actors::kernel::LoadErrorKind;
 use headroom_actors::lazy::{Acquire, AcquireError, Lease, Phase, ResourceStatus, Status};
 use headroom_actors::model::{
-    InputSetting, LoadedModel, Model, ModelSettings, OutputSetting, Resolve, SignatureInput,
+    Describe, Description, InputSetting, Model, ModelSettings, Observed, ObservedTensor, Resolve,
     Versions, Wanted, parse_version,
 };
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,9 @@ use crate::problem::{Problem, ProblemKind, never_fits};
 
 /// The protocol's name for TorchScript models.
 const PLATFORM: &str = "pytorch_torchscript";
+
+/// The datatype of a tensor of which nothing is declared and nothing was seen. The protocol has no word for that.
+const UNKNOWN: &str = "UNKNOWN";
 
 /// The problems of a load.
 pub(super) const LOAD_PROBLEMS: [ProblemKind; 4] = [
@@ -149,6 +152,24 @@ struct TensorMetadata {
 }
 
 impl TensorMetadata {
+    /// A tensor or a plain value of a type as TorchScript writes it. The datatype of a tensor is not declared: it is that
+    /// which was seen.
+    fn known(name: &str, type_text: &str, seen: &[ObservedTensor]) -> Self {
+        match type_text {
+            "int" => Self::new(name, "INT64", &[1]),
+            "float" => Self::new(name, "FP64", &[1]),
+            "bool" => Self::new(name, "BOOL", &[1]),
+            _ => match seen.iter().find(|tensor| tensor.name == name) {
+                Some(tensor) => Self::seen(tensor),
+                None => Self::new(name, UNKNOWN, &[-1]),
+            },
+        }
+    }
+
+    fn seen(tensor: &ObservedTensor) -> Self {
+        Self::new(&tensor.name, tensor.datatype.name(), &tensor.shape)
+    }
+
     fn new(name: &str, datatype: &str, shape: &[i64]) -> Self {
         Self {
             name: name.to_owned(),
@@ -160,6 +181,12 @@ impl TensorMetadata {
 
 pub(in crate::routes) fn metadata_docs() -> Docs {
     one_model("A model with its versions, inputs and outputs")
+        .text(
+            "Inputs and outputs are those of `model.toml`. Without them, the names are those of the file, which is read \
+             without loading the model, and datatypes and shapes are those of the requests that have worked since \
+             the start, with -1 for a size that was not always the same. Before such a request the datatype of \
+             a tensor is `UNKNOWN`.",
+        )
         .answer::<Metadata>(200, "The model.")
         .example(json!({
             "name": "silero-vad", "versions": ["1"], "platform": PLATFORM,
@@ -174,7 +201,16 @@ pub(in crate::routes) async fn metadata(
 ) -> Result<impl Responder, Problem> {
     let model = resolve(&handles, &path).await?;
     let settings = model.file.settings.clone().unwrap_or_default();
-    let loaded = model.last_loaded();
+    let description = match settings.inputs.is_empty() || settings.outputs.is_empty() {
+        false => None,
+        true => {
+            let model = model.clone();
+            let describe = handles.repository.ask(Describe { model }, handles.left());
+            describe.await?
+        }
+    };
+    let description = description.unwrap_or_default();
+    let observed = model.observed();
     let versions = match path.version {
         Some(_) => vec![model.file.version],
         None => {
@@ -187,17 +223,22 @@ pub(in crate::routes) async fn metadata(
         name: model.file.name.clone(),
         versions: versions.iter().map(u64::to_string).collect(),
         platform: PLATFORM,
-        inputs: inputs(&settings, loaded.as_deref()),
-        outputs: settings.outputs.iter().map(output).collect(),
+        inputs: inputs(&settings, &description, &observed),
+        outputs: outputs(&settings, &description, &observed),
     }))
 }
 
-/// The inputs from the settings; otherwise from the last load of the file, which has names but no shapes;
-/// otherwise none.
-fn inputs(settings: &ModelSettings, loaded: Option<&LoadedModel>) -> Vec<TensorMetadata> {
+/// The inputs from the settings; otherwise those of the file, with what was seen of them.
+fn inputs(
+    settings: &ModelSettings,
+    description: &Description,
+    observed: &Observed,
+) -> Vec<TensorMetadata> {
     if settings.inputs.is_empty() {
-        let signature = loaded.map_or(&[][..], |loaded| &loaded.inputs);
-        return signature.iter().map(signature_input).collect();
+        let inputs = description.inputs.iter();
+        return inputs
+            .map(|input| TensorMetadata::known(&input.name, input.inner_type(), &observed.inputs))
+            .collect();
     }
     let input = |input: &InputSetting| {
         let shape = if input.scalar { &[1] } else { &input.shape[..] };
@@ -206,20 +247,24 @@ fn inputs(settings: &ModelSettings, loaded: Option<&LoadedModel>) -> Vec<TensorM
     settings.inputs.iter().map(input).collect()
 }
 
-/// An input as the file declares it. Scalars have a datatype of the protocol; the file does not declare
-/// the datatype of a tensor.
-fn signature_input(input: &SignatureInput) -> TensorMetadata {
-    let (datatype, shape) = match input.type_text.as_str() {
-        "int" => ("INT64", &[1][..]),
-        "float" => ("FP64", &[1][..]),
-        "bool" => ("BOOL", &[1][..]),
-        other => (other, &[][..]),
-    };
-    TensorMetadata::new(&input.name, datatype, shape)
-}
-
-fn output(output: &OutputSetting) -> TensorMetadata {
-    TensorMetadata::new(&output.name, output.datatype.name(), &output.shape)
+/// The outputs from the settings; otherwise those that were seen; otherwise those that the type of the result names.
+fn outputs(
+    settings: &ModelSettings,
+    description: &Description,
+    observed: &Observed,
+) -> Vec<TensorMetadata> {
+    if !settings.outputs.is_empty() {
+        let outputs = settings.outputs.iter();
+        return outputs
+            .map(|it| TensorMetadata::new(&it.name, it.datatype.name(), &it.shape))
+            .collect();
+    }
+    if !observed.outputs.is_empty() {
+        return observed.outputs.iter().map(TensorMetadata::seen).collect();
+    }
+    let outputs = description.outputs();
+    let known = |(name, type_text): &(String, &str)| TensorMetadata::known(name, type_text, &[]);
+    outputs.iter().map(known).collect()
 }
 
 /// That a request for a model can be served.

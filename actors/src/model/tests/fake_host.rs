@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use headroom_model_protocol::{
-    Frame, FrameDecoder, HostReply, HostRequest, LoadedModel, Memory, Sandbox, Trimmed,
-    encode_frame,
+    Description, Frame, FrameDecoder, HostReply, HostRequest, LoadedModel, Memory, Sandbox,
+    Trimmed, encode_frame,
 };
 use nix::sys::signal::{Signal, raise};
 
@@ -98,7 +98,7 @@ impl FakeHost {
                     wait_for_ever();
                 }
                 HostReply::Ready(LoadedModel {
-                    inputs: Vec::new(),
+                    description: Description::default(),
                     has_reset_states: false,
                     memory,
                     sandbox: Sandbox::default(),
@@ -126,7 +126,10 @@ impl FakeHost {
             HostRequest::Ping => HostReply::Pong {
                 anonymous: memory.anonymous,
             },
-            HostRequest::Outputs { .. } | HostRequest::BoundMemory { .. } | HostRequest::Stop => {
+            HostRequest::Describe { .. }
+            | HostRequest::Outputs { .. }
+            | HostRequest::BoundMemory { .. }
+            | HostRequest::Stop => {
                 return None;
             }
         })

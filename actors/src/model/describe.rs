@@ -1,0 +1,75 @@
+//! Reads what a model's file declares, without loading the model: in a process that ends then, because the file is from an
+//! unknown source.
+
+use std::time::Duration;
+
+use futures_util::stream::StreamExt;
+use headroom_model_protocol::{Description, HostReply, HostRequest};
+use tokio::time::timeout;
+
+use super::blocking::run_blocking;
+use super::connection;
+use super::files::ModelFile;
+use super::host_process::HostError;
+use super::resource::Runtime;
+use crate::kernel::process::{Process, SpawnError};
+use crate::kernel::{BudgetError, regular_file};
+
+/// What the process may need: libtorch's relocated pages, and the code of a model.
+const PROCESS_BYTES: u64 = 80 << 20;
+
+/// What it may allocate for itself at most. Code and pickles of more are not described.
+const OWN_MAX: u64 = 64 << 20;
+
+/// How long it may take.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// Why a file is not described.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DescribeError {
+    #[error(transparent)]
+    NoMemory(#[from] BudgetError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error("it took longer than {WITHIN:?}")]
+    Deadline,
+    #[error("the process ended before it replied")]
+    Ended,
+}
+
+/// Reads what `file` declares.
+pub(super) async fn describe(
+    runtime: Runtime,
+    file: &ModelFile,
+) -> Result<Description, DescribeError> {
+    let reserved = runtime.memory.answers.reserve_after_reading(PROCESS_BYTES);
+    let _reserved = reserved.await?;
+    let described = timeout(WITHIN, run(&runtime, file)).await;
+    described.unwrap_or(Err(DescribeError::Deadline))
+}
+
+async fn run(runtime: &Runtime, file: &ModelFile) -> Result<Description, DescribeError> {
+    let path = file.path.clone();
+    let model = run_blocking(move || regular_file::open(&path)).await;
+    let model = model.map_err(HostError::ModelFile)?;
+    let (sender, frames, process_end) = connection::pair::<HostReply>().map_err(HostError::from)?;
+    let spec = runtime.process("--serve", &format!("describe {}", file.resource()));
+    // Dropping it kills it.
+    let _process = Process::spawn(&spec, process_end.into())
+        .map_err(|source| HostError::from(SpawnError::new(&spec, source)))?;
+    let request = HostRequest::Describe {
+        sandbox: runtime.config.sandbox,
+        own_max: OWN_MAX,
+    };
+    let sent = sender.send(&request, &[], vec![model.into()]);
+    sent.map_err(HostError::from)?;
+    let mut frames = std::pin::pin!(frames);
+    while let Some(received) = frames.next().await {
+        match received.map_err(HostError::from)?.frame.header {
+            HostReply::Described(description) => return Ok(description),
+            HostReply::StartFailed(failure) => return Err(HostError::StartFailed(failure).into()),
+            _ => {}
+        }
+    }
+    Err(DescribeError::Ended)
+}
