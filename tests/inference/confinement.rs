@@ -1,5 +1,8 @@
 //! Models that do what a model must not do: the server says what its sandbox has denied, of which model.
 
+use std::path::Path;
+
+use headroom_test_support::capability::{confines_models, skip};
 use headroom_test_support::models::Models;
 use headroom_test_support::protocol::{floats, host_path};
 use headroom_test_support::server::Server;
@@ -7,6 +10,15 @@ use headroom_test_support::torchscript::{self, Script};
 use serde_json::Value;
 
 use crate::BINARY;
+
+/// Whether the kernel lacks a part of the sandbox, which is then not tested.
+fn is_old_kernel() -> bool {
+    let is_old = !confines_models(Path::new(BINARY).with_file_name("headroom-model-host"));
+    if is_old {
+        skip("the kernel lacks Landlock or seccomp");
+    }
+    is_old
+}
 
 /// What the host of a model says of its sandbox.
 async fn sandbox(server: &Server, model: &str) -> Value {
@@ -24,6 +36,9 @@ fn add_reader(models: &Models, path: &str) {
 
 #[tokio::test]
 async fn what_a_model_is_denied_is_named_in_the_answer_the_log_and_the_metrics() {
+    if is_old_kernel() {
+        return;
+    }
     let models = Models::new();
     let server = Server::start(
         models
@@ -45,8 +60,9 @@ async fn what_a_model_is_denied_is_named_in_the_answer_the_log_and_the_metrics()
     assert!(line.unwrap().contains("reader:1/host-0"), "{line:?}");
     let name = "headroom_model_denied_total";
     let labels = ["name=\"reader:1\"", "action=\"file\""];
+    // libtorch may try an operator while it optimises the code, and again when it runs it.
     server
-        .wait_for_metric(name, &labels, |count| count == 1.0)
+        .wait_for_metric(name, &labels, |count| count >= 1.0)
         .await;
 
     // Another model works, and is denied nothing.
@@ -79,6 +95,9 @@ async fn without_a_sandbox_a_model_reads_what_the_server_can_read() {
 /// Where hosts are not forked from the zygote.
 #[tokio::test]
 async fn a_host_that_starts_by_itself_is_confined_as_well() {
+    if is_old_kernel() {
+        return;
+    }
     let models = Models::new();
     models.add("affine", 1, torchscript::affine);
     let settings = "models.zygote = false\nmodels.sandbox = 'required'";

@@ -29,15 +29,15 @@ fn main() {
     report("zygote: exec to ready", "ms", zygotes);
 
     let mut zygote = Zygote::spawn();
-    for optimize in [false, true] {
+    for (name, optimize, sandbox) in [
+        ("no sandbox", false, SandboxMode::Off),
+        ("sandbox", false, SandboxMode::Required),
+        ("sandbox, optimised", true, SandboxMode::Required),
+    ] {
         let start = Start {
             optimize,
+            sandbox,
             ..sample_start()
-        };
-        let name = if optimize {
-            "optimised"
-        } else {
-            "not optimised"
         };
         starts(&mut zygote, &start, name);
         calls(&mut zygote, &start, name);

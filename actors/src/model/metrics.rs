@@ -47,7 +47,8 @@ const OOM_KILLS: Metric = Metric::counter(
 
 const SANDBOX: Metric = Metric::gauge(
     "headroom_model_sandboxed_processes",
-    "Processes that are loaded, by how much of their sandbox holds (`models.sandbox`).",
+    "Processes that are loaded, by how much of their sandbox holds (`models.sandbox`); models that \
+     share a series are added up.",
 )
 .labels(&[NAME, Label::one_of("sandbox", &["full", "partial", "off"])])
 .alert("`partial` above 0: the log names what the system lacks");

@@ -1,6 +1,12 @@
 //! Skipping a test that needs something which this machine lacks.
 
 #![expect(clippy::print_stdout, reason = "the output of a test")]
+#![expect(clippy::expect_used, reason = "how a test fails")]
+
+use std::path::Path;
+
+use crate::child;
+use crate::wait::DEADLINE;
 
 /// Prints that a test is skipped because of `reason`. The test returns after the call.
 ///
@@ -12,4 +18,15 @@ pub fn skip(reason: &str) {
         "not tested, because {reason}"
     );
     println!("skipped, because {reason}");
+}
+
+/// Whether the kernel has all that the model host `program` confines itself with.
+///
+/// # Panics
+/// When the program does not run.
+pub fn confines_models(program: impl AsRef<Path>) -> bool {
+    let mut version = child::command(program.as_ref());
+    let output = child::output(version.arg("--version"), DEADLINE);
+    let lines = output.expect("the model host runs").stdout;
+    !String::from_utf8_lossy(&lines).contains("no ")
 }

@@ -15,7 +15,12 @@ use landlock::{
 const NEWEST: ABI = ABI::V7;
 
 /// What libtorch reads while it works: the processor's features and topology, and random numbers.
-const READABLE: [&str; 3] = ["/proc/cpuinfo", "/sys/devices/system/cpu", "/dev/urandom"];
+const READABLE: [&str; 4] = [
+    "/proc/cpuinfo",
+    "/sys/devices/system/cpu",
+    "/sys/devices/system/node",
+    "/dev/urandom",
+];
 
 /// Why the rules do not hold.
 #[derive(Debug, thiserror::Error)]
