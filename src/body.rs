@@ -6,6 +6,9 @@
 //! takes nothing, so a client that announces much and sends little blocks no other client. Small
 //! bodies have a share of the budget that large bodies cannot use.
 //!
+//! A compressed body is decoded as it arrives, and is never in memory in both forms: its size is that of what
+//! comes out.
+//!
 //! After a refusal the rest of the body is not read. The connection stays open for
 //! `server.client_disconnect_timeout`, so that a client that is still sending can read the response.
 
@@ -21,10 +24,12 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use headroom_actors::kernel::{BufferReservation, Buffers};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout, timeout_at};
 
-pub use json::read_json;
+pub use json::{read_json, read_json_with_lists};
 
+use crate::coding::{Coding, Decoder};
 use crate::connection::Pace;
 use crate::problem::{Problem, ProblemKind, no_memory, too_large};
 use crate::settings::sections::ServerSettings;
@@ -38,6 +43,13 @@ const SMALL_BYTES: u64 = 64 * 1024;
 
 /// Small bodies have a budget of their own: the budget of all bodies divided by this, in addition to it.
 const SMALL_SHARE: u32 = 8;
+
+/// A compressed body is decoded in pieces of this size. Other requests of the thread have their turn after some of
+/// them.
+const DECODED_BYTES: usize = 16 * 1024;
+
+/// After how many pieces they have.
+const PIECES_PER_TURN: usize = 16;
 
 /// The bytes that all request bodies together may use. Clones share them.
 #[derive(Clone)]
@@ -194,8 +206,8 @@ impl BodyBudget {
 /// Reads a whole body.
 ///
 /// # Errors
-/// 413 above `server.request_body_max`, 503 without memory for it, 408 if the client is too slow, 415
-/// if the body is compressed, 400 if it ends early.
+/// 413 above `server.request_body_max`, decoded if it is compressed; 503 without memory for it, 408 if the client is too
+/// slow, 415 if it is compressed in an unknown way, 400 if it ends early or cannot be decoded.
 pub async fn read_body(
     request: &HttpRequest,
     payload: web::Payload,
@@ -214,13 +226,18 @@ pub async fn read_body_up_to(
     payload: web::Payload,
     budget: &BodyBudget,
 ) -> Result<Body, Problem> {
-    refuse_compressed(request)?;
+    let coding = Coding::of_request(request.headers())?;
     let body_max = body_max.min(budget.body_max);
     let announced = announced_length(request);
     if announced.is_some_and(|length| length > body_max) {
         return Err(too_large(body_max));
     }
-    let read = read(payload, announced, body_max, budget);
+    let read = async {
+        match coding {
+            None => read(payload, announced, body_max, budget).await,
+            Some(coding) => read_coded(payload, coding, body_max, budget).await,
+        }
+    };
     match timeout(budget.body_timeout, read).await {
         Ok(result) => result,
         Err(_) => Err(Problem::new(
@@ -255,14 +272,57 @@ async fn read(
             reserved.fill_to(length);
             return Ok(reserved.into_body(chunk));
         }
-        if buffer.capacity() < buffer.len() + chunk.len() {
-            let capacity = usize::try_from(reserved.bytes).unwrap_or(usize::MAX);
-            buffer.reserve(capacity - buffer.len());
-        }
-        buffer.extend_from_slice(&chunk);
-        reserved.fill_to(length);
+        append(&mut buffer, &chunk, &mut reserved);
     }
     Ok(reserved.into_body(buffer.freeze()))
+}
+
+/// As [`read`], for a compressed body.
+async fn read_coded(
+    mut payload: web::Payload,
+    coding: Coding,
+    body_max: u64,
+    budget: &BodyBudget,
+) -> Result<Body, Problem> {
+    let mut reserved = BodyReservation::default();
+    // The decoder takes about as much as a small body.
+    budget.grow(&mut reserved, SMALL_BYTES, SMALL_BYTES).await?;
+    let mut decoder = Decoder::new(coding);
+    let mut pace = budget.pace.clone();
+    let (mut buffer, mut piece) = (BytesMut::new(), vec![0; DECODED_BYTES]);
+    let mut pieces = 0;
+    while let Some(chunk) = next(&mut payload, &mut pace).await? {
+        let mut input = &chunk[..];
+        loop {
+            let written = decoder.decode(&mut input, &mut piece)?;
+            let length = (buffer.len() + written) as u64;
+            if length > body_max {
+                return Err(too_large(body_max));
+            }
+            budget.grow(&mut reserved, length, body_max).await?;
+            append(&mut buffer, &piece[..written], &mut reserved);
+            if input.is_empty() && written < piece.len() {
+                break;
+            }
+            pieces += 1;
+            if pieces % PIECES_PER_TURN == 0 {
+                yield_now().await;
+            }
+        }
+    }
+    decoder.finish()?;
+    Ok(reserved.into_body(buffer.freeze()))
+}
+
+/// Appends bytes that are reserved. The buffer grows as the reservation does.
+fn append(buffer: &mut BytesMut, bytes: &[u8], reserved: &mut BodyReservation) {
+    let length = buffer.len() + bytes.len();
+    if buffer.capacity() < length {
+        let capacity = usize::try_from(reserved.bytes).unwrap_or(usize::MAX);
+        buffer.reserve(capacity - buffer.len());
+    }
+    buffer.extend_from_slice(bytes);
+    reserved.fill_to(length as u64);
 }
 
 async fn next(payload: &mut web::Payload, pace: &mut Pace) -> Result<Option<Bytes>, Problem> {
@@ -290,7 +350,7 @@ pub(crate) fn announced_length(request: &HttpRequest) -> Option<u64> {
     length.to_str().ok()?.trim().parse().ok()
 }
 
-/// Refuses a compressed body: its size is known only after it is unpacked.
+/// Refuses a compressed body where the bytes themselves are wanted, as those of a file.
 pub(crate) fn refuse_compressed(request: &HttpRequest) -> Result<(), Problem> {
     match request.headers().get(header::CONTENT_ENCODING) {
         Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {

@@ -14,6 +14,7 @@
 //! - [`openapi`]: the OpenAPI document, made from the route table.
 //! - [`middleware`]: request ids, deadlines and metrics of every request.
 //! - [`body`]: reads request bodies within bounds.
+//! - [`coding`]: compressed bodies, of requests and of answers.
 //! - [`connection`]: bounds one client's connection.
 //! - [`chains`]: the chains as routes and the status see them.
 //! - [`pools`]: the connection pools as the routes see them.
@@ -35,6 +36,7 @@ pub mod admin;
 pub mod body;
 pub mod chains;
 pub mod cli;
+pub mod coding;
 pub mod connection;
 pub mod dashboard;
 pub mod descriptors;

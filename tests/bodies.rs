@@ -272,14 +272,45 @@ fn a_slow_client_is_timed_out() {
     assert_status(&answer(total.begin_announced(100, b"x")), 408);
 }
 
+/// Five letters, compressed with gzip.
+const HELLO: &[u8] =
+    b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xcb\x48\xcd\xc9\xc9\x07\0\x86\xa6\x10\x36\x05\0\0\0";
+
 #[test]
-fn a_compressed_body_is_refused() {
+fn a_compressed_body_is_decoded_however_it_arrives() {
     let app = start(&[]);
-    let text = answer(app.begin(
-        "content-encoding: gzip\r\ncontent-length: 4",
-        b"\x1f\x8b\0\0",
-    ));
-    assert_status(&text, 415);
+    let head = format!("content-encoding: gzip\r\ncontent-length: {}", HELLO.len());
+    let mut stream = app.begin(&head, &HELLO[..3]);
+    for byte in &HELLO[3..] {
+        stream.write_all(&[*byte]).unwrap();
+    }
+    let text = answer(stream);
+    assert_status(&text, 200);
+    assert!(text.ends_with("\r\n\r\n5"), "{text}");
+}
+
+#[test]
+fn a_body_that_cannot_be_decoded_is_refused() {
+    let app = start(&[]);
+    for (coding, body, status) in [
+        ("gzip", &b"\x1f\x8b\0\0"[..], 400),
+        ("gzip", &HELLO[..HELLO.len() - 1], 400),
+        ("gzip", b"hello", 400),
+        ("deflate", HELLO, 400),
+        ("br", b"hello", 415),
+        ("gzip, gzip", HELLO, 415),
+    ] {
+        let head = format!(
+            "content-encoding: {coding}\r\ncontent-length: {}",
+            body.len()
+        );
+        let text = answer(app.begin(&head, body));
+        assert_status(&text, status);
+        let names_codings = text
+            .to_lowercase()
+            .contains("\r\naccept-encoding: gzip, deflate\r\n");
+        assert_eq!(names_codings, status == 415, "{text}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 # openapi-python-client (MIT licence), pinned in openapi_client.txt. Used by the tests only.
 
 need_protocol_client() {
-  python_packages protocol-client client.txt "a client of the Open Inference Protocol from PyPI (25 MiB, for the tests)"
+  python_packages protocol-client client.txt "clients of the Open Inference Protocol from PyPI (70 MiB, for the tests)"
 }
 
 need_openapi_client() {
@@ -48,7 +48,7 @@ python_packages() {
   is_current "$folder" "$made_of" && return
   open_work
   is_current "$folder" "$made_of" && return
-  need_space 200 "$1"
+  need_space 400 "$1"
   say "fetching $3"
   mkdir -p "$WORK/tmp"
   TMPDIR=$WORK/tmp PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore \

@@ -1,6 +1,6 @@
 //! Parses the JSON of request bodies. Errors name the members of the body, and no type of the code.
 
-use memchr::{memchr, memchr2};
+use memchr::{memchr, memchr2, memchr3};
 use serde::de::value::Error as NoValue;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, Visitor};
 use serde::forward_to_deserialize_any;
@@ -16,8 +16,20 @@ const JSON_STRING_MAX: usize = 4096;
 /// 400 if the body is not JSON. 422 if it has another form, or if a string in it is longer than 4 KiB. The
 /// parser's errors quote strings with escapes, so a long string would need many times its memory.
 pub fn read_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    read_json_with_lists(body, None)
+}
+
+/// As [`read_json`]. The strings in lists that are members named `lists` may have any length: `T` must not give them to
+/// the parser's errors.
+///
+/// # Errors
+/// As [`read_json`].
+pub fn read_json_with_lists<'a, T: Deserialize<'a>>(
+    body: &'a [u8],
+    lists: Option<&str>,
+) -> Result<T, Problem> {
     let invalid = |detail: String| Problem::new(ProblemKind::InvalidInput, detail);
-    if has_string_beyond(body, JSON_STRING_MAX) {
+    if has_string_beyond(body, JSON_STRING_MAX, lists) {
         return Err(invalid(format!(
             "a string in the body is longer than {JSON_STRING_MAX} bytes"
         )));
@@ -71,31 +83,55 @@ impl<'de> Deserializer<'de> for Members<'_> {
     }
 }
 
-/// Whether a string in `json` has more than `bytes_max` bytes between its quotes.
-fn has_string_beyond(mut json: &[u8], bytes_max: usize) -> bool {
+/// Whether a string in `json` has more than `bytes_max` bytes between its quotes. Those in lists of the name `lists` do
+/// not count.
+fn has_string_beyond(mut json: &[u8], bytes_max: usize, lists: Option<&str>) -> bool {
     while let Some(start) = memchr(b'"', json) {
-        json = &json[start + 1..];
-        let mut length = 0;
-        loop {
-            let end = memchr2(b'"', b'\\', json).unwrap_or(json.len());
-            length += end;
-            if length > bytes_max {
-                return true;
-            }
-            match json.get(end) {
-                // The byte after a backslash belongs to the string.
-                Some(b'\\') => {
-                    length += 2;
-                    json = json.get(end + 2..).unwrap_or_default();
-                }
-                _ => {
-                    json = json.get(end + 1..).unwrap_or_default();
-                    break;
-                }
-            }
+        let rest = &json[start + 1..];
+        let length = string_length(rest);
+        if length > bytes_max {
+            return true;
+        }
+        json = rest.get(length + 1..).unwrap_or_default();
+        if lists.is_some_and(|name| name.as_bytes() == &rest[..length.min(rest.len())]) {
+            json = after_list(json);
         }
     }
     false
+}
+
+/// How many bytes of a string there are before its closing quote, or before the end.
+fn string_length(text: &[u8]) -> usize {
+    let mut at = 0;
+    loop {
+        let left = text.get(at..).unwrap_or_default();
+        match memchr2(b'"', b'\\', left) {
+            // The byte after a backslash belongs to the string.
+            Some(found) if left[found] == b'\\' => at += found + 2,
+            found => return at + found.unwrap_or(left.len()),
+        }
+    }
+}
+
+/// What follows the value of a member, if it is a list; `json` begins after the member's name.
+fn after_list(json: &[u8]) -> &[u8] {
+    let value = json.trim_ascii_start().strip_prefix(b":");
+    let list = value.and_then(|value| value.trim_ascii_start().strip_prefix(b"["));
+    let Some(mut rest) = list else { return json };
+    let mut depth = 1u32;
+    while depth > 0 {
+        let Some(at) = memchr3(b'[', b']', b'"', rest) else {
+            return &[];
+        };
+        let mark = rest[at];
+        rest = &rest[at + 1..];
+        match mark {
+            b'[' => depth = depth.saturating_add(1),
+            b']' => depth -= 1,
+            _ => rest = rest.get(string_length(rest) + 1..).unwrap_or_default(),
+        }
+    }
+    rest
 }
 
 #[cfg(test)]
@@ -120,10 +156,27 @@ mod tests {
         ];
         for (json, bytes_max, is_beyond) in cases {
             assert_eq!(
-                has_string_beyond(json.as_bytes(), bytes_max),
+                has_string_beyond(json.as_bytes(), bytes_max, None),
                 is_beyond,
                 "{json}"
             );
+        }
+    }
+
+    #[test]
+    fn texts_in_lists_of_a_name_may_be_long() {
+        for (json, is_beyond) in [
+            (r#"{"data":["longer"]}"#, false),
+            (r#"{"data" : [[1,"long]er"],["long\"er"]],"a":"b"}"#, false),
+            (r#"{"data":["longer"],"a":"longer"}"#, true),
+            (r#"{"data":"longer"}"#, true),
+            (r#"{"a":"data","b":["longer"]}"#, true),
+            (r#"{"dat":["longer"]}"#, true),
+            (r#"{"data":["longer"#, false),
+            (r#"{"data":[["longer"]"#, false),
+        ] {
+            let found = has_string_beyond(json.as_bytes(), 4, Some("data"));
+            assert_eq!(found, is_beyond, "{json}");
         }
     }
 

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 pub use http::HttpFigures;
 pub use latency::Latencies;
-pub use models::{ModelFigures, ModelRequests};
+pub use models::{Compute, Durations, Inference, ModelFigures, ModelRequests, ModelStatistics};
 pub use process::ProcessFigures;
 pub use rpc::RpcFigures;
 

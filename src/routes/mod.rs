@@ -48,7 +48,7 @@ pub fn table() -> Vec<Route> {
     use Role::{Operator, Public, Reader, User};
     use performance::{connections, lazy_loader, load_test, memory, metrics, optimize, pins, preload};
     use uploads::tus;
-    use v2::{infer, models, repository};
+    use v2::{config, infer, models, repository, statistics};
 
     vec![
         get("/", Public, Status, root::index, root::index_docs),
@@ -116,10 +116,16 @@ pub fn table() -> Vec<Route> {
 
         get("/v2/health/live", Public, Status, v2::live, v2::live_docs),
         get("/v2/health/ready", Public, Status, v2::ready, v2::ready_docs),
+        // Before the models, so no model is named "stats" here.
+        get("/v2/models/stats", Reader, Status, statistics::all, statistics::all_docs),
         get("/v2/models/{model}", Reader, Status, models::metadata, models::metadata_docs),
         get("/v2/models/{model}/versions/{version}", Reader, Status, models::metadata, models::metadata_docs),
         get("/v2/models/{model}/ready", Reader, Status, models::ready, models::ready_docs),
         get("/v2/models/{model}/versions/{version}/ready", Reader, Status, models::ready, models::ready_docs),
+        get("/v2/models/{model}/config", Reader, Status, config::config, config::config_docs),
+        get("/v2/models/{model}/versions/{version}/config", Reader, Status, config::config, config::config_docs),
+        get("/v2/models/{model}/stats", Reader, Status, statistics::model, statistics::model_docs),
+        get("/v2/models/{model}/versions/{version}/stats", Reader, Status, statistics::model, statistics::model_docs),
         post("/v2/models/{model}/infer", User, Work, infer::infer, infer::infer_docs),
         post("/v2/models/{model}/versions/{version}/infer", User, Work, infer::infer, infer::infer_docs),
         post("/v2/repository/index", Reader, Status, repository::index, repository::index_docs),

@@ -29,7 +29,13 @@ async fn the_server_reports_its_name_version_and_extensions() {
     assert_eq!(metadata["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(
         metadata["extensions"],
-        json!(["model_repository", "sequence"])
+        json!([
+            "binary_tensor_data",
+            "model_configuration",
+            "model_repository",
+            "sequence",
+            "statistics"
+        ])
     );
     assert_eq!(server.get_json("/v2/health/live").await.ok()["live"], true);
     assert_eq!(

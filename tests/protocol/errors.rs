@@ -105,20 +105,35 @@ async fn bodies_that_are_too_large_compressed_or_malformed_are_refused() {
     let large = floats("x", &[0.5; 4096]);
     for path in ["/v2/models/affine/infer", "/v2/repository/index"] {
         let malformed = post(&server, path).body("{\"inputs\": [");
-        let compressed = post(&server, path).header("content-encoding", "gzip");
+        let coded = |coding| post(&server, path).header("content-encoding", coding);
         for (request, status) in [
             (post(&server, path).json(&large), 413),
-            (compressed.body("compressed"), 415),
+            (coded("gzip").body("compressed"), 400),
+            (coded("br").body("compressed"), 415),
             (malformed, 400),
         ] {
             assert_error(&Answer::to(request).await, status);
         }
     }
-    let binary = post(&server, "/v2/models/affine/infer")
-        .header("inference-header-content-length", "10")
-        .body("{}........");
-    let text = assert_error(&Answer::to(binary).await, 400);
-    assert!(text.contains("binary tensor extension"), "{text}");
+}
+
+#[tokio::test]
+async fn extensions_that_are_missing_are_named() {
+    let models = Models::new();
+    let server = start(&models, "");
+    for (path, word) in [
+        ("/v2/systemsharedmemory/status", "system shared memory"),
+        ("/v2/cudasharedmemory/region/a/status", "CUDA shared memory"),
+        ("/v2/trace/setting", "trace"),
+        ("/v2/models/affine/trace/setting", "trace"),
+        ("/v2/logging", "logging"),
+        ("/v2/models/affine/generate", "generate"),
+    ] {
+        let answer = server.get_json(path).await;
+        assert!(assert_error(&answer, 404).contains(word), "{path}");
+        let answer = server.post_json(path, &json!({})).await;
+        assert!(assert_error(&answer, 404).contains(word), "{path}");
+    }
 }
 
 #[tokio::test]
@@ -166,6 +181,7 @@ async fn requests_that_do_not_match_the_model_are_answered_with_400() {
         ("affine", row("FP32", &[-1], json!([1])), "-1"),
         ("affine", row("FP33", &[1], json!([1])), "FP33"),
         ("affine", row("BYTES", &[1], json!(["a"])), "BYTES"),
+        ("affine", row("BYTES", &[1], json!([1])), "BYTES"),
         ("affine", floats("z", &[1.0]), "x"),
         ("affine", json!({ "id": 7, "inputs": [] }), "form"),
         (

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod binary;
 mod client;
 mod endpoints;
 mod errors;
@@ -9,6 +10,7 @@ mod observability;
 mod optional_inputs;
 mod reloads;
 mod repository;
+mod statistics;
 mod tensors;
 mod versions;
 

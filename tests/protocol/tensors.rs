@@ -31,6 +31,9 @@ async fn every_datatype_is_returned_unchanged() {
     for (datatype, data) in [
         ("BOOL", json!([true, false, true])),
         ("UINT8", json!([0, 1, 255])),
+        ("UINT16", json!([0, 1, 65535])),
+        ("UINT32", json!([0, 1, 4294967295_u32])),
+        ("UINT64", json!([0, 1, u64::MAX])),
         ("INT8", json!([-128, 0, 127])),
         ("INT16", json!([-32768, 1, 32767])),
         ("INT32", json!([-2147483648, 1, 2147483647])),

@@ -1,19 +1,20 @@
-//! Converts the result of a model to a flat list of named tensors.
+//! Converts the result of a model to a flat list of named outputs.
 //!
 //! - A single value is named `output`.
 //! - Items of a tuple or list are named `output_0`, `output_1`, …; nested items `output_0_1`.
 //! - Entries of a dict are named by their key; nested entries `key.key`, items of a list in a dict `key_0`.
-//! - A single number becomes a tensor without dimensions (int INT64, float FP64, bool BOOL), a list of numbers a tensor
-//!   with one dimension. `None` is left out and does not change the names of the others.
+//! - A single number becomes a tensor without dimensions (int INT64, float FP64, bool BOOL, str BYTES), a list of numbers
+//!   or strings a tensor with one dimension. `None` is left out and does not change the names of the others.
+//! - What cannot be sent keeps its name, and is an error only if it is among the chosen outputs.
 //!
 //! If all names that a model's settings declare are such natural names, they choose and order the outputs. Otherwise
 //! they replace the natural names one by one, and there must be as many as outputs.
 //!
 //! A caller may also ask for the output `OUTPUT__0`, `OUTPUT__1`, … by its position, and gets it under that name.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, rc::Rc};
 
-use headroom_model_protocol::{Failure, FailureKind};
+use headroom_model_protocol::{Failure, FailureKind, push_element};
 use tch::Tensor;
 
 use crate::{
@@ -27,17 +28,74 @@ const OUTPUTS_MAX: usize = 4096;
 /// Nesting of tuples, lists and dicts at most.
 const DEPTH_MAX: usize = 32;
 
+/// One output of a model.
+#[derive(Debug)]
+pub(crate) enum Output {
+    Tensor(Tensor),
+    Strings(Rc<Strings>),
+    /// It cannot be sent, for this reason.
+    Other(String),
+}
+
+/// Strings as the elements of a BYTES tensor.
+#[derive(Debug)]
+pub(crate) struct Strings {
+    pub(crate) shape: Vec<i64>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Strings {
+    fn one(text: &[u8]) -> Result<Output, Failure> {
+        let mut strings = Self {
+            shape: Vec::new(),
+            bytes: Vec::new(),
+        };
+        strings.push(text)?;
+        Ok(Output::Strings(Rc::new(strings)))
+    }
+
+    /// The items of a list. `None` if they are no strings.
+    fn list(items: &[Value]) -> Result<Option<Output>, Failure> {
+        let mut strings = Self {
+            shape: vec![items.len() as i64],
+            bytes: Vec::new(),
+        };
+        for item in items {
+            let Content::String(text) = item.content()? else {
+                return Ok(None);
+            };
+            strings.push(&text)?;
+        }
+        Ok((!items.is_empty()).then(|| Output::Strings(Rc::new(strings))))
+    }
+
+    fn push(&mut self, text: &[u8]) -> Result<(), Failure> {
+        push_element(&mut self.bytes, text).map_err(|why| unusable(why.to_string()))
+    }
+}
+
+impl Output {
+    /// The same output; it shares the memory.
+    fn share(&self) -> Self {
+        match self {
+            Self::Tensor(tensor) => Self::Tensor(tensor.shallow_clone()),
+            Self::Strings(strings) => Self::Strings(Rc::clone(strings)),
+            Self::Other(why) => Self::Other(why.clone()),
+        }
+    }
+}
+
 /// A result of the model that has no usable outputs.
 fn unusable(why: String) -> Failure {
     failure(FailureKind::Model, why)
 }
 
-/// Names all tensors of a result, applies the declared names, then selects the wanted ones in their order.
+/// Names all outputs of a result, applies the declared names, then selects the wanted ones in their order.
 pub(crate) fn outputs(
     result: &Value,
     declared: &[String],
     wanted: &[String],
-) -> Result<Vec<(String, Tensor)>, Failure> {
+) -> Result<Vec<(String, Output)>, Failure> {
     let mut outputs = Vec::new();
     flatten(result, String::new(), 0, &mut outputs)?;
     let mut seen = HashSet::new();
@@ -51,34 +109,31 @@ fn flatten(
     value: &Value,
     name: String,
     depth: usize,
-    outputs: &mut Vec<(String, Tensor)>,
+    outputs: &mut Vec<(String, Output)>,
 ) -> Result<(), Failure> {
     if depth > DEPTH_MAX {
         return Err(unusable(format!(
             "the model's outputs are nested deeper than {DEPTH_MAX} levels"
         )));
     }
-    let tensor = match value.content()? {
+    let output = match value.content()? {
         Content::None => return Ok(()),
-        Content::Tensor(tensor) => tensor,
-        Content::Int(int) => torch::number(int)?,
-        Content::String(_) | Content::Other => {
-            let name = or_output(name);
-            return Err(unusable(format!(
-                "output `{name}` is neither a tensor nor a number"
-            )));
-        }
-        Content::Items(items) => {
-            let name = or_output(name);
-            for (index, item) in items.iter().enumerate() {
-                flatten(item, format!("{name}_{index}"), depth + 1, outputs)?;
-            }
-            return Ok(());
-        }
+        Content::Tensor(tensor) => Output::Tensor(tensor),
+        Content::Int(int) => Output::Tensor(torch::number(int)?),
+        Content::String(text) => Strings::one(&text)?,
+        Content::Other => Output::Other(format!(
+            "output `{}` is neither a tensor nor a number nor a string",
+            or_output(name.clone())
+        )),
+        Content::List(items) => match Strings::list(&items)? {
+            Some(strings) => strings,
+            None => return flatten_items(&items, name, depth, outputs),
+        },
+        Content::Tuple(items) => return flatten_items(&items, name, depth, outputs),
         Content::Entries(entries) => {
             for (key, value) in &entries {
                 let key = match key.content()? {
-                    Content::String(key) => key,
+                    Content::String(key) => String::from_utf8_lossy(&key).into_owned(),
                     Content::Int(key) => key.to_string(),
                     _ => {
                         let name = or_output(name);
@@ -102,7 +157,20 @@ fn flatten(
             "the model has more than {OUTPUTS_MAX} outputs"
         )));
     }
-    outputs.push((or_output(name), tensor));
+    outputs.push((or_output(name), output));
+    Ok(())
+}
+
+fn flatten_items(
+    items: &[Value],
+    name: String,
+    depth: usize,
+    outputs: &mut Vec<(String, Output)>,
+) -> Result<(), Failure> {
+    let name = or_output(name);
+    for (index, item) in items.iter().enumerate() {
+        flatten(item, format!("{name}_{index}"), depth + 1, outputs)?;
+    }
     Ok(())
 }
 
@@ -115,9 +183,9 @@ fn or_output(name: String) -> String {
 }
 
 fn declare(
-    mut outputs: Vec<(String, Tensor)>,
+    mut outputs: Vec<(String, Output)>,
     declared: &[String],
-) -> Result<Vec<(String, Tensor)>, Failure> {
+) -> Result<Vec<(String, Output)>, Failure> {
     if declared
         .iter()
         .all(|name| position(&outputs, name).is_some())
@@ -139,15 +207,15 @@ fn declare(
 }
 
 fn choose(
-    outputs: Vec<(String, Tensor)>,
+    outputs: Vec<(String, Output)>,
     wanted: &[String],
-) -> Result<Vec<(String, Tensor)>, Failure> {
+) -> Result<Vec<(String, Output)>, Failure> {
     if wanted.is_empty() {
         return Ok(outputs);
     }
     let at = |name: &String| position(&outputs, name).or_else(|| by_position(name, outputs.len()));
     let chosen = wanted.iter().map(|name| match at(name) {
-        Some(index) => Ok((name.clone(), outputs[index].1.shallow_clone())),
+        Some(index) => Ok((name.clone(), outputs[index].1.share())),
         None => {
             let names = names(&outputs);
             let message = format!("the model has no output `{name}`, it has {names}");
@@ -157,7 +225,7 @@ fn choose(
     chosen.collect()
 }
 
-fn position(outputs: &[(String, Tensor)], name: &str) -> Option<usize> {
+fn position(outputs: &[(String, Output)], name: &str) -> Option<usize> {
     outputs.iter().position(|(output, _)| output == name)
 }
 
@@ -167,7 +235,7 @@ fn by_position(name: &str, count: usize) -> Option<usize> {
     (index < count).then_some(index)
 }
 
-fn names(outputs: &[(String, Tensor)]) -> String {
+fn names(outputs: &[(String, Output)]) -> String {
     let names: Vec<_> = outputs
         .iter()
         .take(16)

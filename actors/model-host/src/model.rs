@@ -3,16 +3,17 @@
 use std::{ffi::CStr, fs::File, time::Instant};
 
 use headroom_model_protocol::{
-    Arena, Failure, FailureKind, HostReply, Infer, Input, InputKind, LoadedModel, Sandbox, Scalar,
-    ScalarKind, SignatureInput, Start, TensorReader, TensorWriter, encode_frame,
+    Arena, Datatype, Failure, FailureKind, HostReply, Infer, Input, InputKind, LoadedModel,
+    Sandbox, Scalar, ScalarKind, SignatureInput, Start, TensorReader, TensorWriter, encode_frame,
 };
-use tch::{NoGradGuard, Tensor};
+use tch::NoGradGuard;
 
 use crate::{
     archive::{Archive, Extent},
     default::{self, Default},
     failure::failure,
-    flatten, memory, process,
+    flatten::{self, Output},
+    memory, process,
     signature::Signature,
     tensor,
     torch::{self, Module, TorchError, Value},
@@ -46,9 +47,10 @@ pub(crate) struct Model {
 /// The outputs of one run, in libtorch's memory.
 #[derive(Debug)]
 pub(crate) struct ModelOutputs {
-    outputs: Vec<(String, Tensor)>,
+    outputs: Vec<(String, Output)>,
     /// Bytes of all outputs together.
     pub(crate) bytes: u64,
+    input_us: u64,
     forward_us: u64,
 }
 
@@ -57,10 +59,11 @@ impl ModelOutputs {
     pub(crate) fn encode(self, id: u64, replies: &Arena) -> Result<Vec<u8>, Failure> {
         let mut frame = TensorWriter::new(replies);
         let outputs = self.outputs.into_iter();
-        let outputs = outputs.map(|(name, tensor)| tensor::write(&mut frame, name, &tensor));
+        let outputs = outputs.map(|(name, output)| tensor::write(&mut frame, name, &output));
         let reply = HostReply::Output {
             id,
             outputs: outputs.collect::<Result<_, _>>()?,
+            input_us: self.input_us,
             forward_us: self.forward_us,
         };
         // Fails for thousands of outputs with long names: the model decides the size of this reply alone.
@@ -140,7 +143,11 @@ impl Model {
     }
 
     fn warm_up_once(&self, inputs: &[InputKind]) -> Result<(), TorchError> {
-        let arguments: Vec<Value> = inputs.iter().map(placeholder).collect::<Result<_, _>>()?;
+        let types = self.signature.inputs.iter();
+        let types = types.map(|input| input.type_text.as_str());
+        let arguments = inputs.iter().zip(types);
+        let arguments = arguments.map(|(input, type_text)| placeholder(input, type_text));
+        let arguments: Vec<Value> = arguments.collect::<Result<_, _>>()?;
         self.module.call(FORWARD, &arguments).map(drop)
     }
 
@@ -151,6 +158,7 @@ impl Model {
         payload: &[u8],
         requests: &Arena,
     ) -> Result<ModelOutputs, Failure> {
+        let begun = Instant::now();
         self.check_arguments(&infer.inputs)?;
         let frame = TensorReader::new(payload, requests);
         let arguments = self.arguments(frame, &infer.inputs);
@@ -162,18 +170,20 @@ impl Model {
         if infer.reset_before {
             self.reset_states()?;
         }
+        let input_us = micros(begun);
         let begun = Instant::now();
         let result = self.module.call(FORWARD, &arguments)?;
         let forward_us = micros(begun);
         drop(arguments);
         let outputs = flatten::outputs(&result, &self.output_names, &infer.wanted)?;
         let mut bytes = 0;
-        for (name, tensor) in &outputs {
-            bytes += tensor::measure(name, tensor)?.1;
+        for (name, output) in &outputs {
+            bytes += tensor::measure(name, output)?;
         }
         Ok(ModelOutputs {
             outputs,
             bytes,
+            input_us,
             forward_us,
         })
     }
@@ -196,7 +206,10 @@ impl Model {
             .max(self.signature.required);
         let inputs = inputs.iter().take(count).enumerate();
         let arguments = inputs.map(|(index, input)| match input {
-            Input::Tensor(meta) => Ok(Value::tensor(&tensor::read(frame, meta)?)?),
+            Input::Tensor(meta) => {
+                let type_text = &self.signature.inputs[index].type_text;
+                tensor::argument(frame, meta, type_text)
+            }
             Input::Scalar(value) => Ok(Value::scalar(*value)?),
             Input::Default => self.default(index),
         });
@@ -243,6 +256,8 @@ impl Model {
         for (input, expected) in inputs.iter().zip(expected) {
             let (type_text, name) = (expected.type_text.as_str(), &expected.name);
             let found = match input {
+                // `argument` checks that the model takes strings here.
+                Input::Tensor(meta) if meta.datatype == Datatype::Bytes => continue,
                 Input::Tensor(_) => "Tensor",
                 Input::Scalar(Scalar::Int(_)) => "int",
                 Input::Scalar(Scalar::Float(_)) => "float",
@@ -250,7 +265,10 @@ impl Model {
                 Input::Default => continue,
             };
             // libtorch checks all other types, such as `Optional[int]`.
-            let is_plain = matches!(type_text, "Tensor" | "int" | "float" | "bool");
+            let is_plain = matches!(
+                type_text,
+                "Tensor" | "int" | "float" | "bool" | "str" | "List[str]"
+            );
             if is_plain && found != type_text && (found, type_text) != ("int", "float") {
                 let message =
                     format!("input `{name}` has type {type_text}, the request has {found}");
@@ -283,12 +301,12 @@ fn is_fixed(input: &InputKind) -> bool {
 }
 
 /// A warm-up's argument: zeros with size 1 for -1; the declared constant, else 1.
-fn placeholder(input: &InputKind) -> Result<Value, TorchError> {
+fn placeholder(input: &InputKind, type_text: &str) -> Result<Value, TorchError> {
     match input {
         InputKind::Tensor { datatype, shape } => {
             let sizes = shape.iter().map(|&size| if size < 0 { 1 } else { size });
             let shape: Vec<i64> = sizes.collect();
-            Value::tensor(&tensor::zeros(*datatype, &shape)?)
+            tensor::placeholder(*datatype, &shape, type_text)
         }
         InputKind::Scalar { kind, constant } => Value::scalar(constant.unwrap_or(match kind {
             ScalarKind::Int => Scalar::Int(1),

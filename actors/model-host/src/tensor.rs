@@ -1,33 +1,119 @@
 //! Converts tensors between frames and libtorch.
 
-use std::fmt::Display;
+use std::{
+    ffi::{CString, c_int},
+    fmt::Display,
+};
 
 use headroom_model_protocol::{
-    Datatype, Failure, FailureKind, TensorMeta, TensorReader, TensorWriter, byte_count,
+    Datatype, Elements, Failure, FailureKind, TensorMeta, TensorReader, TensorWriter, check_length,
+    element_count,
 };
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
-use crate::{failure::failure, torch::TorchError};
+use crate::{
+    failure::failure,
+    flatten::Output,
+    torch::{self, TorchError, Value},
+};
 
-/// libtorch's kind for a datatype.
-pub(crate) fn kind(datatype: Datatype) -> Kind {
-    match datatype {
-        Datatype::Bool => Kind::Bool,
-        Datatype::Uint8 => Kind::Uint8,
-        Datatype::Int8 => Kind::Int8,
-        Datatype::Int16 => Kind::Int16,
-        Datatype::Int32 => Kind::Int,
-        Datatype::Int64 => Kind::Int64,
-        Datatype::Fp16 => Kind::Half,
-        Datatype::Bf16 => Kind::BFloat16,
-        Datatype::Fp32 => Kind::Float,
-        Datatype::Fp64 => Kind::Double,
-    }
+/// libtorch's number for a datatype (c10/core/ScalarType.h). It has no tensors of strings.
+fn kind(datatype: Datatype) -> Option<c_int> {
+    Some(match datatype {
+        Datatype::Uint8 => 0,
+        Datatype::Int8 => 1,
+        Datatype::Int16 => 2,
+        Datatype::Int32 => 3,
+        Datatype::Int64 => 4,
+        Datatype::Fp16 => 5,
+        Datatype::Fp32 => 6,
+        Datatype::Fp64 => 7,
+        Datatype::Bool => 11,
+        Datatype::Bf16 => 15,
+        Datatype::Uint16 => 27,
+        Datatype::Uint32 => 28,
+        Datatype::Uint64 => 29,
+        Datatype::Bytes => return None,
+    })
 }
 
 /// A tensor of zeros on the CPU.
-pub(crate) fn zeros(datatype: Datatype, shape: &[i64]) -> Result<Tensor, TorchError> {
-    Ok(Tensor::f_zeros(shape, (kind(datatype), Device::Cpu))?)
+fn zeros(datatype: Datatype, shape: &[i64]) -> Result<Tensor, TorchError> {
+    let kind = kind(datatype).ok_or_else(|| TorchError::new("there are no tensors of strings"))?;
+    torch::zeros(kind, shape)
+}
+
+/// An argument of zeros or of empty strings, for a warm-up.
+pub(crate) fn placeholder(
+    datatype: Datatype,
+    shape: &[i64],
+    type_text: &str,
+) -> Result<Value, TorchError> {
+    if datatype != Datatype::Bytes {
+        return Value::tensor(&zeros(datatype, shape)?);
+    }
+    let count = element_count(shape).map_err(|error| TorchError::new(&error.to_string()))?;
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    match Texts::of(type_text) {
+        Some(Texts::List) => Value::strings(&vec![CString::default(); count]),
+        _ => Value::string(c""),
+    }
+}
+
+/// How an argument of a model takes strings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Texts {
+    One,
+    List,
+}
+
+impl Texts {
+    /// `None` if it does not.
+    fn of(type_text: &str) -> Option<Self> {
+        let optional = type_text.strip_prefix("Optional[");
+        let inner = optional.and_then(|it| it.strip_suffix(']'));
+        match inner.unwrap_or(type_text) {
+            "str" => Some(Self::One),
+            "List[str]" => Some(Self::List),
+            _ => None,
+        }
+    }
+}
+
+/// Makes the argument of a model from a request's tensor. `type_text` is the argument's type.
+pub(crate) fn argument(
+    frame: TensorReader<'_>,
+    meta: &TensorMeta,
+    type_text: &str,
+) -> Result<Value, Failure> {
+    if meta.datatype != Datatype::Bytes {
+        return Ok(Value::tensor(&read(frame, meta)?)?);
+    }
+    let name = &meta.name;
+    let Some(texts) = Texts::of(type_text) else {
+        return Err(invalid(format!(
+            "input `{name}` has type {type_text}, the request has strings (BYTES)"
+        )));
+    };
+    let bytes = frame.read(meta).map_err(invalid)?;
+    let text = |element| {
+        CString::new::<&[u8]>(element).map_err(|_| {
+            invalid(format!(
+                "input `{name}` has a string with a zero byte, which models cannot take"
+            ))
+        })
+    };
+    let elements = Elements::new(&bytes);
+    let elements = elements.map(|element| element.map_err(invalid).and_then(text));
+    let elements: Vec<CString> = elements.collect::<Result<_, _>>()?;
+    match (texts, &elements[..]) {
+        (Texts::List, elements) => Ok(Value::strings(elements)?),
+        (Texts::One, [element]) => Ok(Value::string(element)?),
+        (Texts::One, elements) => Err(invalid(format!(
+            "input `{name}` has {} strings, the model takes one",
+            elements.len()
+        ))),
+    }
 }
 
 fn invalid(why: impl ToString) -> Failure {
@@ -35,7 +121,7 @@ fn invalid(why: impl ToString) -> Failure {
 }
 
 /// Copies a request's tensor into libtorch's memory.
-pub(crate) fn read(frame: TensorReader<'_>, meta: &TensorMeta) -> Result<Tensor, Failure> {
+fn read(frame: TensorReader<'_>, meta: &TensorMeta) -> Result<Tensor, Failure> {
     // Checks the shape, and that the bytes exist, before it allocates memory.
     let len = frame.check(meta).map_err(invalid)?;
     let mut tensor = zeros(meta.datatype, &meta.shape).map_err(invalid)?;
@@ -60,34 +146,66 @@ fn unsendable(name: &str, why: impl Display) -> Failure {
     failure(FailureKind::Model, message)
 }
 
-/// An output's datatype, and the bytes that [`write()`] will add to the reply.
-pub(crate) fn measure(name: &str, tensor: &Tensor) -> Result<(Datatype, u64), Failure> {
-    let kind = tensor.f_kind().map_err(TorchError::from)?;
+/// The bytes that [`write()`] will add to the reply.
+pub(crate) fn measure(name: &str, output: &Output) -> Result<u64, Failure> {
+    match output {
+        Output::Tensor(tensor) => Ok(measure_tensor(name, tensor)?.1),
+        Output::Strings(strings) => {
+            let length = strings.bytes.len() as u64;
+            check_length(Datatype::Bytes, &strings.shape, length)
+                .map_err(|why| unsendable(name, why))?;
+            Ok(length)
+        }
+        Output::Other(why) => Err(failure(FailureKind::Model, why)),
+    }
+}
+
+/// A tensor's datatype and bytes.
+fn measure_tensor(name: &str, tensor: &Tensor) -> Result<(Datatype, u64), Failure> {
+    let kind = torch::kind(tensor)?;
     let mut datatypes = Datatype::ALL.into_iter();
-    let Some(datatype) = datatypes.find(|&datatype| self::kind(datatype) == kind) else {
-        let message = format!("output `{name}` has datatype {kind:?}, which cannot be sent");
+    let Some(datatype) = datatypes.find(|&datatype| self::kind(datatype) == Some(kind)) else {
+        let name_of_kind = tensor.f_kind().map(|kind| format!("{kind:?}"));
+        let kind = name_of_kind.unwrap_or_else(|_| format!("{kind} of libtorch"));
+        let advice = if kind.starts_with("Complex") {
+            "; torch.view_as_real makes it one that can"
+        } else {
+            ""
+        };
+        let message = format!("output `{name}` has datatype {kind}, which cannot be sent{advice}");
         return Err(failure(FailureKind::Model, message));
     };
-    let bytes = byte_count(datatype, &tensor.size()).map_err(|why| unsendable(name, why))?;
+    let shape = tensor.size();
+    let elements = element_count(&shape).map_err(|why| unsendable(name, why))?;
+    let bytes = elements.saturating_mul(datatype.size().unwrap_or(1));
+    check_length(datatype, &shape, bytes).map_err(|why| unsendable(name, why))?;
     Ok((datatype, bytes))
 }
 
-/// Writes a tensor of any layout to a reply.
+/// Writes an output to a reply: a tensor of any layout, or strings.
 pub(crate) fn write(
     frame: &mut TensorWriter<'_>,
     name: String,
-    tensor: &Tensor,
+    output: &Output,
 ) -> Result<TensorMeta, Failure> {
-    let tensor = dense(tensor)?;
-    // Of the tensor whose memory is read, not of the one that the model returned.
-    let (datatype, len) = measure(&name, &tensor)?;
-    let location = match len {
-        0 => frame.write(&[]),
-        len => frame.write(bytes(&tensor, len as usize)),
+    let tensor;
+    let (datatype, shape, bytes) = match output {
+        Output::Strings(strings) => (Datatype::Bytes, strings.shape.clone(), &strings.bytes[..]),
+        Output::Other(why) => return Err(failure(FailureKind::Model, why)),
+        Output::Tensor(any) => {
+            tensor = dense(any)?;
+            // Of the tensor whose memory is read, not of the one that the model returned.
+            match measure_tensor(&name, &tensor)? {
+                (datatype, 0) => (datatype, tensor.size(), &[][..]),
+                (datatype, length) => (datatype, tensor.size(), bytes(&tensor, length as usize)),
+            }
+        }
     };
+    let location = frame.write(bytes);
     Ok(TensorMeta {
         datatype,
-        shape: tensor.size(),
+        shape,
+        length: bytes.len() as u64,
         location: location.map_err(|why| unsendable(&name, why))?,
         name,
     })

@@ -12,11 +12,12 @@ use std::{
 use headroom_model_protocol::{Failure, FailureKind, Scalar};
 use tch::{Device, Tensor, jit, kind::Element};
 use torch_sys::{
-    CIValue, CModule_, ati_bool, ati_double, ati_double_list, ati_free, ati_int, ati_int_list,
-    ati_length, ati_none, ati_string, ati_tag, ati_tensor, ati_to_bool, ati_to_bool_list,
-    ati_to_double, ati_to_double_list, ati_to_generic_dict, ati_to_generic_list, ati_to_int,
-    ati_to_int_list, ati_to_tensor, ati_to_tuple, ati_tuple_length, atm_free, atm_load_on_device,
-    atm_method_, get_and_reset_last_err,
+    CIValue, CModule_, at_scalar_type, ati_bool, ati_double, ati_double_list, ati_free, ati_int,
+    ati_int_list, ati_length, ati_none, ati_string, ati_string_list, ati_tag, ati_tensor,
+    ati_to_bool, ati_to_bool_list, ati_to_double, ati_to_double_list, ati_to_generic_dict,
+    ati_to_generic_list, ati_to_int, ati_to_int_list, ati_to_string, ati_to_tensor, ati_to_tuple,
+    ati_tuple_length, atm_free, atm_load_on_device, atm_method_, c_generated::atg_zeros,
+    get_and_reset_last_err,
 };
 
 use crate::{
@@ -54,7 +55,7 @@ impl From<TorchError> for Failure {
 fn check<T>(result: T) -> Result<T, TorchError> {
     // SAFETY: returns this thread's last error as a string made by strdup, or null. The caller owns it.
     match unsafe { take_string(get_and_reset_last_err()) } {
-        Some(text) => Err(TorchError::new(&text)),
+        Some(text) => Err(TorchError::new(&String::from_utf8_lossy(&text))),
         None => Ok(result),
     }
 }
@@ -63,12 +64,12 @@ fn check<T>(result: T) -> Result<T, TorchError> {
 ///
 /// # Safety
 /// `text` is null, or a string made by strdup that nothing else refers to.
-unsafe fn take_string(text: *mut c_char) -> Option<String> {
+unsafe fn take_string(text: *mut c_char) -> Option<Vec<u8>> {
     if text.is_null() {
         return None;
     }
     // SAFETY: a C string, see above; it is copied before it is freed.
-    let string = unsafe { CStr::from_ptr(text).to_string_lossy().into_owned() };
+    let string = unsafe { CStr::from_ptr(text).to_bytes().to_owned() };
     // SAFETY: made by malloc (strdup), not used any more.
     unsafe { nix::libc::free(text.cast()) };
     Some(string)
@@ -135,9 +136,10 @@ pub(crate) enum Content {
     /// Also a float, a bool, or a list of numbers.
     Tensor(Tensor),
     Int(i64),
-    String(String),
-    /// A tuple or list.
-    Items(Vec<Value>),
+    /// Bytes, which need not be UTF-8. A zero byte ends them here, though not in TorchScript.
+    String(Vec<u8>),
+    Tuple(Vec<Value>),
+    List(Vec<Value>),
     /// A dict, in the order of insertion.
     Entries(Vec<(Value, Value)>),
     /// A value that only TorchScript can use, such as an object.
@@ -184,8 +186,7 @@ impl Value {
             Default::Text(text) => {
                 let text = CString::new(text.as_str())
                     .map_err(|_| TorchError::new("a default has a zero byte"))?;
-                // SAFETY: a C string that outlives the call, which copies it.
-                Self::new(unsafe { ati_string(text.as_ptr()) })
+                Self::string(&text)
             }
             Default::Ints(ints) => {
                 let len = count(ints.len())?;
@@ -198,6 +199,21 @@ impl Value {
                 Self::new(unsafe { ati_double_list(floats.as_ptr(), len) })
             }
         }
+    }
+
+    /// A `str`.
+    pub(crate) fn string(text: &CStr) -> Result<Self, TorchError> {
+        // SAFETY: a C string, which the call copies.
+        Self::new(unsafe { ati_string(text.as_ptr()) })
+    }
+
+    /// A `List[str]`.
+    pub(crate) fn strings(texts: &[CString]) -> Result<Self, TorchError> {
+        let count =
+            c_int::try_from(texts.len()).map_err(|_| TorchError::new("too many strings"))?;
+        let raw: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr()).collect();
+        // SAFETY: `count` C strings, which the call copies.
+        Self::new(unsafe { ati_string_list(raw.as_ptr(), count) })
     }
 
     /// The content. The tags are those of `ati_tag` in torch-sys.
@@ -221,7 +237,7 @@ impl Value {
                 // SAFETY: see above.
                 let len = check(unsafe { ati_tuple_length(raw) })?;
                 // SAFETY: see above.
-                Content::Items(items(len, |places| unsafe {
+                Content::Tuple(items(len, |places| unsafe {
                     ati_to_tuple(raw, places, len)
                 })?)
             }
@@ -241,12 +257,12 @@ impl Value {
                 let bools: Vec<bool> = bools.into_iter().map(|bool| bool != 0).collect();
                 Content::Tensor(numbers(&bools)?)
             }
-            Ok(9) => Content::String(self.string()?),
+            Ok(9) => Content::String(self.to_string()?),
             // Lists of tensors are lists too: each item becomes a value.
             Ok(10 | 12) => {
                 let len = self.len()?;
                 // SAFETY: see above.
-                Content::Items(items(len, |places| unsafe {
+                Content::List(items(len, |places| unsafe {
                     ati_to_generic_list(raw, places, len)
                 })?)
             }
@@ -281,9 +297,9 @@ impl Value {
         check(places)
     }
 
-    fn string(&self) -> Result<String, TorchError> {
+    fn to_string(&self) -> Result<Vec<u8>, TorchError> {
         // SAFETY: the value is valid; the string was made by strdup and belongs to the caller.
-        let text = check(unsafe { torch_sys::ati_to_string(self.raw) })?;
+        let text = check(unsafe { ati_to_string(self.raw) })?;
         // SAFETY: see above.
         unsafe { take_string(text) }.ok_or_else(|| TorchError::new("libtorch returned no string"))
     }
@@ -294,6 +310,27 @@ impl Drop for Value {
         // SAFETY: made by the C interface with `new`, freed once.
         unsafe { ati_free(self.raw) };
     }
+}
+
+/// A tensor of zeros on the CPU. `kind` is a number of c10/core/ScalarType.h, which `tch` does not know in full.
+pub(crate) fn zeros(kind: c_int, shape: &[i64]) -> Result<Tensor, TorchError> {
+    const CPU: c_int = -1;
+    let dimensions =
+        c_int::try_from(shape.len()).map_err(|_| TorchError::new("too many dimensions"))?;
+    let mut raw = ptr::null_mut();
+    // SAFETY: the place for one tensor, and as many sizes as there are dimensions.
+    check(unsafe { atg_zeros(&mut raw, shape.as_ptr(), dimensions, kind, CPU) })?;
+    if raw.is_null() {
+        return Err(TorchError::new("libtorch returned no tensor"));
+    }
+    // SAFETY: a new tensor, which this code owns.
+    Ok(unsafe { Tensor::from_ptr(raw) })
+}
+
+/// The kind of a tensor's elements, as in [`zeros`].
+pub(crate) fn kind(tensor: &Tensor) -> Result<c_int, TorchError> {
+    // SAFETY: the tensor is valid and nothing is written.
+    check(unsafe { at_scalar_type(tensor.as_ptr().cast_mut()) })
 }
 
 /// A tensor without dimensions.

@@ -17,7 +17,7 @@ use std::{
 
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 
-use crate::{ShapeError, TensorLocation, TensorMeta, byte_count, frame::PAYLOAD_MAX};
+use crate::{DataError, TensorLocation, TensorMeta, check_data, check_length, frame::PAYLOAD_MAX};
 
 /// Larger tensors, in bytes, are never sent inside a frame.
 pub const INLINE_MAX: usize = 64 << 10;
@@ -46,13 +46,13 @@ pub enum ArenaError {
     /// The description places the tensor's bytes outside of the payload or arena.
     #[error("the bytes of tensor `{0}` lie outside of what was sent")]
     Outside(String),
-    /// The shape cannot be used.
-    #[error("the shape of tensor `{name}` cannot be used")]
-    Shape {
+    /// The shape cannot be used, or the bytes are not those of such a tensor.
+    #[error("tensor `{name}` cannot be used")]
+    Data {
         /// The tensor's name.
         name: String,
         /// The fault.
-        source: ShapeError,
+        source: DataError,
     },
 }
 
@@ -217,20 +217,26 @@ impl<'a> TensorReader<'a> {
     pub fn read(&self, tensor: &TensorMeta) -> Result<Vec<u8>, ArenaError> {
         let mut bytes = vec![0; self.check(tensor)?];
         self.read_into(tensor, &mut bytes)?;
+        check_data(tensor.datatype, &tensor.shape, &bytes).map_err(|error| tensor.fault(error))?;
         Ok(bytes)
     }
 }
 
 impl TensorMeta {
-    /// Number of bytes that datatype and shape need.
+    /// Its length, if datatype and shape allow it.
     ///
     /// # Errors
-    /// The shape cannot be used.
+    /// They do not, or the shape cannot be used.
     pub fn bytes(&self) -> Result<u64, ArenaError> {
-        byte_count(self.datatype, &self.shape).map_err(|source| ArenaError::Shape {
+        check_length(self.datatype, &self.shape, self.length).map_err(|error| self.fault(error))?;
+        Ok(self.length)
+    }
+
+    fn fault(&self, source: DataError) -> ArenaError {
+        ArenaError::Data {
             name: self.name.clone(),
             source,
-        })
+        }
     }
 }
 
@@ -257,6 +263,7 @@ mod tests {
             name: "x".into(),
             datatype: Datatype::Uint8,
             shape: vec![len as i64],
+            length: len as u64,
             location,
         }
     }
@@ -283,13 +290,14 @@ mod tests {
 
         #[test]
         fn random_descriptions_are_refused(
-            arena in any::<bool>(), offset in any::<u64>(),
-            shape in prop::collection::vec(any::<i64>(), 0..4),
+            arena in any::<bool>(), offset in any::<u64>(), length in prop_oneof![0u64..200, any::<u64>()],
+            bytes in any::<bool>(), shape in prop::collection::vec(any::<i64>(), 0..4),
         ) {
             let (writer, reader) = pair();
             write_100(&writer);
             let location = if arena { TensorLocation::Arena(offset) } else { TensorLocation::Inline(offset) };
-            let meta = TensorMeta { name: "x".into(), datatype: Datatype::Int16, shape, location };
+            let datatype = if bytes { Datatype::Bytes } else { Datatype::Int16 };
+            let meta = TensorMeta { name: "x".into(), datatype, shape, length, location };
             if let Ok(bytes) = TensorReader::new(&[1; 10], &reader).read(&meta) {
                 prop_assert!(bytes.len() <= 100);
             }

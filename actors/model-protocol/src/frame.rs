@@ -131,6 +131,7 @@ mod tests {
                 name,
                 datatype: crate::Datatype::Fp32,
                 shape: vec![1, -3],
+                length: 12,
                 location: TensorLocation::Arena(u64::MAX),
             })
         };

@@ -162,6 +162,8 @@ pub enum HostReply {
         id: u64,
         /// The outputs, in the model's order or in that of the wanted names.
         outputs: Vec<TensorMeta>,
+        /// Microseconds to take over the inputs.
+        input_us: u64,
         /// Microseconds in `forward`.
         forward_us: u64,
     },

@@ -8,11 +8,12 @@
 //! A host runs files from unknown sources, so the server trusts no length, offset or shape that a host sends. This
 //! crate checks all bounds, for both ends, and allocates nothing because of a number that the other end claims.
 //!
-//! [`datatype`] and [`tensor`] describe tensors, [`frame`] puts messages on a stream, [`arena`] carries the tensors
-//! that are too large for a frame, [`fds`] passes file descriptors, [`sandbox`] says how a host is confined.
+//! [`datatype`], [`tensor`] and [`elements`] describe tensors, [`frame`] puts messages on a stream, [`arena`] carries the
+//! tensors that are too large for a frame, [`fds`] passes file descriptors, [`sandbox`] says how a host is confined.
 
 pub mod arena;
 pub mod datatype;
+pub mod elements;
 pub mod fds;
 pub mod frame;
 pub mod host;
@@ -22,6 +23,7 @@ pub mod zygote;
 
 pub use arena::{Arena, ArenaError, TensorReader, TensorWriter};
 pub use datatype::{Datatype, DatatypeError};
+pub use elements::{Elements, ElementsError, LENGTH_BYTES, check_elements, push_element};
 pub use frame::{Frame, FrameDecoder, FrameError, encode_frame};
 pub use host::{
     Description, Failure, FailureKind, HostReply, HostRequest, Infer, Input, InputKind,
@@ -29,6 +31,7 @@ pub use host::{
 };
 pub use sandbox::{DeniedAction, Sandbox, SandboxMode, SandboxState};
 pub use tensor::{
-    Scalar, ScalarKind, ShapeError, TensorLocation, TensorMeta, byte_count, element_count,
+    DataError, Scalar, ScalarKind, ShapeError, TensorLocation, TensorMeta, check_data,
+    check_length, element_count,
 };
 pub use zygote::{ForkRequest, ZygoteReply};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Datatype;
+use crate::{Datatype, ElementsError, LENGTH_BYTES, check_elements};
 
 /// Dimensions of a tensor at most. No real model has as many.
 pub const DIMENSIONS_MAX: usize = 64;
@@ -10,7 +10,8 @@ pub const DIMENSIONS_MAX: usize = 64;
 /// Bytes of a tensor at most: 4 GiB.
 pub const TENSOR_MAX: u64 = 1 << 32;
 
-/// A tensor without its bytes. The bytes are row-major, little-endian, without gaps.
+/// A tensor without its bytes. The bytes are row-major, little-endian, without gaps; those of BYTES have the form of
+/// [`elements`](crate::elements).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorMeta {
     /// The input's or output's name.
@@ -19,11 +20,13 @@ pub struct TensorMeta {
     pub datatype: Datatype,
     /// Sizes of the dimensions, outermost first; empty for a single number.
     pub shape: Vec<i64>,
+    /// How many bytes it has. Where datatype and shape say it too, they say the same.
+    pub length: u64,
     /// Where the bytes are.
     pub location: TensorLocation,
 }
 
-/// The first byte of a tensor. Datatype and shape say how many follow.
+/// The first byte of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TensorLocation {
     /// In the payload of the frame that names the tensor.
@@ -88,18 +91,53 @@ pub fn element_count(shape: &[i64]) -> Result<u64, ShapeError> {
     Ok(if shape.contains(&0) { 0 } else { elements })
 }
 
-/// Number of bytes of a tensor of this type and shape.
+/// Why bytes cannot be those of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DataError {
+    /// The shape cannot be used.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// Shape and datatype need another number of bytes.
+    #[error("has {found} bytes, its shape and datatype need {expected}")]
+    Length {
+        /// How many there are.
+        found: u64,
+        /// How many there should be; of BYTES, the least that there can be.
+        expected: u64,
+    },
+    /// The bytes of a BYTES tensor do not have its form.
+    #[error(transparent)]
+    Elements(#[from] ElementsError),
+}
+
+/// Checks that a tensor of this datatype and shape can have `found` bytes.
 ///
 /// # Errors
-/// See [`element_count`]; also more than [`TENSOR_MAX`] bytes.
-pub fn byte_count(datatype: Datatype, shape: &[i64]) -> Result<u64, ShapeError> {
+/// See [`element_count`]; also more than [`TENSOR_MAX`] bytes, or another number than datatype and shape need.
+pub fn check_length(datatype: Datatype, shape: &[i64], found: u64) -> Result<(), DataError> {
     // At most 2^32 elements of 8 bytes: the product fits.
-    let bytes = element_count(shape)? * datatype.size();
-    if bytes > TENSOR_MAX {
-        Err(ShapeError::TooLarge)
-    } else {
-        Ok(bytes)
+    let expected = element_count(shape)? * datatype.size().unwrap_or(LENGTH_BYTES as u64);
+    if expected.max(found) > TENSOR_MAX {
+        return Err(ShapeError::TooLarge.into());
     }
+    let may_be_longer = datatype == Datatype::Bytes && expected > 0;
+    if found == expected || (may_be_longer && found > expected) {
+        Ok(())
+    } else {
+        Err(DataError::Length { found, expected })
+    }
+}
+
+/// Checks that `bytes` are those of a tensor of this datatype and shape.
+///
+/// # Errors
+/// See [`check_length`]; also bytes that do not have the form of BYTES.
+pub fn check_data(datatype: Datatype, shape: &[i64], bytes: &[u8]) -> Result<(), DataError> {
+    check_length(datatype, shape, bytes.len() as u64)?;
+    if datatype == Datatype::Bytes {
+        check_elements(bytes, element_count(shape)?)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -111,26 +149,30 @@ mod tests {
         assert_eq!(element_count(&[]), Ok(1));
         assert_eq!(element_count(&[2, 3, 4]), Ok(24));
         assert_eq!(element_count(&[2, 0, 4]), Ok(0));
-        assert_eq!(byte_count(Datatype::Fp64, &[3]), Ok(24));
-        assert_eq!(byte_count(Datatype::Bool, &[]), Ok(1));
+        assert_eq!(check_length(Datatype::Fp64, &[3], 24), Ok(()));
+        assert_eq!(check_length(Datatype::Bool, &[], 1), Ok(()));
+        assert_eq!(check_length(Datatype::Bytes, &[2], 9), Ok(()));
+        for (datatype, found) in [
+            (Datatype::Uint16, 5),
+            (Datatype::Uint64, 25),
+            (Datatype::Bytes, 11),
+        ] {
+            assert!(check_length(datatype, &[3], found).is_err(), "{datatype}");
+        }
+        assert!(check_length(Datatype::Bytes, &[0], 4).is_err());
     }
 
     #[test]
     fn negative_and_overflowing_shapes_are_refused() {
         assert_eq!(element_count(&[-1]), Err(ShapeError::Negative(-1)));
-        assert_eq!(
-            element_count(&[i64::MAX, i64::MAX]),
-            Err(ShapeError::TooLarge)
-        );
-        assert_eq!(
-            element_count(&[i64::MAX, i64::MAX, 0]),
-            Err(ShapeError::TooLarge)
-        );
+        for shape in [&[i64::MAX, i64::MAX][..], &[i64::MAX, i64::MAX, 0]] {
+            assert_eq!(element_count(shape), Err(ShapeError::TooLarge));
+        }
         assert_eq!(element_count(&[1; 65]), Err(ShapeError::Dimensions(65)));
         assert_eq!(
-            byte_count(Datatype::Fp64, &[1 << 30]),
-            Err(ShapeError::TooLarge)
+            check_length(Datatype::Fp64, &[1 << 30], 1 << 33),
+            Err(ShapeError::TooLarge.into())
         );
-        assert_eq!(byte_count(Datatype::Fp32, &[1 << 30]), Ok(1 << 32));
+        assert_eq!(check_length(Datatype::Fp32, &[1 << 30], 1 << 32), Ok(()));
     }
 }

@@ -225,9 +225,12 @@ impl fmt::Debug for BufferReservation {
 
 /// Makes [`Bytes`] that keep `reservation`, if there is one. Several buffers may share one
 /// reservation; it ends when the last reference to the last of them is dropped.
-pub fn reserved_bytes(bytes: Vec<u8>, reservation: Option<&Arc<BufferReservation>>) -> Bytes {
+pub fn reserved_bytes(
+    bytes: impl Into<Bytes>,
+    reservation: Option<&Arc<BufferReservation>>,
+) -> Bytes {
     struct ReservedBytes {
-        bytes: Vec<u8>,
+        bytes: Bytes,
         _reservation: Arc<BufferReservation>,
     }
 
@@ -239,7 +242,7 @@ pub fn reserved_bytes(bytes: Vec<u8>, reservation: Option<&Arc<BufferReservation
 
     match reservation {
         Some(reservation) => Bytes::from_owner(ReservedBytes {
-            bytes,
+            bytes: bytes.into(),
             _reservation: Arc::clone(reservation),
         }),
         None => bytes.into(),

@@ -174,11 +174,12 @@ impl ModelHost {
             HostReply::Output {
                 id,
                 outputs,
+                input_us,
                 forward_us,
             } => {
                 self.forward_seconds.record(forward_us as f64 / 1e6);
                 if let Some(current) = self.take_current(id, cx) {
-                    self.on_output(current, outputs, payload, forward_us, cx);
+                    self.on_output(current, outputs, payload, (input_us, forward_us), cx);
                     self.monitor.on_call(Instant::now());
                     self.trim_if_due(cx);
                 }

@@ -1,6 +1,7 @@
 //! One inference: the request, the outputs, the errors.
 
 use std::any::Any;
+use std::time::Duration;
 
 use bytes::Bytes;
 use headroom_model_protocol::{Datatype, Scalar};
@@ -16,7 +17,7 @@ pub struct Tensor {
     pub datatype: Datatype,
     /// Its sizes, outermost first; empty for a single value.
     pub shape: Vec<i64>,
-    /// Its elements, little endian, row-major, without gaps.
+    /// Its elements, little endian, row-major, without gaps. The elements of BYTES are each preceded by its length.
     pub data: Bytes,
 }
 
@@ -49,8 +50,12 @@ pub struct InferRequest {
 pub struct InferOutput {
     /// The outputs, in the model's order.
     pub outputs: Vec<Tensor>,
+    /// Time from when an instance got the request until `forward` began: the inputs are written and read.
+    pub input: Duration,
     /// Microseconds in the model's `forward`.
     pub forward_us: u64,
+    /// Time from the end of `forward` until the outputs were here.
+    pub output: Duration,
 }
 
 /// Why an inference failed.

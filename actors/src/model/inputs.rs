@@ -5,7 +5,7 @@
 //! error says what was expected.
 
 use headroom_model_protocol::{
-    Datatype, InputKind, Scalar, ScalarKind, SignatureInput, byte_count,
+    Datatype, InputKind, Scalar, ScalarKind, SignatureInput, check_data,
 };
 
 use super::infer::{BoundInput, InferError, Tensor};
@@ -65,7 +65,7 @@ impl InputPlan {
             if earlier.iter().any(|other| other.name == tensor.name) {
                 return refuse(format!("the request has input {:?} twice", tensor.name));
             }
-            check_length(tensor)?;
+            check(tensor)?;
         }
         let mut bound = Vec::with_capacity(self.arguments.len());
         for argument in &self.arguments {
@@ -195,15 +195,9 @@ fn refuse<T>(why: String) -> Result<T, InferError> {
     Err(InferError::InvalidInput(why))
 }
 
-fn check_length(tensor: &Tensor) -> Result<(), InferError> {
-    let (name, found) = (&tensor.name, tensor.data.len());
-    match byte_count(tensor.datatype, &tensor.shape) {
-        Ok(expected) if found as u64 == expected => Ok(()),
-        Ok(expected) => refuse(format!(
-            "input {name:?} has {found} bytes, its shape and datatype need {expected}"
-        )),
-        Err(error) => refuse(format!("input {name:?}: {error}")),
-    }
+fn check(tensor: &Tensor) -> Result<(), InferError> {
+    check_data(tensor.datatype, &tensor.shape, &tensor.data)
+        .or_else(|error| refuse(format!("input {:?}: {error}", tensor.name)))
 }
 
 fn shape_fits(shape: &[i64], expected: &[i64]) -> bool {
@@ -221,7 +215,7 @@ fn scalar_of(tensor: &Tensor, kind: ScalarKind) -> Result<Scalar, InferError> {
             tensor.shape
         ));
     }
-    // `check_length` has compared the length with the datatype.
+    // `check` has compared the length with the datatype.
     let int = match (tensor.datatype, &tensor.data[..]) {
         (Datatype::Int64, &[a, b, c, d, e, f, g, h]) => {
             Some(i64::from_le_bytes([a, b, c, d, e, f, g, h]))
@@ -229,6 +223,11 @@ fn scalar_of(tensor: &Tensor, kind: ScalarKind) -> Result<Scalar, InferError> {
         (Datatype::Int32, &[a, b, c, d]) => Some(i32::from_le_bytes([a, b, c, d]).into()),
         (Datatype::Int16, &[a, b]) => Some(i16::from_le_bytes([a, b]).into()),
         (Datatype::Int8, &[a]) => Some(i8::from_le_bytes([a]).into()),
+        (Datatype::Uint64, &[a, b, c, d, e, f, g, h]) => {
+            i64::try_from(u64::from_le_bytes([a, b, c, d, e, f, g, h])).ok()
+        }
+        (Datatype::Uint32, &[a, b, c, d]) => Some(u32::from_le_bytes([a, b, c, d]).into()),
+        (Datatype::Uint16, &[a, b]) => Some(u16::from_le_bytes([a, b]).into()),
         (Datatype::Uint8 | Datatype::Bool, &[a]) => Some(a.into()),
         _ => None,
     };

@@ -47,7 +47,8 @@ pub use config::{MemoryDeps, ModelsConfig};
 pub use files::{Misplaced, ModelFile, Scan, parse_version, scan};
 pub use headroom_model_protocol::tensor::DIMENSIONS_MAX;
 pub use headroom_model_protocol::{
-    Datatype, Description, SandboxMode, SignatureInput, element_count,
+    Datatype, Description, Elements, LENGTH_BYTES, SandboxMode, SignatureInput, element_count,
+    push_element,
 };
 pub use host_state::HostMemory;
 pub use infer::{Infer, InferError, InferOutput, InferRequest, ModelGuard, Sequence, Tensor};
@@ -56,8 +57,8 @@ pub use metrics::METRICS;
 pub use observed::{Observed, ObservedTensor};
 pub use owner::{EndSequences, ModelOwner};
 pub use repository::{
-    Describe, Files, LeakReport, Listed, Listing, Model, ReadLeaks, Repository, Rescan, Resolve,
-    SetDefault, Unresolved, Versions, Wanted,
+    Describe, Files, LeakReport, Listed, Listing, Model, RESOURCE_KIND, ReadLeaks, Repository,
+    Rescan, Resolve, SetDefault, Unresolved, Versions, Wanted,
 };
 pub use resource::{FIRST_LOAD_BYTES, Runtime};
 pub use settings::{InputSetting, ModelSettings, OutputSetting, SettingsError, Ttl, VersionPolicy};

@@ -38,6 +38,9 @@ use crate::kernel::{
 /// How long an owner may take to end its sequences.
 const END_SEQUENCES_WITHIN: Duration = Duration::from_secs(10);
 
+/// The kind of models among the resources of the loader.
+pub const RESOURCE_KIND: &str = "model";
+
 /// One version of one model, with its files as they were at one time.
 #[derive(Clone)]
 pub struct Model {
@@ -380,7 +383,7 @@ impl Repository {
         };
         Resource {
             name: model.file.resource(),
-            kind: "model",
+            kind: RESOURCE_KIND,
             depends_on: self.runtime.dependencies(),
             ttl,
             pinned: settings.is_some_and(|settings| settings.pinned),

@@ -215,6 +215,9 @@ impl ModelSettings {
             if earlier.any(|other| other.name == input.name) {
                 return refuse(&key, "another input has this name");
             }
+            if input.scalar && input.datatype == Datatype::Bytes {
+                return refuse(&key, "only a number or bool is a scalar; leave it out");
+            }
             if input.scalar && !input.shape.is_empty() {
                 return refuse(&key, "a scalar has no shape");
             }
@@ -235,21 +238,20 @@ impl ModelSettings {
 impl InputSetting {
     /// What the input takes, in the form of the protocol.
     pub(super) fn kind(&self) -> InputKind {
-        if self.scalar {
-            InputKind::Scalar {
-                kind: scalar_kind(self.datatype),
+        match scalar_kind(self.datatype) {
+            Some(kind) if self.scalar => InputKind::Scalar {
+                kind,
                 constant: self.constant_value(),
-            }
-        } else {
-            InputKind::Tensor {
+            },
+            _ => InputKind::Tensor {
                 datatype: self.datatype,
                 shape: self.shape.clone(),
-            }
+            },
         }
     }
 
     fn constant_value(&self) -> Option<Scalar> {
-        match (scalar_kind(self.datatype), self.constant.as_ref()?) {
+        match (scalar_kind(self.datatype)?, self.constant.as_ref()?) {
             (ScalarKind::Int, toml::Value::Integer(value)) => Some(Scalar::Int(*value)),
             (ScalarKind::Float, toml::Value::Float(value)) => Some(Scalar::Float(*value)),
             (ScalarKind::Float, toml::Value::Integer(value)) => Some(Scalar::Float(*value as f64)),
@@ -259,14 +261,22 @@ impl InputSetting {
     }
 }
 
-/// The kind of a scalar of this datatype in TorchScript.
-fn scalar_kind(datatype: Datatype) -> ScalarKind {
+/// The kind of a scalar of this datatype in TorchScript. Strings have none.
+fn scalar_kind(datatype: Datatype) -> Option<ScalarKind> {
     match datatype {
-        Datatype::Bool => ScalarKind::Bool,
-        Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64 => ScalarKind::Float,
-        Datatype::Uint8 | Datatype::Int8 | Datatype::Int16 | Datatype::Int32 | Datatype::Int64 => {
-            ScalarKind::Int
+        Datatype::Bool => Some(ScalarKind::Bool),
+        Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64 => {
+            Some(ScalarKind::Float)
         }
+        Datatype::Uint8
+        | Datatype::Uint16
+        | Datatype::Uint32
+        | Datatype::Uint64
+        | Datatype::Int8
+        | Datatype::Int16
+        | Datatype::Int32
+        | Datatype::Int64 => Some(ScalarKind::Int),
+        Datatype::Bytes => None,
     }
 }
 
@@ -309,7 +319,11 @@ mod tests {
             ("deadline = 3", "deadline"),
             ("colour = \"red\"", "colour"),
             ("ttl = \"soon\"", "soon"),
-            ("[[inputs]]\nname = \"x\"\ndatatype = \"BYTES\"", "BYTES"),
+            ("[[inputs]]\nname = \"x\"\ndatatype = \"TEXT\"", "TEXT"),
+            (
+                "[[inputs]]\nname = \"x\"\ndatatype = \"BYTES\"\nscalar = true",
+                "scalar",
+            ),
             (
                 "[[inputs]]\nname = \"x\"\ndatatype = \"FP32\"\nshape = [-2]",
                 "inputs[0]",

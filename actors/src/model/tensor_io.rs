@@ -39,6 +39,7 @@ pub(super) fn write_request(
             name: tensor.name.clone(),
             datatype: tensor.datatype,
             shape: tensor.shape.clone(),
+            length: tensor.data.len() as u64,
             location: writer.write(&tensor.data)?,
         })),
     };

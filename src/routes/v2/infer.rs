@@ -4,6 +4,10 @@
 //! model, acquire a lease on it (which loads it), call its owner, convert tensors to JSON. The lease is
 //! part of the call, so the model stays loaded until the work ends, even if the caller leaves.
 //!
+//! With the binary tensor data extension, the bytes of tensors follow the JSON, in requests and in
+//! responses. Such an input is a part of the body, which is not copied and stays until the host has
+//! answered.
+//!
 //! Memory for large data is reserved before the data exists: the body as it arrives, the tensors here,
 //! the outputs by the host actor, the text of the response in [`response`](super::response).
 
@@ -12,22 +16,26 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use actix_web::http::header::{HeaderMap, HeaderName};
 use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
 use headroom_actors::kernel::{BufferReservation, Buffers, reserved_bytes};
+use headroom_actors::lazy::Lease;
 use headroom_actors::model::{
     DIMENSIONS_MAX, Datatype, Infer, InferOutput, InferRequest, Model, ModelGuard, Sequence, Tensor,
 };
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::infer_docs::{InferRequestBody, InferResponseBody, request_example, response_example};
 use super::models::{self, ModelPath};
-use super::response::respond;
+use super::response::{Binary, respond};
 use super::tensor_json;
-use crate::body::{Body, BodyBudget, read_body, read_json};
-use crate::figures::ModelFigures;
+use crate::body::{BodyBudget, read_body, read_json_with_lists};
+use crate::coding::Coding;
+use crate::figures::{Inference, ModelFigures};
 use crate::handles::RequestHandles;
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind, no_memory};
@@ -42,23 +50,27 @@ const TENSORS_MAX: usize = 1024;
 /// If the tensors of a request have at most this size in total, no memory is reserved for them.
 const SMALL_BYTES: u64 = 64 * 1024;
 
-/// The copies of a request's tensors that exist at the same time: one in the server, and one in the arena
-/// that the server shares with the host.
+/// The copies of a request's tensors that exist at the same time, beside the body: one in the server, and one in the
+/// arena that the server shares with the host. The server's copy of a binary tensor is the body.
 const COPIES: u64 = 2;
 
-/// The header of the binary tensor extension, which is not supported.
-const BINARY_HEADER: &str = "inference-header-content-length";
+/// Says how many bytes of JSON there are before the bytes of tensors.
+pub(super) const JSON_LENGTH: HeaderName =
+    HeaderName::from_static("inference-header-content-length");
 
 pub(in crate::routes) fn infer_docs() -> Docs {
     models::one_model("Run a model, which is loaded first if needed")
         .text(
-            "Names, datatypes and shapes of the inputs are those of `GET /v2/models/{model}`. The binary \
-             tensor extension (`application/octet-stream` with the header \
-             `inference-header-content-length`) is refused with a 400.",
+            "Names, datatypes and shapes of the inputs are those of `GET /v2/models/{model}`. With the binary \
+             tensor data extension, the bytes of inputs with `binary_data_size` follow the JSON, and the header \
+             `Inference-Header-Content-Length` has the length of the JSON; the answer to `binary_data` or \
+             `binary_data_output` has this form too. The body may be compressed (`gzip`, `deflate`), and so is the \
+             answer if `Accept-Encoding` names one of these.",
         )
         .body::<InferRequestBody>(request_example())
         .answer::<InferResponseBody>(200, "The outputs.")
         .example(response_example())
+        .or_of("application/octet-stream")
         .problems(&models::LOAD_PROBLEMS)
         .problems(&[ProblemKind::Unprocessable, ProblemKind::MemoryExceeded])
 }
@@ -71,28 +83,52 @@ pub(in crate::routes) async fn infer(
     figures: web::Data<ModelFigures>,
     handles: RequestHandles,
 ) -> Result<HttpResponse, Problem> {
-    if request.headers().contains_key(BINARY_HEADER) {
-        return Err(invalid(
-            "the binary tensor extension is not supported: send tensors as JSON",
-        ));
-    }
-    let body = read_body(&request, payload, &bodies).await?;
-    let Request { id, infer } = read_request(body, &handles).await?;
+    let json_length = json_length(request.headers())?;
+    let body = read_body(&request, payload, &bodies).await?.into_bytes();
+    let Request { id, infer, binary } = read_request(body, json_length, &handles).await?;
     let began = Instant::now();
+    let rows = infer
+        .inputs
+        .first()
+        .and_then(|it| it.shape.first().copied());
     let work = ask(handles.clone(), path.into_inner(), infer);
     let (model, output) = handles.thread.run(work).await??;
-    figures.record(&model.file.resource(), began.elapsed());
-    respond(&model, id.as_deref(), output, &handles.answer_text).await
+    let name = model.file.resource();
+    let output = output.inspect_err(|_| figures.record_failure(&name, began.elapsed()))?;
+    let has_batches = model
+        .file
+        .settings
+        .as_ref()
+        .is_ok_and(|it| it.max_batch > 0);
+    let rows = rows.filter(|_| has_batches).map_or(1, i64::unsigned_abs);
+    figures.record(&name, &Inference::new(began.elapsed(), rows, &output));
+    let coding = Coding::wanted(request.headers());
+    let id = id.as_deref();
+    respond(&model, id, output, &binary, coding, &handles.answer_text).await
+}
+
+/// The value of [`JSON_LENGTH`].
+fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Problem> {
+    let Some(value) = headers.get(JSON_LENGTH) else {
+        return Ok(None);
+    };
+    match value.to_str().ok().and_then(|it| it.trim().parse().ok()) {
+        Some(length) => Ok(Some(length)),
+        None => Err(invalid(format!("{JSON_LENGTH} is not a number of bytes"))),
+    }
 }
 
 /// Converts a body to tensors. Memory for the tensors is reserved first; the body and its reservation are
-/// released at the end.
-async fn read_request(body: Body, handles: &RequestHandles) -> Result<Request, Problem> {
-    let is_large = body.len() > CONVERT_INLINE_MAX;
-    let body = Arc::new(body);
+/// released at the end, or with the last tensor that is a part of it.
+async fn read_request(
+    body: Bytes,
+    json_length: Option<usize>,
+    handles: &RequestHandles,
+) -> Result<Request, Problem> {
+    let is_large = json_length.unwrap_or(body.len()) > CONVERT_INLINE_MAX;
     let read = async || {
-        let (body, tensors) = (Arc::clone(&body), handles.tensors.clone());
-        let parse = move || parse(&body, &tensors);
+        let (body, tensors) = (body.clone(), handles.tensors.clone());
+        let parse = move || parse(&body, json_length, &tensors);
         if is_large {
             let parsed = web::block(parse).await;
             parsed.unwrap_or_else(|error| Err(Problem::internal(&error)))
@@ -110,16 +146,31 @@ async fn read_request(body: Body, handles: &RequestHandles) -> Result<Request, P
     }
 }
 
+/// The model, and what came of the request to it.
+type Answer = (Model, Result<InferOutput, Problem>);
+
 async fn ask(
     handles: RequestHandles,
     path: ModelPath,
     request: InferRequest,
-) -> Result<(Model, InferOutput), Problem> {
+) -> Result<Answer, Problem> {
     let (model, lease) = models::acquire(&handles, &path).await?;
+    let output = match lease {
+        Ok(lease) => run(&handles, &model, lease, request).await,
+        Err(problem) => Err(problem),
+    };
+    Ok((model, output))
+}
+
+async fn run(
+    handles: &RequestHandles,
+    model: &Model,
+    lease: Lease,
+    request: InferRequest,
+) -> Result<InferOutput, Problem> {
     let guard = ModelGuard::new(lease);
     let infer = Infer { request, guard };
-    let output = model.owner.ask(infer, handles.left()).await??;
-    Ok((model, output))
+    Ok(model.owner.ask(infer, handles.left()).await??)
 }
 
 fn invalid(detail: impl Into<String>) -> Problem {
@@ -131,6 +182,7 @@ fn invalid(detail: impl Into<String>) -> Problem {
 struct Request {
     id: Option<String>,
     infer: InferRequest,
+    binary: Binary,
 }
 
 /// The JSON of a request. Unknown members are ignored, as the protocol requires.
@@ -243,6 +295,8 @@ struct ParametersJson<'a> {
     sequence_end: bool,
     #[serde(deserialize_with = "present")]
     reset_states: bool,
+    #[serde(deserialize_with = "present")]
+    binary_data_output: bool,
 }
 
 #[derive(Deserialize)]
@@ -255,6 +309,16 @@ struct InputJson<'a> {
     datatype: Cow<'a, str>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+    #[serde(default, deserialize_with = "present")]
+    parameters: InputParametersJson,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct InputParametersJson {
+    /// How many bytes after the JSON are the elements.
+    binary_data_size: Option<usize>,
+    shared_memory_region: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -271,15 +335,64 @@ struct OutputParametersJson {
     /// How many classes are asked for in place of the elements.
     #[serde(deserialize_with = "present")]
     classification: u64,
+    /// Whether the elements shall follow the JSON. If it does not say, the request does.
+    binary_data: Option<bool>,
+    shared_memory_region: Option<IgnoredAny>,
 }
 
 impl OutputJson<'_> {
-    fn read(self) -> Result<String, Problem> {
-        match self.parameters.classification {
-            0 => Ok(self.name.into_owned()),
-            _ => Err(invalid(format!(
-                "output {:?}: classification is not supported: ask for the output and choose its largest elements",
-                self.name
+    fn check(&self) -> Result<(), Problem> {
+        let refuse = |why: &str| Err(invalid(format!("output {:?}: {why}", self.name)));
+        if self.parameters.classification > 0 {
+            return refuse(
+                "classification is not supported: ask for the output and choose its largest elements",
+            );
+        }
+        if self.parameters.shared_memory_region.is_some() {
+            return refuse(NO_SHARED_MEMORY);
+        }
+        Ok(())
+    }
+}
+
+/// Why a shared memory region is refused.
+const NO_SHARED_MEMORY: &str =
+    "shared memory is not supported: send tensors in the body, as JSON or as binary data";
+
+/// The elements of an input.
+enum Content<'a> {
+    Json(&'a RawValue),
+    /// So many bytes after the JSON.
+    Binary(usize),
+}
+
+/// The bytes after the JSON that no input has taken.
+struct BinaryData {
+    /// `None` without the header.
+    left: Option<Bytes>,
+}
+
+impl BinaryData {
+    fn take(&mut self, length: usize) -> Result<Bytes, String> {
+        let Some(left) = &mut self.left else {
+            return Err(format!(
+                "has binary_data_size, but the request has no header {JSON_LENGTH}"
+            ));
+        };
+        if length > left.len() {
+            return Err(format!(
+                "has binary_data_size {length}, but {} bytes are left in the body",
+                left.len()
+            ));
+        }
+        Ok(left.split_to(length))
+    }
+
+    fn finish(self) -> Result<(), Problem> {
+        match self.left.map_or(0, |left| left.len()) {
+            0 => Ok(()),
+            left => Err(invalid(format!(
+                "the body has {left} bytes more than its JSON and the inputs with binary_data_size"
             ))),
         }
     }
@@ -290,23 +403,45 @@ impl InputJson<'_> {
         invalid(format!("input {:?}: {error}", self.name))
     }
 
-    /// The datatype, and the JSON of the elements.
-    fn content(&self) -> Result<(Datatype, &RawValue), Problem> {
+    /// The datatype and the elements.
+    fn content(&self) -> Result<(Datatype, Content<'_>), Problem> {
         let datatype = self.datatype.parse().map_err(|error| self.refuse(error))?;
-        let no_data = || invalid(format!("input {:?} has no data", self.name));
-        Ok((datatype, self.data.ok_or_else(no_data)?))
+        if self.parameters.shared_memory_region.is_some() {
+            return Err(self.refuse(NO_SHARED_MEMORY));
+        }
+        let content = match (self.data, self.parameters.binary_data_size) {
+            (Some(json), None) => Content::Json(json),
+            (None, Some(length)) => Content::Binary(length),
+            (None, None) => return Err(invalid(format!("input {:?} has no data", self.name))),
+            (Some(_), Some(_)) => {
+                return Err(self.refuse("has both data and binary_data_size"));
+            }
+        };
+        Ok((datatype, content))
     }
 
-    /// The size of the elements in bytes.
-    fn bytes(&self) -> Result<u64, Problem> {
-        let (datatype, data) = self.content()?;
-        let bytes = tensor_json::bytes_of(data, datatype, &self.shape);
-        Ok(bytes.map_err(|error| self.refuse(error))? as u64)
+    /// The size of the elements, in bytes: those that are made of JSON, and those that are there.
+    fn bytes(&self) -> Result<(u64, u64), Problem> {
+        match self.content()? {
+            (datatype, Content::Json(json)) => {
+                let bytes = tensor_json::bytes_of(json, datatype, &self.shape);
+                Ok((bytes.map_err(|error| self.refuse(error))? as u64, 0))
+            }
+            (_, Content::Binary(length)) => Ok((0, length as u64)),
+        }
     }
 
-    fn read(self, reservation: Option<&Arc<BufferReservation>>) -> Result<Tensor, Problem> {
-        let (datatype, data) = self.content()?;
-        let data = tensor_json::read(data, datatype, &self.shape);
+    fn read(
+        self,
+        binary: &mut BinaryData,
+        reservation: Option<&Arc<BufferReservation>>,
+    ) -> Result<Tensor, Problem> {
+        let (datatype, content) = self.content()?;
+        let data = match content {
+            Content::Json(json) => tensor_json::read(json, datatype, &self.shape).map(Bytes::from),
+            // The model's owner compares the length with datatype and shape.
+            Content::Binary(length) => binary.take(length),
+        };
         let data = data.map_err(|error| self.refuse(error))?;
         Ok(Tensor {
             name: self.name.into_owned(),
@@ -317,14 +452,20 @@ impl InputJson<'_> {
     }
 }
 
-/// Parses the JSON of a request. Memory for its tensors is reserved in `memory`; the tensors keep it.
-fn parse(body: &[u8], memory: &dyn Buffers) -> Result<Request, Problem> {
+/// Parses a request. With `json_length`, binary data follows as much JSON. Memory for its tensors is reserved in `memory`;
+/// the tensors keep it.
+fn parse(
+    body: &Bytes,
+    json_length: Option<usize>,
+    memory: &dyn Buffers,
+) -> Result<Request, Problem> {
+    let (json, binary) = split(body, json_length)?;
     let (quoted, _quoted_memory);
-    let body = match tensor_json::has_non_finite(body) {
-        false => body,
+    let json = match tensor_json::has_non_finite(json) {
+        false => json,
         true => {
             // Three letters become five at most.
-            let copy = (body.len() as u64).saturating_mul(2);
+            let copy = (json.len() as u64).saturating_mul(2);
             _quoted_memory = match copy > SMALL_BYTES {
                 true => {
                     let reserved = memory.take(copy);
@@ -332,35 +473,65 @@ fn parse(body: &[u8], memory: &dyn Buffers) -> Result<Request, Problem> {
                 }
                 false => None,
             };
-            quoted = tensor_json::quote_non_finite(body);
-            quoted.as_deref().unwrap_or(body)
+            quoted = tensor_json::quote_non_finite(json);
+            quoted.as_deref().unwrap_or(json)
         }
     };
-    let request: RequestJson<'_> = read_json(body)?;
-    let mut bytes = 0u64;
+    // The elements of BYTES may be long. `tensor_json` reads them.
+    let request: RequestJson<'_> = read_json_with_lists(json, Some("data"))?;
+    let (mut made, mut there) = (0u64, 0u64);
     for input in &request.inputs {
-        bytes = bytes.saturating_add(input.bytes()?);
+        let (from_json, binary) = input.bytes()?;
+        made = made.saturating_add(from_json);
+        there = there.saturating_add(binary);
     }
     let mut reservation = None;
-    if bytes > SMALL_BYTES {
-        let reserved = memory.reserve(bytes.saturating_mul(COPIES));
+    let bytes = made.saturating_mul(COPIES).saturating_add(there);
+    if made.saturating_add(there) > SMALL_BYTES {
+        let reserved = memory.reserve(bytes);
         let mut reserved =
             reserved.map_err(|error| no_memory("the tensors of this request", error))?;
-        reserved.fill(bytes);
+        reserved.fill(made);
         reservation = Some(Arc::new(reserved));
     }
+    let mut binary = BinaryData { left: binary };
     let inputs = request.inputs.into_iter();
-    let inputs = inputs.map(|input| input.read(reservation.as_ref()));
-    let wanted = request.outputs.into_iter();
-    let wanted = wanted.map(OutputJson::read);
+    let inputs = inputs.map(|input| input.read(&mut binary, reservation.as_ref()));
+    let inputs = inputs.collect::<Result<_, _>>()?;
+    binary.finish()?;
+    let by_default = request.parameters.binary_data_output;
+    let mut binary = Binary::new(by_default);
+    let mut wanted = Vec::with_capacity(request.outputs.len());
+    for output in request.outputs {
+        output.check()?;
+        binary.add(output.parameters.binary_data.unwrap_or(by_default));
+        wanted.push(output.name.into_owned());
+    }
     let infer = InferRequest {
-        inputs: inputs.collect::<Result<_, _>>()?,
-        wanted: wanted.collect::<Result<_, _>>()?,
+        inputs,
+        wanted,
         reset_states: request.parameters.reset_states,
         sequence: sequence(&request.parameters)?,
     };
     let id = request.id;
-    Ok(Request { id, infer })
+    Ok(Request { id, infer, binary })
+}
+
+/// The JSON of a body, and what follows it if there is a `json_length`.
+fn split(body: &Bytes, json_length: Option<usize>) -> Result<(&[u8], Option<Bytes>), Problem> {
+    let Some(length) = json_length else {
+        return Ok((body, None));
+    };
+    match body.split_at_checked(length) {
+        Some((json, _)) if length > 0 => Ok((json, Some(body.slice(length..)))),
+        Some(_) => Err(invalid(format!(
+            "{JSON_LENGTH} is 0: a body without JSON, of one tensor alone, is not supported"
+        ))),
+        None => Err(invalid(format!(
+            "{JSON_LENGTH} is {length}, the body has {} bytes",
+            body.len()
+        ))),
+    }
 }
 
 fn sequence(parameters: &ParametersJson<'_>) -> Result<Option<Sequence>, Problem> {
@@ -397,8 +568,12 @@ mod tests {
 
     use super::*;
 
+    fn parse_json(text: &str, memory: &FixedBuffers) -> Result<Request, Problem> {
+        parse(&Bytes::from(text.to_owned()), None, memory)
+    }
+
     fn parse_text(text: &str) -> Result<InferRequest, Problem> {
-        parse(text.as_bytes(), &FixedBuffers::new(0)).map(|request| request.infer)
+        parse_json(text, &FixedBuffers::new(0)).map(|request| request.infer)
     }
 
     fn zeros(datatype: &str, count: usize) -> String {
@@ -413,7 +588,7 @@ mod tests {
         // Two characters of JSON become eight bytes.
         let text = zeros("FP64", 100_000);
         let memory = FixedBuffers::new(10_000_000);
-        let request = parse(text.as_bytes(), &memory).unwrap().infer;
+        let request = parse_json(&text, &memory).unwrap().infer;
         assert_eq!(memory.held(), 2 * 800_000);
         let data = request.inputs[0].data.clone();
         drop(request);
@@ -422,13 +597,13 @@ mod tests {
         assert_eq!(memory.held(), 0);
 
         let memory = FixedBuffers::new(1_600_000);
-        let _first = parse(text.as_bytes(), &memory).unwrap();
+        let _first = parse_json(&text, &memory).unwrap();
         let cases = [
             (memory.clone(), ProblemKind::InsufficientMemory),
             (FixedBuffers::new(1_599_999), ProblemKind::MemoryExceeded),
         ];
         for (memory, kind) in cases {
-            let problem = parse(text.as_bytes(), &memory).unwrap_err();
+            let problem = parse_json(&text, &memory).unwrap_err();
             assert_eq!(problem.kind, kind);
             let detail = problem.detail;
             assert!(detail.contains("1600000 bytes"), "{detail}");
@@ -481,6 +656,76 @@ mod tests {
         assert_eq!(problem.kind, ProblemKind::MemoryExceeded);
     }
 
+    /// A body of JSON and binary data, and the length of the JSON.
+    fn with_data(json: &str, data: &[u8]) -> (Bytes, Option<usize>) {
+        let body = [json.as_bytes(), data].concat();
+        (body.into(), Some(json.len()))
+    }
+
+    #[test]
+    fn binary_inputs_are_parts_of_the_body() {
+        let json = r#"{"inputs":[
+            {"name":"a","shape":[2],"datatype":"INT16","parameters":{"binary_data_size":4}},
+            {"name":"b","shape":[1],"datatype":"INT8","data":[5]},
+            {"name":"c","shape":[100000],"datatype":"UINT8","parameters":{"binary_data_size":100000}}],
+            "outputs":[{"name":"y"},{"name":"z","parameters":{"binary_data":false}}],
+            "parameters":{"binary_data_output":true}}"#;
+        let (body, length) = with_data(json, &vec![7; 100_004]);
+        let memory = FixedBuffers::new(1_000_000);
+        let request = parse(&body, length, &memory).unwrap();
+        let inputs = &request.infer.inputs;
+        let begin = body.as_ptr() as usize + json.len();
+        assert_eq!(inputs[0].data.as_ptr() as usize, begin);
+        assert_eq!(inputs[1].data.as_ref(), [5]);
+        assert_eq!(inputs[2].data.as_ptr() as usize, begin + 4);
+        assert_eq!(inputs[2].data.len(), 100_000);
+        // The body is the server's copy; one byte comes from the JSON, where it has a text of three.
+        assert_eq!(memory.held(), 100_004 + 2);
+        assert!(request.binary.is(0) && !request.binary.is(1));
+        drop(request);
+        assert_eq!(memory.held(), 0);
+    }
+
+    #[test]
+    fn binary_data_that_does_not_fit_is_refused_in_words() {
+        let one = r#"{"inputs":[{"name":"x","shape":[1],"datatype":"INT8","parameters":{"binary_data_size":1}}]}"#;
+        let both = r#"{"inputs":[{"name":"x","shape":[1],"datatype":"INT8","data":[1],
+            "parameters":{"binary_data_size":1}}]}"#;
+        let memory = FixedBuffers::new(0);
+        for (json, data, word) in [
+            (one, &b""[..], "0 bytes are left"),
+            (one, b"ab", "1 bytes more"),
+            (both, b"a", "both data and binary_data_size"),
+            ("", b"a", "is 0"),
+        ] {
+            let (body, length) = with_data(json, data);
+            let problem = parse(&body, length, &memory).unwrap_err();
+            assert!(problem.detail.contains(word), "{word}: {problem}");
+        }
+        let (body, length) = with_data(one, b"a");
+        let beyond = length.map(|it| it + 2);
+        let problem = parse(&body, beyond, &memory).unwrap_err();
+        assert!(problem.detail.contains("the body has"), "{problem}");
+        assert!(parse(&body, length, &memory).is_ok());
+    }
+
+    #[test]
+    fn long_strings_are_elements_only() {
+        let long = "x".repeat(5000);
+        let input = |data| {
+            format!(r#"{{"inputs":[{{"name":"x","shape":[1],"datatype":"BYTES","data":{data}}}]}}"#)
+        };
+        let request = parse_text(&input(format!(r#"["{long}"]"#))).unwrap();
+        assert_eq!(request.inputs[0].data.len(), 5004);
+        let problem = parse_text(&input(format!(r#""{long}""#))).unwrap_err();
+        assert!(problem.detail.contains("4096 bytes"), "{problem}");
+        let misplaced = format!(
+            r#"{{"inputs":[{{"name":"x","shape":[1],"datatype":"FP32","data":["{long}"]}}]}}"#
+        );
+        let problem = parse_text(&misplaced).unwrap_err();
+        assert!(problem.detail.len() < 200, "{problem}");
+    }
+
     #[test]
     fn nothing_is_set_aside_for_what_a_text_cannot_hold() {
         let text = r#"{"inputs":[{"name":"x","shape":[500000000],"datatype":"FP64","data":[0]}]}"#;
@@ -523,10 +768,11 @@ mod tests {
 
     #[test]
     fn a_request_is_read_whatever_the_order_of_its_members() {
-        let text = br#"{"parameters":{"sequence_id":7,"sequence_start":true,"other":1},
+        let text = r#"{"parameters":{"sequence_id":7,"sequence_start":true,"other":1},
                 "outputs":[{"name":"y"}], "unknown": [1],
                 "inputs":[{"data":[[1,2]],"shape":[1,2],"name":"x","datatype":"INT32"}], "id":"42"}"#;
-        let Request { id, infer: request } = parse(text, &FixedBuffers::new(0)).unwrap();
+        let read = parse_json(text, &FixedBuffers::new(0)).unwrap();
+        let (id, request) = (read.id, read.infer);
         assert_eq!(id.as_deref(), Some("42"));
         assert_eq!(request.wanted, ["y"]);
         let sequence = Sequence {
@@ -549,8 +795,20 @@ mod tests {
                 "no data",
             ),
             (
-                r#"{"inputs":[{"name":"x","shape":[1],"datatype":"BYTES","data":["a"]}]}"#,
+                r#"{"inputs":[{"name":"x","shape":[1],"datatype":"BYTES","data":[1]}]}"#,
                 "BYTES",
+            ),
+            (
+                r#"{"inputs":[{"name":"x","shape":[1],"datatype":"INT8","parameters":{"binary_data_size":1}}]}"#,
+                "no header",
+            ),
+            (
+                r#"{"inputs":[{"name":"x","shape":[1],"datatype":"INT8","parameters":{"shared_memory_region":"r"}}]}"#,
+                "shared memory",
+            ),
+            (
+                r#"{"inputs":[],"outputs":[{"name":"y","parameters":{"shared_memory_region":"r"}}]}"#,
+                "shared memory",
             ),
             (
                 r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP31","data":[1]}]}"#,

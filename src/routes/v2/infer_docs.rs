@@ -37,6 +37,9 @@ struct InferParameters {
     /// Whether the state of the model is reset first.
     #[schema(value_type = bool, required = false)]
     reset_states: Option<bool>,
+    /// Whether the elements of all outputs follow the JSON of the response, as binary data.
+    #[schema(value_type = bool, required = false)]
+    binary_data_output: Option<bool>,
 }
 
 /// The id of a sequence.
@@ -62,8 +65,22 @@ struct InputTensor {
     /// The datatype of its elements, such as `FP32`.
     #[schema(examples("FP32"))]
     datatype: String,
-    /// Its elements in row-major order, as one list or nested by the shape: numbers or booleans.
-    data: Vec<Value>,
+    /// Its elements in row-major order, as one list or nested by the shape: numbers, booleans, or strings. Missing if they
+    /// are binary data.
+    #[schema(value_type = Vec<Value>, required = false)]
+    data: Option<Vec<Value>>,
+    /// Parameters of the input.
+    #[schema(value_type = InputParameters, required = false)]
+    parameters: Option<InputParameters>,
+}
+
+/// The parameters of an input. Unknown ones are ignored.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what `infer` parses")]
+struct InputParameters {
+    /// How many of the bytes after the JSON of the request are its elements.
+    #[schema(value_type = u64, required = false)]
+    binary_data_size: Option<u64>,
 }
 
 /// An output that is asked for.
@@ -72,6 +89,21 @@ struct InputTensor {
 struct RequestedOutput {
     /// The name of the output.
     name: String,
+    /// Parameters of the output.
+    #[schema(value_type = OutputParameters, required = false)]
+    parameters: Option<OutputParameters>,
+}
+
+/// The parameters of an output that is asked for. Unknown ones are ignored.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what `infer` parses")]
+struct OutputParameters {
+    /// Whether its elements follow the JSON of the response, as binary data. If it is missing, `binary_data_output` says it.
+    #[schema(value_type = bool, required = false)]
+    binary_data: Option<bool>,
+    /// How many classes are asked for. More than 0 are refused: classification is not supported.
+    #[schema(value_type = u64, required = false)]
+    classification: Option<u64>,
 }
 
 /// The response of an inference.
@@ -100,8 +132,21 @@ struct OutputTensor {
     datatype: String,
     /// Its shape.
     shape: Vec<i64>,
-    /// Its elements in row-major order, as one list. NaN and the infinities are `null`.
-    data: Vec<Value>,
+    /// Its elements in row-major order, as one list. What is no number is `"NaN"`, `"Infinity"` or `"-Infinity"`. Missing if
+    /// they are binary data.
+    #[schema(value_type = Vec<Value>, required = false)]
+    data: Option<Vec<Value>>,
+    /// That its elements are binary data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<BinaryOutput>,
+}
+
+/// The parameters of an output whose elements follow the JSON.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what `respond` writes")]
+struct BinaryOutput {
+    /// How many of the bytes after the JSON are its elements.
+    binary_data_size: u64,
 }
 
 pub(super) fn request_example() -> Value {

@@ -1,19 +1,21 @@
-//! `/v2`: the Open Inference Protocol over REST, with the model repository extension.
+//! `/v2`: the Open Inference Protocol over REST, with extensions. `docs/protocol.md` has all of it in a table.
 //!
 //! Handlers return problems, as elsewhere. [`form`] converts them into the protocol's form,
 //! `{"error": "…"}`.
 
+pub(super) mod config;
 mod form;
 pub(super) mod infer;
 mod infer_docs;
 pub(super) mod models;
 pub(super) mod repository;
 mod response;
+pub(super) mod statistics;
 mod tensor_json;
 
 use actix_web::dev::HttpServiceFactory;
 use actix_web::middleware::from_fn;
-use actix_web::{Resource, Responder, Scope, web};
+use actix_web::{HttpRequest, HttpResponse, Resource, Responder, Scope, web};
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -21,12 +23,44 @@ use utoipa::ToSchema;
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
 use crate::readiness::Readiness;
+use crate::route_class::PROTOCOL;
 
 /// The scope of `resources`, whose errors have the protocol's form.
 pub(super) fn scope(path: &str, resources: Vec<Resource>) -> impl HttpServiceFactory + use<> {
     let scope = web::scope(path).wrap(from_fn(form::protocol_errors));
     let scope = resources.into_iter().fold(scope, Scope::service);
-    scope.default_service(web::to(super::not_found))
+    scope.default_service(web::to(not_supported))
+}
+
+/// The extensions of the protocol that the server has.
+const EXTENSIONS: [&str; 5] = [
+    "binary_tensor_data",
+    "model_configuration",
+    "model_repository",
+    "sequence",
+    "statistics",
+];
+
+/// The extensions that the server does not have, by the beginning or the end of their paths.
+const MISSING_EXTENSIONS: [(&str, &str); 6] = [
+    ("/systemsharedmemory", "system shared memory"),
+    ("/cudasharedmemory", "CUDA shared memory"),
+    ("/logging", "logging"),
+    ("/trace/setting", "trace"),
+    ("/generate", "generate"),
+    ("/generate_stream", "generate"),
+];
+
+/// The response for paths without a route.
+async fn not_supported(request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let path = request.path().strip_prefix(PROTOCOL).unwrap_or_default();
+    let mut missing = MISSING_EXTENSIONS.iter();
+    let Some((_, name)) = missing.find(|(part, _)| path.starts_with(part) || path.ends_with(part))
+    else {
+        return super::not_found().await;
+    };
+    let detail = format!("the {name} extension is not supported; GET /v2 lists those that are");
+    Err(Problem::new(ProblemKind::NotFound, detail))
 }
 
 /// The server, as the protocol describes it.
@@ -43,7 +77,7 @@ struct ServerMetadata {
 pub(super) fn server_docs() -> Docs {
     Docs::new("The server's name and version, and the protocol extensions that it supports")
         .answer::<ServerMetadata>(200, "The server.")
-        .example(json!({ "name": "headroom", "version": "0.1.0", "extensions": ["model_repository", "sequence"] }))
+        .example(json!({ "name": "headroom", "version": "0.1.0", "extensions": EXTENSIONS }))
 }
 
 /// `GET /v2`: the server's name and version, and the protocol extensions that it supports.
@@ -51,7 +85,7 @@ pub(super) async fn server() -> impl Responder {
     web::Json(ServerMetadata {
         name: "headroom",
         version: env!("CARGO_PKG_VERSION"),
-        extensions: &["model_repository", "sequence"],
+        extensions: &EXTENSIONS,
     })
 }
 

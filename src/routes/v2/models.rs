@@ -37,6 +37,13 @@ pub(in crate::routes) struct ModelPath {
     version: Option<String>,
 }
 
+impl ModelPath {
+    /// Whether it names a version.
+    pub(super) fn has_version(&self) -> bool {
+        self.version.is_some()
+    }
+}
+
 /// The model that a path names, in the given or its default version.
 pub(super) async fn resolve(handles: &RequestHandles, path: &ModelPath) -> Result<Model, Problem> {
     let wanted = match &path.version {
@@ -64,21 +71,21 @@ async fn find(handles: &RequestHandles, name: &str, wanted: Wanted) -> Result<Mo
     Ok(handles.repository.ask(resolve, handles.left()).await??)
 }
 
-/// Loads the model that a path names, if needed. Gives it as it is loaded, and the lease that keeps it so. If the
-/// path names no version and the default version cannot be loaded, another one becomes the default.
+/// Loads the model that a path names, if needed. Gives it as it is loaded with the lease that keeps it so, or as it is on
+/// disk with the reason why it is not loaded. If the path names no version and the default version cannot be loaded,
+/// another one becomes the default.
 pub(super) async fn acquire(
     handles: &RequestHandles,
     path: &ModelPath,
-) -> Result<(Model, Lease), Problem> {
-    let mut name = resolve(handles, path).await?.file.resource();
+) -> Result<(Model, Result<Lease, Problem>), Problem> {
+    let mut model = resolve(handles, path).await?;
     loop {
-        let acquire = Acquire { name: name.clone() };
-        let error = match handles.loader.ask(acquire, handles.left()).await? {
+        let name = model.file.resource();
+        let error = match handles.loader.ask(Acquire { name }, handles.left()).await? {
             Ok(lease) => {
-                let model = Model::of_lease(lease.resource()).ok_or_else(|| {
-                    Problem::new(ProblemKind::NotFound, format!("{name} is no model"))
-                })?;
-                return Ok((model, lease));
+                // Its files may have changed since it was loaded.
+                let loaded = Model::of_lease(lease.resource()).unwrap_or(model);
+                return Ok((loaded, Ok(lease)));
             }
             Err(error) => error,
         };
@@ -86,14 +93,14 @@ pub(super) async fn acquire(
             error.root(),
             AcquireError::Failed { error, .. } if error.kind == LoadErrorKind::Invalid
         );
-        if !is_invalid || path.version.is_some() {
-            return Err(error.into());
+        if !is_invalid || path.has_version() {
+            return Ok((model, Err(error.into())));
         }
-        let next = resolve(handles, path).await?.file.resource();
-        if next == name {
-            return Err(error.into());
+        let next = resolve(handles, path).await?;
+        if next.file.resource() == model.file.resource() {
+            return Ok((model, Err(error.into())));
         }
-        name = next;
+        model = next;
     }
 }
 

@@ -8,7 +8,9 @@
 use std::fmt;
 
 use half::{bf16, f16};
-use headroom_actors::model::{Datatype, Tensor, element_count};
+use headroom_actors::model::{
+    Datatype, Elements, LENGTH_BYTES, Tensor, element_count, push_element,
+};
 use memchr::{memchr2, memchr3, memmem};
 use serde::Serialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
@@ -79,6 +81,9 @@ fn string_len(text: &[u8]) -> usize {
 /// Floats up to this stand for one integer each.
 const INTEGERS_MAX: f64 = (1u64 << 53) as f64;
 
+/// The most characters of a wrong element that an error quotes.
+const QUOTED_MAX: usize = 64;
+
 /// The most elements in a text of `text_bytes`: each needs one character and a comma.
 fn elements_max(text_bytes: usize) -> usize {
     text_bytes.div_ceil(2)
@@ -94,10 +99,20 @@ pub(super) fn bytes_of(
     shape: &[i64],
 ) -> Result<usize, String> {
     let count = element_count(shape).map_err(|error| error.to_string())?;
+    let text_bytes = data.get().len();
     // A declared shape cannot allocate more than its text can fill.
-    let most = elements_max(data.get().len());
+    let most = elements_max(text_bytes);
     let elements = usize::try_from(count).unwrap_or(usize::MAX).min(most);
-    Ok(elements.saturating_mul(width(datatype)))
+    Ok(match datatype.size() {
+        // At most 8.
+        Some(size) => elements.saturating_mul(size as usize),
+        // An empty string is two characters and a comma, and becomes the four bytes of its length.
+        None => text_bytes.saturating_add(
+            text_bytes
+                .div_ceil(2)
+                .min(elements.saturating_mul(LENGTH_BYTES)),
+        ),
+    })
 }
 
 /// Parses the elements of a tensor of this datatype and shape.
@@ -167,6 +182,9 @@ impl Sink {
         }
         match self.datatype {
             Datatype::Uint8 => put_as!(u8),
+            Datatype::Uint16 => put_as!(u16),
+            Datatype::Uint32 => put_as!(u32),
+            Datatype::Uint64 => put_as!(u64),
             Datatype::Int8 => put_as!(i8),
             Datatype::Int16 => put_as!(i16),
             Datatype::Int32 => put_as!(i32),
@@ -174,6 +192,7 @@ impl Sink {
             Datatype::Bool => Err(format!(
                 "{value} is not a boolean (BOOL); use true or false"
             )),
+            Datatype::Bytes => Err(format!("{value} is not a string (BYTES)")),
             // A 64-bit integer is in the range of every float datatype except FP16.
             Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64 => {
                 self.put_float(value as f64)
@@ -199,6 +218,7 @@ impl Sink {
             Datatype::Bool => Err(format!(
                 "{value:?} is not a boolean (BOOL); use true or false"
             )),
+            Datatype::Bytes => Err(format!("{value:?} is not a string (BYTES)")),
             // Some clients write all numbers as floats.
             _ if value.fract() == 0.0 && value.abs() <= INTEGERS_MAX => {
                 self.put_integer(value as i128)
@@ -207,11 +227,23 @@ impl Sink {
         }
     }
 
+    fn put_string(&mut self, text: &str) -> Result<(), String> {
+        if self.datatype != Datatype::Bytes {
+            return self.put_name(text);
+        }
+        if self.left == 0 {
+            return Err("has more elements than its shape".to_owned());
+        }
+        self.left -= 1;
+        push_element(&mut self.bytes, text.as_bytes()).map_err(|error| error.to_string())
+    }
+
     fn put_name(&mut self, name: &str) -> Result<(), String> {
         let found = NON_FINITE.iter().find(|(known, _)| *known == name);
         let Some((_, value)) = found else {
             return Err(format!(
-                "the string {name:?} is no element of {}",
+                "the string {:?} is no element of {}",
+                name.chars().take(QUOTED_MAX).collect::<String>(),
                 self.datatype
             ));
         };
@@ -279,7 +311,7 @@ impl<'de> Visitor<'de> for Nesting<'_> {
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
-        self.at_leaf()?.put_name(value).map_err(E::custom)
+        self.at_leaf()?.put_string(value).map_err(E::custom)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
@@ -327,28 +359,55 @@ impl<'a> Nesting<'a> {
 
 /// The most bytes that the text of all elements can have, commas included.
 pub(super) fn text_bytes_max(tensor: &Tensor) -> usize {
-    let elements = tensor.data.len() / width(tensor.datatype);
-    elements.saturating_mul(element_text_max(tensor.datatype))
-}
-
-/// The most bytes of one element with the comma after it.
-fn element_text_max(datatype: Datatype) -> usize {
-    match datatype {
-        Datatype::Bool => 6,
-        Datatype::Uint8 => 4,
-        Datatype::Int8 => 5,
-        Datatype::Int16 => 7,
-        Datatype::Int32 => 12,
-        Datatype::Int64 => 21,
-        // 9 significant digits, sign, point, and an exponent of up to 3 characters.
-        Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 => 16,
-        Datatype::Fp64 => 26,
+    match element_form(tensor.datatype) {
+        Some((width, text_max)) => (tensor.data.len() / width).saturating_mul(text_max),
+        // The four bytes of a length make up for the quotation marks and the comma.
+        None => tensor.data.len().saturating_mul(ESCAPED_MAX),
     }
 }
 
-fn width(datatype: Datatype) -> usize {
-    // At most 8.
-    datatype.size() as usize
+/// The most bytes of text of one element that [`write_elements`] may add to what it is asked for.
+pub(super) fn element_text_max(tensor: &Tensor) -> usize {
+    match element_form(tensor.datatype) {
+        Some((_, text_max)) => text_max,
+        None => {
+            let lengths = Elements::new(&tensor.data).filter_map(|it| Some(it.ok()?.len()));
+            let longest = lengths.max().unwrap_or_default();
+            longest.saturating_mul(ESCAPED_MAX) + STRING_MARKS
+        }
+    }
+}
+
+/// Whether all strings of a tensor can be written as JSON.
+pub(super) fn is_unicode(tensor: &Tensor) -> bool {
+    tensor.datatype != Datatype::Bytes
+        || Elements::new(&tensor.data).all(|it| it.is_ok_and(|it| str::from_utf8(it).is_ok()))
+}
+
+/// The most bytes of text of one byte of a string: `\u0000`.
+const ESCAPED_MAX: usize = 6;
+
+/// The quotation marks of a string and a comma.
+const STRING_MARKS: usize = 3;
+
+/// The bytes of one element, and the most bytes of its text with the comma after it. `None` for strings.
+fn element_form(datatype: Datatype) -> Option<(usize, usize)> {
+    Some(match datatype {
+        Datatype::Bool => (1, 6),
+        Datatype::Uint8 => (1, 4),
+        Datatype::Uint16 => (2, 6),
+        Datatype::Uint32 => (4, 11),
+        Datatype::Uint64 => (8, 21),
+        Datatype::Int8 => (1, 5),
+        Datatype::Int16 => (2, 7),
+        Datatype::Int32 => (4, 12),
+        Datatype::Int64 => (8, 21),
+        // 9 significant digits, sign, point, and an exponent of up to 3 characters.
+        Datatype::Fp16 | Datatype::Bf16 => (2, 16),
+        Datatype::Fp32 => (4, 16),
+        Datatype::Fp64 => (8, 26),
+        Datatype::Bytes => return None,
+    })
 }
 
 /// Appends the elements from byte `from` of the tensor, without brackets, until about `bytes_max` bytes of
@@ -359,15 +418,20 @@ pub(super) fn write_elements(
     from: usize,
     bytes_max: usize,
 ) -> usize {
-    let datatype = tensor.datatype;
-    let elements = (bytes_max / element_text_max(datatype)).max(1);
+    let Some((width, text_max)) = element_form(tensor.datatype) else {
+        return write_strings(text, &tensor.data, from, bytes_max);
+    };
+    let elements = (bytes_max / text_max).max(1);
     let left = tensor.data.len() - from;
-    let bytes = elements.saturating_mul(width(datatype)).min(left);
+    let bytes = elements.saturating_mul(width).min(left);
     let data = &tensor.data[from..from + bytes];
     let is_first = from == 0;
-    match datatype {
+    match tensor.datatype {
         Datatype::Bool => write_each(text, data, is_first, |[byte]: [u8; 1]| byte != 0),
         Datatype::Uint8 => write_each(text, data, is_first, u8::from_le_bytes),
+        Datatype::Uint16 => write_each(text, data, is_first, u16::from_le_bytes),
+        Datatype::Uint32 => write_each(text, data, is_first, u32::from_le_bytes),
+        Datatype::Uint64 => write_each(text, data, is_first, u64::from_le_bytes),
         Datatype::Int8 => write_each(text, data, is_first, i8::from_le_bytes),
         Datatype::Int16 => write_each(text, data, is_first, i16::from_le_bytes),
         Datatype::Int32 => write_each(text, data, is_first, i32::from_le_bytes),
@@ -383,8 +447,29 @@ pub(super) fn write_elements(
             let value = f64::from_le_bytes(it);
             named(value).map_or(Element::Number(value), Element::Name)
         }),
+        // It has no form of elements.
+        Datatype::Bytes => {}
     }
     from + bytes
+}
+
+/// As [`write_elements`], for the elements of BYTES.
+fn write_strings(text: &mut Vec<u8>, data: &[u8], from: usize, bytes_max: usize) -> usize {
+    let (begun, mut at) = (text.len(), from);
+    for element in Elements::new(&data[from..]) {
+        // The host's outputs were checked when they arrived.
+        let element = element.unwrap_or_default();
+        if at > 0 {
+            text.push(b',');
+        }
+        // Writing a string to a vector cannot fail.
+        serde_json::to_writer(&mut *text, &String::from_utf8_lossy(element)).ok();
+        at += LENGTH_BYTES + element.len();
+        if text.len() - begun >= bytes_max {
+            return at;
+        }
+    }
+    data.len()
 }
 
 /// A float in an answer.
@@ -469,6 +554,11 @@ mod tests {
             ("[1e999]", Datatype::Fp64, &[1], "range"),
             ("[18446744073709551615]", Datatype::Int64, &[1], "INT64"),
             ("[null]", Datatype::Fp32, &[1], "null"),
+            ("[65536]", Datatype::Uint16, &[1], "65536"),
+            ("[-1]", Datatype::Uint64, &[1], "-1"),
+            ("[1]", Datatype::Bytes, &[1], "not a string"),
+            ("[\"a\",\"b\"]", Datatype::Bytes, &[1], "more elements"),
+            ("[\"a\"]", Datatype::Bytes, &[2], "1 element"),
             ("[\"1\"]", Datatype::Fp32, &[1], "string"),
             ("[\"nan\"]", Datatype::Fp32, &[1], "string"),
             ("[\"NaN\"]", Datatype::Int32, &[1], "INT32"),
@@ -503,9 +593,13 @@ mod tests {
 
     #[test]
     fn no_element_is_longer_than_was_reckoned() {
-        let longest: [(Datatype, Vec<u8>); 10] = [
+        let longest: [(Datatype, Vec<u8>); 14] = [
             (Datatype::Bool, vec![0]),
             (Datatype::Uint8, vec![255]),
+            (Datatype::Uint16, vec![255; 2]),
+            (Datatype::Uint32, vec![255; 4]),
+            (Datatype::Uint64, vec![255; 8]),
+            (Datatype::Bytes, vec![1, 0, 0, 0, 1]),
             (Datatype::Int8, vec![0x80]),
             (Datatype::Int16, i16::MIN.to_le_bytes().to_vec()),
             (Datatype::Int32, i32::MIN.to_le_bytes().to_vec()),
@@ -568,6 +662,33 @@ mod tests {
                 data: data.into(),
             };
             assert_eq!(text_of(&tensor), text);
+        }
+    }
+
+    #[test]
+    fn strings_are_written_as_they_were_read() {
+        for (text, shape) in [
+            (r#"["a","","\u0000é\n","NaN","x y"]"#, &[5][..]),
+            ("[]", &[0]),
+            (r#"["",""]"#, &[2]),
+        ] {
+            let raw: &RawValue = serde_json::from_str(text).unwrap();
+            let most = bytes_of(raw, Datatype::Bytes, shape).unwrap();
+            let data = read(raw, Datatype::Bytes, shape).unwrap();
+            assert!(data.len() <= most, "{text}");
+            let tensor = Tensor {
+                name: "x".into(),
+                datatype: Datatype::Bytes,
+                shape: shape.into(),
+                data: data.into(),
+            };
+            assert_eq!(text_of(&tensor), text);
+            let mut piecewise = Vec::new();
+            let mut at = 0;
+            while at < tensor.data.len() {
+                at = write_elements(&mut piecewise, &tensor, at, 1);
+            }
+            assert_eq!([b"[", &piecewise[..], b"]"].concat(), text.as_bytes());
         }
     }
 

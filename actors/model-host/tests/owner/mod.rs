@@ -214,6 +214,7 @@ impl Host {
                 name: data.name.clone(),
                 datatype: data.datatype,
                 shape: data.shape.clone(),
+                length: data.bytes.len() as u64,
                 location: frame.write(&data.bytes).unwrap(),
             }),
             Arg::Scalar(value) => Input::Scalar(*value),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{AsyncContext, Context, Handler, SpawnHandle};
 use headroom_model_protocol::{HostRequest, OUTPUTS_UNASKED_MAX, TensorMeta};
+use tokio::time::Instant;
 
 use super::{HostError, ModelHost};
 use crate::kernel::{BudgetError, BufferReservation, Call, Message, Reply, sleep_awake};
@@ -15,6 +16,9 @@ use crate::model::tensor_io::{copy, read_outputs, write_request};
 /// The request in the process.
 pub(super) struct Current {
     id: u64,
+    begun: Instant,
+    /// How long it took to write the inputs.
+    writing: Duration,
     pub(super) reply: Reply<Forward>,
     /// Memory reserved for its outputs, or why it was refused, after the process has asked.
     pub(super) outputs: Option<Result<BufferReservation, BudgetError>>,
@@ -50,11 +54,12 @@ impl ModelHost {
         current: Current,
         outputs: Vec<TensorMeta>,
         payload: Vec<u8>,
-        forward_us: u64,
+        (input_us, forward_us): (u64, u64),
         cx: &mut Context<Self>,
     ) {
         let Some(running) = &self.running else { return };
-        let reply = current.reply;
+        let (reply, begun) = (current.reply, current.begun);
+        let input = current.writing + Duration::from_micros(input_us);
         let mut reservation = current.outputs.and_then(Result::ok);
         let bytes = match outputs.iter().map(TensorMeta::bytes).sum() {
             Ok(bytes) => bytes,
@@ -75,10 +80,17 @@ impl ModelHost {
         });
         cx.spawn(
             wrap_future::<_, Self>(read).map(move |read, host, cx| match read {
-                Ok(outputs) => reply.send(Ok(InferOutput {
-                    outputs,
-                    forward_us,
-                })),
+                Ok(outputs) => {
+                    let forward = Duration::from_micros(forward_us);
+                    reply.send(Ok(InferOutput {
+                        outputs,
+                        input,
+                        forward_us,
+                        output: begun
+                            .elapsed()
+                            .saturating_sub(input.saturating_add(forward)),
+                    }));
+                }
                 Err(error) => {
                     drop(reply);
                     host.fail(cx, HostError::BadTensor(error));
@@ -93,6 +105,7 @@ impl ModelHost {
         reply: Reply<Forward>,
         cx: &mut Context<Self>,
     ) {
+        let begun = Instant::now();
         self.bound_growth(cx);
         let Some(running) = &self.running else { return };
         // The handle admits one call at a time, so the arena is not in use.
@@ -104,6 +117,8 @@ impl ModelHost {
         let overdue = cx.spawn(overdue.map(move |(), host, cx| host.on_overdue(id, deadline, cx)));
         self.current = Some(Current {
             id,
+            begun,
+            writing: Duration::ZERO,
             reply,
             outputs: None,
             overdue,
@@ -112,8 +127,13 @@ impl ModelHost {
         let bytes = request.inputs.iter().map(BoundInput::bytes).sum();
         let written = copy(bytes, move || write_request(id, &request, &requests));
         cx.spawn(
-            wrap_future::<_, Self>(written).map(|written, host, cx| match written {
-                Ok((header, payload)) => host.send(&header, &payload, cx),
+            wrap_future::<_, Self>(written).map(move |written, host, cx| match written {
+                Ok((header, payload)) => {
+                    if let Some(current) = host.current.as_mut().filter(|it| it.id == id) {
+                        current.writing = begun.elapsed();
+                    }
+                    host.send(&header, &payload, cx);
+                }
                 // Otherwise the process has ended, and its exit is the reason.
                 Err(error) if host.running.is_some() => {
                     host.fail(cx, HostError::BadTensor(error));

@@ -114,6 +114,7 @@ impl FakeHost {
                 HostReply::Output {
                     id: infer.id,
                     outputs: Vec::new(),
+                    input_us: 0,
                     // Shows the test which process answered.
                     forward_us: u64::from(std::process::id()),
                 }
