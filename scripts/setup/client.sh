@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Independent clients from PyPI, which the tests run against the server, with their dependencies: a client of the Open
-# Inference Protocol, Triton's (BSD licence), pinned in client.txt; and a generator of clients from the OpenAPI document,
-# openapi-python-client (MIT licence), pinned in openapi_client.txt. Used by the tests only.
+# Independent clients from PyPI, which the tests run against the server, with their dependencies: clients of the Open Inference
+# Protocol, Triton's (BSD licence) and KServe's (Apache licence 2.0), pinned in client.txt; and a generator of clients from the
+# OpenAPI document, openapi-python-client (MIT licence), pinned in openapi_client.txt. Used by the tests only.
 
 need_protocol_client() {
   python_packages protocol-client client.txt "clients of the Open Inference Protocol from PyPI (70 MiB, for the tests)"

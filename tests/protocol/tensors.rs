@@ -203,3 +203,35 @@ async fn what_is_no_number_is_returned_by_its_name() {
         json!(["Infinity", "NaN", "-Infinity"])
     );
 }
+
+#[tokio::test]
+async fn lists_tuples_and_dicts_are_made_of_inputs_with_names_of_their_places() {
+    let models = Models::new();
+    let code = "def forward(self, x: List[Tensor], by: Dict[str, Tensor], sizes: List[int]) -> \
+                Tuple[List[Tensor], Dict[str, Tensor], List[int]]:\n  return (x, by, sizes)\n";
+    models.add("parts", 1, |path| {
+        torchscript::Script::new(code).write(path)
+    });
+    let server = Server::start(models.options(BINARY));
+    let one = |name: &str, value: i64| tensor(name, "INT64", &[1], json!([value]));
+    let sizes = tensor("sizes", "INT32", &[2], json!([5, 6]));
+    let inputs = [
+        one("x.0", 1),
+        one("by.b", 4),
+        sizes.clone(),
+        one("x.1", 2),
+        one("by.a", 3),
+    ];
+    let answer = server.infer("parts", &json!({ "inputs": inputs })).await;
+    let expected = [
+        one("output_0_0", 1),
+        one("output_0_1", 2),
+        one("output_1.b", 4),
+        one("output_1.a", 3),
+        tensor("output_2", "INT64", &[2], json!([5, 6])),
+    ];
+    assert_eq!(answer.ok()["outputs"], json!(expected));
+    let missing = [one("x.0", 1), one("x.2", 2), one("by.b", 4), sizes];
+    let answer = server.infer("parts", &json!({ "inputs": missing })).await;
+    answer.assert_refused(400, "`x.1` (Tensor) is missing");
+}

@@ -14,6 +14,7 @@
 //! convert its values, [`model`] is one loaded model. [`memory`] and [`process`] call the operating system.
 
 mod archive;
+mod arguments;
 mod check;
 mod default;
 mod failure;

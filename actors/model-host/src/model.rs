@@ -4,12 +4,13 @@ use std::{ffi::CStr, fs::File, time::Instant};
 
 use headroom_model_protocol::{
     Arena, Datatype, Failure, FailureKind, HostReply, Infer, Input, InputKind, LoadedModel,
-    Sandbox, Scalar, ScalarKind, SignatureInput, Start, TensorReader, TensorWriter, encode_frame,
+    Sandbox, Scalar, SignatureInput, Start, TensorReader, TensorWriter, encode_frame,
 };
 use tch::NoGradGuard;
 
 use crate::{
     archive::{Archive, Extent},
+    arguments::{argument, placeholder},
     default::{self, Default},
     failure::failure,
     flatten::{self, Output},
@@ -206,12 +207,8 @@ impl Model {
             .max(self.signature.required);
         let inputs = inputs.iter().take(count).enumerate();
         let arguments = inputs.map(|(index, input)| match input {
-            Input::Tensor(meta) => {
-                let type_text = &self.signature.inputs[index].type_text;
-                tensor::argument(frame, meta, type_text)
-            }
-            Input::Scalar(value) => Ok(Value::scalar(*value)?),
             Input::Default => self.default(index),
+            given => argument(frame, given, &self.signature.inputs[index].type_text),
         });
         arguments.collect()
     }
@@ -259,6 +256,7 @@ impl Model {
                 // `argument` checks that the model takes strings here.
                 Input::Tensor(meta) if meta.datatype == Datatype::Bytes => continue,
                 Input::Tensor(_) => "Tensor",
+                Input::Group { .. } => "parts of it",
                 Input::Scalar(Scalar::Int(_)) => "int",
                 Input::Scalar(Scalar::Float(_)) => "float",
                 Input::Scalar(Scalar::Bool(_)) => "bool",
@@ -297,22 +295,6 @@ fn is_fixed(input: &InputKind) -> bool {
     match input {
         InputKind::Tensor { shape, .. } => shape.iter().all(|&dimension| dimension >= 0),
         InputKind::Scalar { constant, .. } => constant.is_some(),
-    }
-}
-
-/// A warm-up's argument: zeros with size 1 for -1; the declared constant, else 1.
-fn placeholder(input: &InputKind, type_text: &str) -> Result<Value, TorchError> {
-    match input {
-        InputKind::Tensor { datatype, shape } => {
-            let sizes = shape.iter().map(|&size| if size < 0 { 1 } else { size });
-            let shape: Vec<i64> = sizes.collect();
-            tensor::placeholder(*datatype, &shape, type_text)
-        }
-        InputKind::Scalar { kind, constant } => Value::scalar(constant.unwrap_or(match kind {
-            ScalarKind::Int => Scalar::Int(1),
-            ScalarKind::Float => Scalar::Float(1.0),
-            ScalarKind::Bool => Scalar::Bool(true),
-        })),
     }
 }
 

@@ -91,7 +91,7 @@ fn method<'a>(class_code: &'a str, name: &str) -> Option<(&'a str, &'a str)> {
 }
 
 /// Splits at each separator outside of brackets and quotes. Leaves out empty pieces.
-fn split(text: &str, separator: char) -> Vec<&str> {
+pub(crate) fn split(text: &str, separator: char) -> Vec<&str> {
     let mut pieces = Vec::new();
     let mut rest = text;
     while let Some(at) = find_at_depth_zero(rest, separator) {

@@ -1,12 +1,9 @@
 //! Converts tensors between frames and libtorch.
 
-use std::{
-    ffi::{CString, c_int},
-    fmt::Display,
-};
+use std::{ffi::c_int, fmt::Display};
 
 use headroom_model_protocol::{
-    Datatype, Elements, Failure, FailureKind, TensorMeta, TensorReader, TensorWriter, check_length,
+    Datatype, Failure, FailureKind, TensorMeta, TensorReader, TensorWriter, check_length,
     element_count,
 };
 use tch::{Device, Tensor};
@@ -14,7 +11,7 @@ use tch::{Device, Tensor};
 use crate::{
     failure::failure,
     flatten::Output,
-    torch::{self, TorchError, Value},
+    torch::{self, TorchError},
 };
 
 /// libtorch's number for a datatype (c10/core/ScalarType.h). It has no tensors of strings.
@@ -38,90 +35,17 @@ fn kind(datatype: Datatype) -> Option<c_int> {
 }
 
 /// A tensor of zeros on the CPU.
-fn zeros(datatype: Datatype, shape: &[i64]) -> Result<Tensor, TorchError> {
+pub(crate) fn zeros(datatype: Datatype, shape: &[i64]) -> Result<Tensor, TorchError> {
     let kind = kind(datatype).ok_or_else(|| TorchError::new("there are no tensors of strings"))?;
     torch::zeros(kind, shape)
 }
 
-/// An argument of zeros or of empty strings, for a warm-up.
-pub(crate) fn placeholder(
-    datatype: Datatype,
-    shape: &[i64],
-    type_text: &str,
-) -> Result<Value, TorchError> {
-    if datatype != Datatype::Bytes {
-        return Value::tensor(&zeros(datatype, shape)?);
-    }
-    let count = element_count(shape).map_err(|error| TorchError::new(&error.to_string()))?;
-    let count = usize::try_from(count).unwrap_or(usize::MAX);
-    match Texts::of(type_text) {
-        Some(Texts::List) => Value::strings(&vec![CString::default(); count]),
-        _ => Value::string(c""),
-    }
-}
-
-/// How an argument of a model takes strings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Texts {
-    One,
-    List,
-}
-
-impl Texts {
-    /// `None` if it does not.
-    fn of(type_text: &str) -> Option<Self> {
-        let optional = type_text.strip_prefix("Optional[");
-        let inner = optional.and_then(|it| it.strip_suffix(']'));
-        match inner.unwrap_or(type_text) {
-            "str" => Some(Self::One),
-            "List[str]" => Some(Self::List),
-            _ => None,
-        }
-    }
-}
-
-/// Makes the argument of a model from a request's tensor. `type_text` is the argument's type.
-pub(crate) fn argument(
-    frame: TensorReader<'_>,
-    meta: &TensorMeta,
-    type_text: &str,
-) -> Result<Value, Failure> {
-    if meta.datatype != Datatype::Bytes {
-        return Ok(Value::tensor(&read(frame, meta)?)?);
-    }
-    let name = &meta.name;
-    let Some(texts) = Texts::of(type_text) else {
-        return Err(invalid(format!(
-            "input `{name}` has type {type_text}, the request has strings (BYTES)"
-        )));
-    };
-    let bytes = frame.read(meta).map_err(invalid)?;
-    let text = |element| {
-        CString::new::<&[u8]>(element).map_err(|_| {
-            invalid(format!(
-                "input `{name}` has a string with a zero byte, which models cannot take"
-            ))
-        })
-    };
-    let elements = Elements::new(&bytes);
-    let elements = elements.map(|element| element.map_err(invalid).and_then(text));
-    let elements: Vec<CString> = elements.collect::<Result<_, _>>()?;
-    match (texts, &elements[..]) {
-        (Texts::List, elements) => Ok(Value::strings(elements)?),
-        (Texts::One, [element]) => Ok(Value::string(element)?),
-        (Texts::One, elements) => Err(invalid(format!(
-            "input `{name}` has {} strings, the model takes one",
-            elements.len()
-        ))),
-    }
-}
-
-fn invalid(why: impl ToString) -> Failure {
+pub(crate) fn invalid(why: impl ToString) -> Failure {
     failure(FailureKind::InvalidInput, why)
 }
 
 /// Copies a request's tensor into libtorch's memory.
-fn read(frame: TensorReader<'_>, meta: &TensorMeta) -> Result<Tensor, Failure> {
+pub(crate) fn read(frame: TensorReader<'_>, meta: &TensorMeta) -> Result<Tensor, Failure> {
     // Checks the shape, and that the bytes exist, before it allocates memory.
     let len = frame.check(meta).map_err(invalid)?;
     let mut tensor = zeros(meta.datatype, &meta.shape).map_err(invalid)?;

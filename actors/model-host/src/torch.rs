@@ -12,12 +12,12 @@ use std::{
 use headroom_model_protocol::{Failure, FailureKind, Scalar};
 use tch::{Device, Tensor, jit, kind::Element};
 use torch_sys::{
-    CIValue, CModule_, at_scalar_type, ati_bool, ati_double, ati_double_list, ati_free, ati_int,
-    ati_int_list, ati_length, ati_none, ati_string, ati_string_list, ati_tag, ati_tensor,
-    ati_to_bool, ati_to_bool_list, ati_to_double, ati_to_double_list, ati_to_generic_dict,
-    ati_to_generic_list, ati_to_int, ati_to_int_list, ati_to_string, ati_to_tensor, ati_to_tuple,
-    ati_tuple_length, atm_free, atm_load_on_device, atm_method_, c_generated::atg_zeros,
-    get_and_reset_last_err,
+    CIValue, CModule_, at_scalar_type, ati_bool, ati_bool_list, ati_double, ati_double_list,
+    ati_free, ati_generic_dict, ati_int, ati_int_list, ati_length, ati_none, ati_string,
+    ati_string_list, ati_tag, ati_tensor, ati_tensor_list, ati_to_bool, ati_to_bool_list,
+    ati_to_double, ati_to_double_list, ati_to_generic_dict, ati_to_generic_list, ati_to_int,
+    ati_to_int_list, ati_to_string, ati_to_tensor, ati_to_tuple, ati_tuple, ati_tuple_length,
+    atm_free, atm_load_on_device, atm_method_, c_generated::atg_zeros, get_and_reset_last_err,
 };
 
 use crate::{
@@ -107,8 +107,7 @@ impl Module {
 
     /// Calls a method.
     pub(crate) fn call(&self, method: &CStr, arguments: &[Value]) -> Result<Value, TorchError> {
-        let count =
-            c_int::try_from(arguments.len()).map_err(|_| TorchError::new("too many arguments"))?;
+        let count = length(arguments)?;
         let raw: Vec<*mut CIValue> = arguments.iter().map(|value| value.raw).collect();
         // SAFETY: module, name and `count` argument pointers are all valid during the call, which copies what it keeps.
         Value::new(unsafe { atm_method_(self.raw, method.as_ptr(), raw.as_ptr(), count) })
@@ -209,11 +208,50 @@ impl Value {
 
     /// A `List[str]`.
     pub(crate) fn strings(texts: &[CString]) -> Result<Self, TorchError> {
-        let count =
-            c_int::try_from(texts.len()).map_err(|_| TorchError::new("too many strings"))?;
+        let count = length(texts)?;
         let raw: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr()).collect();
         // SAFETY: `count` C strings, which the call copies.
         Self::new(unsafe { ati_string_list(raw.as_ptr(), count) })
+    }
+
+    /// A `List[int]`.
+    pub(crate) fn ints(values: &[i64]) -> Result<Self, TorchError> {
+        // SAFETY: as many numbers as the length says; the call copies them.
+        Self::new(unsafe { ati_int_list(values.as_ptr(), length(values)?) })
+    }
+
+    /// A `List[float]`.
+    pub(crate) fn floats(values: &[f64]) -> Result<Self, TorchError> {
+        // SAFETY: as for `ints`.
+        Self::new(unsafe { ati_double_list(values.as_ptr(), length(values)?) })
+    }
+
+    /// A `List[bool]`. Each value is 0 or 1.
+    pub(crate) fn bools(values: &[i8]) -> Result<Self, TorchError> {
+        // SAFETY: as for `ints`; a char has one byte.
+        Self::new(unsafe { ati_bool_list(values.as_ptr().cast(), length(values)?) })
+    }
+
+    /// A `List[Tensor]`; its items share the memory of the tensors.
+    pub(crate) fn tensors(tensors: &[Tensor]) -> Result<Self, TorchError> {
+        let raw: Vec<_> = tensors.iter().map(|it| it.as_ptr().cast_mut()).collect();
+        // SAFETY: as many valid tensors as the length says; the list takes references of its own.
+        Self::new(unsafe { ati_tensor_list(raw.as_ptr(), length(&raw)?) })
+    }
+
+    /// A tuple.
+    pub(crate) fn tuple(items: &[Self]) -> Result<Self, TorchError> {
+        let raw: Vec<_> = items.iter().map(|it| it.raw).collect();
+        // SAFETY: as many valid values as the length says; the tuple copies them.
+        Self::new(unsafe { ati_tuple(raw.as_ptr(), length(&raw)?) })
+    }
+
+    /// A dict of keys and values, one after the other.
+    pub(crate) fn dict(entries: &[Self]) -> Result<Self, TorchError> {
+        let (pairs, _) = entries.as_chunks::<2>();
+        let raw: Vec<_> = pairs.iter().flatten().map(|it| it.raw).collect();
+        // SAFETY: twice as many valid values as there are pairs; the dict copies them.
+        Self::new(unsafe { ati_generic_dict(raw.as_ptr(), length(pairs)?) })
     }
 
     /// The content. The tags are those of `ati_tag` in torch-sys.
@@ -312,11 +350,14 @@ impl Drop for Value {
     }
 }
 
+fn length<T>(items: &[T]) -> Result<c_int, TorchError> {
+    c_int::try_from(items.len()).map_err(|_| TorchError::new("too many items"))
+}
+
 /// A tensor of zeros on the CPU. `kind` is a number of c10/core/ScalarType.h, which `tch` does not know in full.
 pub(crate) fn zeros(kind: c_int, shape: &[i64]) -> Result<Tensor, TorchError> {
     const CPU: c_int = -1;
-    let dimensions =
-        c_int::try_from(shape.len()).map_err(|_| TorchError::new("too many dimensions"))?;
+    let dimensions = length(shape)?;
     let mut raw = ptr::null_mut();
     // SAFETY: the place for one tensor, and as many sizes as there are dimensions.
     check(unsafe { atg_zeros(&mut raw, shape.as_ptr(), dimensions, kind, CPU) })?;

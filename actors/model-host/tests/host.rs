@@ -469,6 +469,88 @@ fn strings_are_taken_and_returned() {
 }
 
 #[test]
+fn lists_tuples_and_dicts_are_made_of_tensors() {
+    let code = "def forward(self, a: List[Tensor], b: Dict[str, Tensor], \
+                c: Tuple[Tensor, Tuple[int, str]], d: List[int], e: Optional[List[float]]) -> \
+                Tuple[List[Tensor], Dict[str, Tensor], Tuple[Tensor, Tuple[int, str]], List[int], Optional[List[float]]]:\n  \
+                return (a, b, c, d, e)\n";
+    let (_folder, path) = model(|path| Script::new(code).write(path));
+    let (mut host, _) = Host::ready(plain(path));
+    let float = |name: &str, value: f32| TensorData {
+        name: name.into(),
+        ..TensorData::floats(&[1], &[value])
+    };
+    let of = |name: &str, datatype, shape: &[i64], bytes: &[u8]| TensorData {
+        name: name.into(),
+        ..TensorData::new(datatype, shape, bytes.to_vec())
+    };
+    let a = [float("a.1", 1.0), float("a.0", 0.5)];
+    let b = [float("b.x.y", 2.0), float("b.z", 3.0)];
+    let text = strings(&[b"t"]);
+    let c = [
+        float("c.0", 4.0),
+        of("c.1.0", Datatype::Uint16, &[1], &[7, 0]),
+        of("c.1.1", Datatype::Bytes, &[1], &text),
+    ];
+    let d = of("d", Datatype::Int8, &[2, 1], &[1, 255]);
+    let e = float("e", 0.25);
+    let all = [
+        Arg::Group("a", &a),
+        Arg::Group("b", &b),
+        Arg::Group("c", &c),
+        Arg::Tensor(&d),
+        Arg::Tensor(&e),
+    ];
+    let ints = |values: &[i64]| {
+        values
+            .iter()
+            .flat_map(|it| it.to_le_bytes())
+            .collect::<Vec<u8>>()
+    };
+    let expected = vec![
+        float("output_0_0", 0.5),
+        float("output_0_1", 1.0),
+        float("output_1.x.y", 2.0),
+        float("output_1.z", 3.0),
+        float("output_2_0", 4.0),
+        of("output_2_1_0", Datatype::Int64, &[], &ints(&[7])),
+        of("output_2_1_1", Datatype::Bytes, &[], &text),
+        of("output_3", Datatype::Int64, &[2], &ints(&[1, -1])),
+        of("output_4", Datatype::Fp64, &[1], &0.25f64.to_le_bytes()),
+    ];
+    assert_eq!(host.infer(&all).unwrap(), expected);
+    let [a0, a2] = [[float("a.0", 0.5)], [float("a.2", 1.0)]];
+    let gap = [a0[0].clone(), a2[0].clone()];
+    let wrong_text = [c[0].clone(), c[1].clone(), float("c.1.1", 1.0)];
+    let other = [c[0].clone(), c[1].clone(), c[2].clone(), float("c.2", 1.0)];
+    let halves = [float("c.0", 4.0), float("c.1.0", 0.5), c[2].clone()];
+    for (a, c, d, word) in [
+        (&gap[..], &c[..], &d, "`a.1` (Tensor) is missing"),
+        (&a, &wrong_text, &d, "`c.1.1` has type str"),
+        (&a, &other, &d, "other parts"),
+        (&a, &halves, &d, "`c.1.0` has type int"),
+        (&a, &c[..2], &d, "`c.1.1` (str) is missing"),
+        (&a, &c, &e, "has type List[int]"),
+    ] {
+        let arguments = [
+            Arg::Group("a", a),
+            Arg::Group("b", &b),
+            Arg::Group("c", c),
+            Arg::Tensor(d),
+            Arg::Tensor(&e),
+        ];
+        let (kind, message) = host.infer(&arguments).unwrap_err();
+        assert_eq!(kind, FailureKind::InvalidInput, "{message}");
+        assert!(message.contains(word), "{word}: {message}");
+    }
+    // One tensor is no list, and parts are no tensor.
+    let one = [Arg::Tensor(&e), Arg::Group("b", &b), Arg::Group("c", &c)];
+    let (_, message) = host.infer(&one).unwrap_err();
+    assert!(message.contains("takes 5 inputs"), "{message}");
+    assert!(host.infer(&all).is_ok());
+}
+
+#[test]
 fn pings_are_answered_during_a_run() {
     let (_folder, path) = model(torchscript::slow);
     let (mut host, _) = Host::ready(plain(path));

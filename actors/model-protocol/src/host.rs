@@ -130,6 +130,13 @@ pub enum Input {
     Scalar(Scalar),
     /// The argument's default, or `None` if it has none.
     Default,
+    /// The tensors of a list, a tuple or a dict. Each is named by its place, such as `name.0` or `name.key`.
+    Group {
+        /// The name of the argument.
+        name: String,
+        /// In any order.
+        tensors: Vec<TensorMeta>,
+    },
 }
 
 /// A reply of the host.

@@ -133,6 +133,11 @@ pub(super) enum BoundInput {
     Scalar(Scalar),
     /// The request leaves it out, and the model allows that.
     Default,
+    /// The tensors of a list, a tuple or a dict, whose names begin with the name of the argument and a dot.
+    Group {
+        name: String,
+        tensors: Vec<Tensor>,
+    },
 }
 
 impl BoundInput {
@@ -141,6 +146,7 @@ impl BoundInput {
         match self {
             Self::Tensor(tensor) => tensor.data.len() as u64,
             Self::Scalar(_) | Self::Default => 0,
+            Self::Group { tensors, .. } => tensors.iter().map(|it| it.data.len() as u64).sum(),
         }
     }
 }

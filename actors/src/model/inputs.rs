@@ -72,7 +72,14 @@ impl InputPlan {
             let is_for = |tensor: &Tensor| tensor.name == argument.name;
             let tensor = tensors.iter().position(is_for);
             let tensor = tensor.map(|index| tensors.swap_remove(index));
-            bound.push(self.bind_one(argument, tensor)?);
+            let group = match tensor {
+                None if argument.kind.is_none() => take_group(&mut tensors, &argument.name),
+                _ => None,
+            };
+            bound.push(match group {
+                Some(group) => group,
+                None => self.bind_one(argument, tensor)?,
+            });
         }
         match tensors.first() {
             Some(unknown) => refuse(format!(
@@ -193,6 +200,17 @@ impl Argument {
 
 fn refuse<T>(why: String) -> Result<T, InferError> {
     Err(InferError::InvalidInput(why))
+}
+
+/// Takes the tensors that are parts of the argument `name`, if there are any.
+fn take_group(tensors: &mut Vec<Tensor>, name: &str) -> Option<BoundInput> {
+    let is_part = |tensor: &mut Tensor| {
+        let rest = tensor.name.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with('.'))
+    };
+    let tensors: Vec<Tensor> = tensors.extract_if(.., is_part).collect();
+    let name = name.to_owned();
+    (!tensors.is_empty()).then_some(BoundInput::Group { name, tensors })
 }
 
 fn check(tensor: &Tensor) -> Result<(), InferError> {
@@ -415,7 +433,23 @@ mod tests {
         let x = tensor("x", Datatype::Int8, &[3], vec![1, 2, 3]);
         let flag = tensor("flag", Datatype::Bool, &[1], vec![1]);
         let bound = plan.bind(vec![flag, x.clone()]).unwrap();
-        assert_eq!(bound[0], BoundInput::Tensor(x));
+        assert_eq!(bound[0], BoundInput::Tensor(x.clone()));
         assert_eq!(bound[1], BoundInput::Scalar(Scalar::Bool(true)));
+        let parts =
+            |names: [&str; 3]| names.map(|name| tensor(name, Datatype::Int8, &[1], vec![1]));
+        let flag = || tensor("flag", Datatype::Bool, &[1], vec![1]);
+        let [one, zero, other] = parts(["x.1", "x.0", "xx.0"]);
+        let bound = plan.bind(vec![one.clone(), flag(), zero.clone()]).unwrap();
+        let group = BoundInput::Group {
+            name: "x".into(),
+            tensors: vec![one.clone(), zero],
+        };
+        assert_eq!(bound[0], group);
+        for tensors in [
+            vec![one, flag(), other],
+            vec![x.clone(), flag(), parts(["x.0"; 3])[0].clone()],
+        ] {
+            assert!(plan.bind(tensors).is_err());
+        }
     }
 }

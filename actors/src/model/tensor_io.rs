@@ -32,18 +32,26 @@ pub(super) fn write_request(
     arena: &Arena,
 ) -> Result<(HostRequest, Vec<u8>), ArenaError> {
     let mut writer = TensorWriter::new(arena);
-    let mut write = |input: &BoundInput| match input {
-        BoundInput::Scalar(value) => Ok(Input::Scalar(*value)),
-        BoundInput::Default => Ok(Input::Default),
-        BoundInput::Tensor(tensor) => Ok(Input::Tensor(TensorMeta {
+    let mut write = |tensor: &Tensor| {
+        Ok::<_, ArenaError>(TensorMeta {
             name: tensor.name.clone(),
             datatype: tensor.datatype,
             shape: tensor.shape.clone(),
             length: tensor.data.len() as u64,
             location: writer.write(&tensor.data)?,
-        })),
+        })
     };
-    let inputs = request.inputs.iter().map(&mut write);
+    let inputs = request.inputs.iter().map(|input| {
+        Ok(match input {
+            BoundInput::Scalar(value) => Input::Scalar(*value),
+            BoundInput::Default => Input::Default,
+            BoundInput::Tensor(tensor) => Input::Tensor(write(tensor)?),
+            BoundInput::Group { name, tensors } => Input::Group {
+                name: name.clone(),
+                tensors: tensors.iter().map(&mut write).collect::<Result<_, _>>()?,
+            },
+        })
+    });
     let infer = Infer {
         id,
         inputs: inputs.collect::<Result<_, ArenaError>>()?,

@@ -565,6 +565,7 @@ fn sequence_id(parameters: &ParametersJson<'_>) -> Result<Option<String>, Proble
 #[cfg(test)]
 mod tests {
     use headroom_actors::kernel::testing::buffers::FixedBuffers;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -707,6 +708,24 @@ mod tests {
         let problem = parse(&body, beyond, &memory).unwrap_err();
         assert!(problem.detail.contains("the body has"), "{problem}");
         assert!(parse(&body, length, &memory).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_and_length_are_read_or_refused(
+            body in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..60),
+                r#"\{"inputs":\[(\{"name":"x","shape":\[[0-3]\],"datatype":"(BYTES|INT8)","parameters":\{"binary_data_size":[0-9]\}\}){0,2}\]\}.{0,9}"#
+                    .prop_map(String::into_bytes),
+            ],
+            length in prop::option::of(0usize..140),
+        ) {
+            let size = body.len();
+            if let Ok(request) = parse(&body.into(), length, &FixedBuffers::new(0)) {
+                let data: usize = request.infer.inputs.iter().map(|it| it.data.len()).sum();
+                prop_assert_eq!(data, length.map_or(0, |length| size - length));
+            }
+        }
     }
 
     #[test]

@@ -132,6 +132,8 @@ impl TensorData {
 
 pub(crate) enum Arg<'a> {
     Tensor(&'a TensorData),
+    /// The parts of the argument with this name.
+    Group(&'a str, &'a [TensorData]),
     Scalar(Scalar),
 }
 
@@ -209,14 +211,19 @@ impl Host {
         self.id += 1;
         let id = self.id;
         let mut frame = TensorWriter::new(&self.requests);
+        let mut meta = |data: &TensorData| TensorMeta {
+            name: data.name.clone(),
+            datatype: data.datatype,
+            shape: data.shape.clone(),
+            length: data.bytes.len() as u64,
+            location: frame.write(&data.bytes).unwrap(),
+        };
         let inputs = arguments.iter().map(|argument| match argument {
-            Arg::Tensor(data) => Input::Tensor(TensorMeta {
-                name: data.name.clone(),
-                datatype: data.datatype,
-                shape: data.shape.clone(),
-                length: data.bytes.len() as u64,
-                location: frame.write(&data.bytes).unwrap(),
-            }),
+            Arg::Tensor(data) => Input::Tensor(meta(data)),
+            Arg::Group(name, parts) => Input::Group {
+                name: name.to_string(),
+                tensors: parts.iter().map(&mut meta).collect(),
+            },
             Arg::Scalar(value) => Input::Scalar(*value),
         });
         let inputs = inputs.collect();

@@ -1,0 +1,312 @@
+//! Makes the arguments of `forward` from the tensors of a request.
+//!
+//! A tensor is a tensor, and also what else its elements can be: the numbers of a `List[int]`, or a `str`. The parts of a
+//! list, a tuple or a dict of tensors are tensors of their own, named by their place: `name.0`, `name.key`.
+
+use std::ffi::CString;
+
+use headroom_model_protocol::{
+    Datatype, Elements, Failure, Input, InputKind, Scalar, ScalarKind, TensorMeta, TensorReader,
+    element_count,
+};
+use tch::{Kind, Tensor};
+
+use crate::{
+    signature,
+    tensor::{self, invalid},
+    torch::{TorchError, Value},
+};
+
+/// A type of TorchScript, as far as the tensors of a request can be a value of it.
+#[derive(Debug, PartialEq, Eq)]
+enum Type<'a> {
+    Tensor,
+    Scalar(ScalarKind),
+    Scalars(ScalarKind),
+    Str,
+    Strs,
+    Tensors,
+    /// A dict of tensors, by strings.
+    Dict,
+    Tuple(Vec<&'a str>),
+    /// Another one, such as `List[List[Tensor]]`.
+    Other,
+}
+
+impl<'a> Type<'a> {
+    fn parse(text: &'a str) -> Self {
+        let inside = |head: &str| text.strip_prefix(head)?.strip_suffix(']');
+        match text {
+            "Tensor" => Self::Tensor,
+            "int" => Self::Scalar(ScalarKind::Int),
+            "float" => Self::Scalar(ScalarKind::Float),
+            "bool" => Self::Scalar(ScalarKind::Bool),
+            "str" => Self::Str,
+            "List[int]" => Self::Scalars(ScalarKind::Int),
+            "List[float]" => Self::Scalars(ScalarKind::Float),
+            "List[bool]" => Self::Scalars(ScalarKind::Bool),
+            "List[str]" => Self::Strs,
+            "List[Tensor]" => Self::Tensors,
+            "Dict[str, Tensor]" => Self::Dict,
+            _ => match (inside("Optional["), inside("Tuple[")) {
+                (Some(inner), _) => Self::parse(inner),
+                (_, Some(items)) => Self::Tuple(signature::split(items, ',')),
+                _ => Self::Other,
+            },
+        }
+    }
+
+    /// Whether tensors with names of their own are its parts.
+    fn has_parts(&self) -> bool {
+        matches!(self, Self::Tensors | Self::Dict | Self::Tuple(_))
+    }
+}
+
+/// A warm-up's argument: zeros with size 1 for -1; the declared constant, else 1; empty strings. `type_text` is the type of
+/// the argument.
+pub(crate) fn placeholder(input: &InputKind, type_text: &str) -> Result<Value, TorchError> {
+    let (datatype, shape) = match input {
+        InputKind::Tensor { datatype, shape } => (*datatype, shape),
+        InputKind::Scalar { kind, constant } => {
+            return Value::scalar(constant.unwrap_or(match kind {
+                ScalarKind::Int => Scalar::Int(1),
+                ScalarKind::Float => Scalar::Float(1.0),
+                ScalarKind::Bool => Scalar::Bool(true),
+            }));
+        }
+    };
+    let sizes = shape.iter().map(|&size| if size < 0 { 1 } else { size });
+    let shape: Vec<i64> = sizes.collect();
+    match (datatype, Type::parse(type_text)) {
+        (Datatype::Bytes, Type::Strs) => {
+            let count = element_count(&shape);
+            let count = count.map_err(|error| TorchError::new(&error.to_string()))?;
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            Value::strings(&vec![CString::default(); count])
+        }
+        (Datatype::Bytes, _) => Value::string(c""),
+        (_, Type::Scalars(kind)) => scalars(&tensor::zeros(datatype, &shape)?, kind),
+        _ => Value::tensor(&tensor::zeros(datatype, &shape)?),
+    }
+}
+
+/// Makes an argument. `type_text` is its type.
+pub(crate) fn argument(
+    frame: TensorReader<'_>,
+    input: &Input,
+    type_text: &str,
+) -> Result<Value, Failure> {
+    match input {
+        Input::Default => Err(invalid("an input is missing".to_owned())),
+        Input::Scalar(value) => Ok(Value::scalar(*value)?),
+        Input::Tensor(meta) => from_tensor(frame, meta, type_text),
+        Input::Group { name, tensors } => {
+            let group = Group { frame, tensors };
+            let mut used = 0;
+            let value = group.value(name, type_text, &mut used)?;
+            if used < tensors.len() {
+                return Err(invalid(format!(
+                    "input `{name}` has type {type_text}, of which the request has other parts: {}",
+                    group.names()
+                )));
+            }
+            Ok(value)
+        }
+    }
+}
+
+/// Makes an argument of one tensor.
+fn from_tensor(
+    frame: TensorReader<'_>,
+    meta: &TensorMeta,
+    type_text: &str,
+) -> Result<Value, Failure> {
+    let name = &meta.name;
+    let wrong = || {
+        invalid(format!(
+            "input `{name}` has type {type_text}, the request has {}",
+            match meta.datatype {
+                Datatype::Bytes => "strings (BYTES)",
+                datatype => datatype.name(),
+            }
+        ))
+    };
+    let kind = Type::parse(type_text);
+    match (&kind, meta.datatype) {
+        (Type::Str, Datatype::Bytes) => match &strings(frame, meta)?[..] {
+            [text] => Ok(Value::string(text)?),
+            texts => Err(invalid(format!(
+                "input `{name}` has {} strings, the model takes one",
+                texts.len()
+            ))),
+        },
+        (Type::Strs, Datatype::Bytes) => Ok(Value::strings(&strings(frame, meta)?)?),
+        (Type::Str | Type::Strs | Type::Tensors | Type::Dict | Type::Tuple(_), _)
+        | (_, Datatype::Bytes) => Err(wrong()),
+        (Type::Scalar(scalar) | Type::Scalars(scalar), datatype) => {
+            if !can_be(datatype, *scalar) {
+                return Err(wrong());
+            }
+            let tensor = tensor::read(frame, meta)?;
+            if let Type::Scalars(kind) = kind {
+                return Ok(scalars(&tensor, kind)?);
+            }
+            match tensor.numel() {
+                1 => Ok(Value::scalar(one(&tensor, *scalar)?)?),
+                found => Err(invalid(format!(
+                    "input `{name}` has {found} elements, the model takes one"
+                ))),
+            }
+        }
+        // libtorch says what is wrong with other types.
+        _ => Ok(Value::tensor(&tensor::read(frame, meta)?)?),
+    }
+}
+
+/// Whether elements of a datatype are numbers of this kind, without loss.
+fn can_be(datatype: Datatype, kind: ScalarKind) -> bool {
+    match datatype {
+        Datatype::Bool => kind == ScalarKind::Bool,
+        Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Fp64 => {
+            kind == ScalarKind::Float
+        }
+        Datatype::Uint64 | Datatype::Bytes => false,
+        _ => kind != ScalarKind::Bool,
+    }
+}
+
+/// The only element of a tensor.
+fn one(tensor: &Tensor, kind: ScalarKind) -> Result<Scalar, TorchError> {
+    Ok(match kind {
+        ScalarKind::Int => Scalar::Int(tensor.f_to_kind(Kind::Int64)?.f_int64_value(&[])?),
+        ScalarKind::Float => Scalar::Float(tensor.f_to_kind(Kind::Double)?.f_double_value(&[])?),
+        ScalarKind::Bool => Scalar::Bool(tensor.f_to_kind(Kind::Int64)?.f_int64_value(&[])? != 0),
+    })
+}
+
+/// A list of the elements of a tensor, in row-major order.
+fn scalars(tensor: &Tensor, kind: ScalarKind) -> Result<Value, TorchError> {
+    let flat = tensor.f_flatten(0, -1)?;
+    match kind {
+        ScalarKind::Int => Value::ints(&Vec::try_from(flat.f_to_kind(Kind::Int64)?)?),
+        ScalarKind::Float => Value::floats(&Vec::try_from(flat.f_to_kind(Kind::Double)?)?),
+        ScalarKind::Bool => Value::bools(&Vec::try_from(flat.f_to_kind(Kind::Int8)?)?),
+    }
+}
+
+/// The elements of a BYTES tensor.
+fn strings(frame: TensorReader<'_>, meta: &TensorMeta) -> Result<Vec<CString>, Failure> {
+    let bytes = frame.read(meta).map_err(invalid)?;
+    let text = |element: &[u8]| {
+        CString::new(element).map_err(|_| {
+            invalid(format!(
+                "input `{}` has a string with a zero byte, which models cannot take",
+                meta.name
+            ))
+        })
+    };
+    let elements = Elements::new(&bytes);
+    elements
+        .map(|element| element.map_err(invalid).and_then(text))
+        .collect()
+}
+
+/// The tensors of an argument that has parts.
+#[derive(Clone, Copy)]
+struct Group<'a> {
+    frame: TensorReader<'a>,
+    tensors: &'a [TensorMeta],
+}
+
+impl<'a> Group<'a> {
+    /// Makes the value at a path. Counts the tensors that it used.
+    fn value(self, path: &str, type_text: &str, used: &mut usize) -> Result<Value, Failure> {
+        let kind = Type::parse(type_text);
+        if !kind.has_parts() {
+            *used += 1;
+            return from_tensor(self.frame, self.tensor(path, type_text)?, type_text);
+        }
+        let place = |index| format!("{path}.{index}");
+        let parts = self.tensors.iter().filter_map(|meta| {
+            let key = meta.name.strip_prefix(path)?.strip_prefix('.')?;
+            Some((key, meta))
+        });
+        match kind {
+            Type::Tensors => {
+                let tensors = (0..parts.count()).map(|index| {
+                    *used += 1;
+                    self.read(self.tensor(&place(index), "Tensor")?)
+                });
+                Ok(Value::tensors(&tensors.collect::<Result<Vec<_>, _>>()?)?)
+            }
+            Type::Dict => {
+                let mut entries = Vec::new();
+                for (key, meta) in parts {
+                    *used += 1;
+                    let key = CString::new(key).map_err(invalid)?;
+                    entries.push(Value::string(&key)?);
+                    entries.push(Value::tensor(&self.read(meta)?)?);
+                }
+                Ok(Value::dict(&entries)?)
+            }
+            Type::Tuple(types) => {
+                let items = types.iter().enumerate();
+                let items = items.map(|(index, text)| self.value(&place(index), text, used));
+                Ok(Value::tuple(&items.collect::<Result<Vec<_>, _>>()?)?)
+            }
+            _ => Err(invalid(format!("input `{path}` has type {type_text}"))),
+        }
+    }
+
+    fn tensor(self, name: &str, type_text: &str) -> Result<&'a TensorMeta, Failure> {
+        let found = self.tensors.iter().find(|meta| meta.name == name);
+        found.ok_or_else(|| {
+            let names = self.names();
+            invalid(format!(
+                "input `{name}` ({type_text}) is missing, the request has {names}"
+            ))
+        })
+    }
+
+    fn read(self, meta: &TensorMeta) -> Result<Tensor, Failure> {
+        match meta.datatype {
+            Datatype::Bytes => Err(invalid(format!(
+                "input `{}` has type Tensor, the request has strings (BYTES)",
+                meta.name
+            ))),
+            _ => tensor::read(self.frame, meta),
+        }
+    }
+
+    /// The names of the tensors, for errors.
+    fn names(self) -> String {
+        let names = self.tensors.iter().take(16).map(|meta| &meta.name[..]);
+        names.collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_read_as_libtorchs_printer_writes_them() {
+        for (text, expected) in [
+            ("Tensor", Type::Tensor),
+            ("Optional[Tensor]", Type::Tensor),
+            ("Optional[List[str]]", Type::Strs),
+            ("List[float]", Type::Scalars(ScalarKind::Float)),
+            ("Dict[str, Tensor]", Type::Dict),
+            (
+                "Tuple[Tensor, Tuple[int, List[Tensor]], str]",
+                Type::Tuple(vec!["Tensor", "Tuple[int, List[Tensor]]", "str"]),
+            ),
+            ("List[List[Tensor]]", Type::Other),
+            ("Dict[str, int]", Type::Other),
+            ("__torch__.Thing", Type::Other),
+            ("", Type::Other),
+        ] {
+            assert_eq!(Type::parse(text), expected, "{text}");
+        }
+    }
+}
