@@ -160,6 +160,10 @@ async fn metadata_has_names_before_the_first_load_and_then_what_was_seen() {
         .await
         .ok();
     assert_eq!(metadata(&server, "m").await, seen(json!([-1, 2])));
+    // A request for some outputs does not hide the others.
+    let mut one = ask(json!([2, 2]), json!([1, 2, 3, 4]));
+    one["outputs"] = json!([{ "name": "output_1" }]);
+    server.infer("m", &one).await.ok();
     // Also while it is not loaded.
     server.unload("m").await.ok();
     assert_eq!(metadata(&server, "m").await, seen(json!([-1, 2])));

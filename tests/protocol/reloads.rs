@@ -3,12 +3,14 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use headroom_test_support::models::Models;
 use headroom_test_support::protocol::floats;
 use headroom_test_support::server::Server;
 use headroom_test_support::torchscript::Script;
+use headroom_test_support::wait::DEADLINE;
 use serde_json::{Value, json};
 
 use crate::BINARY;
@@ -141,7 +143,8 @@ async fn no_request_fails_while_a_model_is_reloaded() {
     assert_eq!(answer(&server, "m").await, 1.0);
     let callers = (0..4).map(|_| async {
         let mut seen = vec![1.0];
-        while *seen.last().unwrap() < 4.0 {
+        let end = Instant::now() + DEADLINE;
+        while *seen.last().unwrap() < 4.0 && Instant::now() < end {
             let number = answer(&server, "m").await;
             if *seen.last().unwrap() != number {
                 seen.push(number);
@@ -159,6 +162,7 @@ async fn no_request_fails_while_a_model_is_reloaded() {
     let (seen, ()) = tokio::join!(join_all(callers), reloads);
     for numbers in seen {
         assert!(numbers.is_sorted(), "{numbers:?}");
+        assert_eq!(numbers.last(), Some(&4.0));
     }
 }
 
@@ -215,9 +219,85 @@ async fn the_version_policy_of_a_model_names_its_default_version() {
     assert!(error.contains("newest"), "{error}");
     assert_eq!(answer(&server, "m").await, 2.0);
     write_policy(&models, "version_policy = { specific = 7 }");
+    server.index().await;
+    assert_eq!(answer(&server, "m").await, 2.0);
     let error = server.load("m").await.error(404);
     assert!(error.contains("version 7"), "{error}");
-    assert_eq!(answer(&server, "m/versions/2").await, 2.0);
+    assert_eq!(answer(&server, "m").await, 2.0);
+    models.add("m", 7, garbage);
+    server.load("m").await.error(422);
+    assert_eq!(answer(&server, "m").await, 2.0);
+    server.unload("m").await.ok();
+    let listed = server.index().await;
+    assert!(
+        listed.iter().all(|it| it["state"] == "UNAVAILABLE"),
+        "{listed:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_policy_that_cannot_be_followed_at_the_start_is_told_to_callers() {
+    for (policy, status, word) in [
+        ("version_policy = { specific = 3 }", 404, "version 3"),
+        ("version_policy = 3", 422, "version_policy"),
+    ] {
+        let models = Models::new();
+        add_version(&models, 1);
+        write_policy(&models, policy);
+        let server = Server::start(models.options(BINARY));
+        let error = server.infer("m", &floats("x", &[0.0])).await.error(status);
+        assert!(error.contains(word), "{error}");
+        assert_eq!(answer(&server, "m/versions/1").await, 1.0);
+    }
+}
+
+#[tokio::test]
+async fn a_crashed_process_is_replaced_by_one_with_the_files_that_were_loaded() {
+    let models = Models::new();
+    add_adder(&models, "m", 1);
+    let server = Server::start(models.options(BINARY));
+    assert_eq!(answer(&server, "m").await, 1.0);
+    let mut host = server.host("m").await;
+    for change in [
+        |models: &Models| add_adder(models, "m", 2),
+        |models: &Models| drop(models.add("m", 1, garbage)),
+        |models: &Models| fs::remove_dir_all(models.path().join("m")).unwrap(),
+    ] {
+        change(&models);
+        host.kill();
+        assert_eq!(answer(&server, "m").await, 1.0);
+        host = server.host("m").await;
+    }
+    assert_eq!(loads(&server).await, 1.0);
+}
+
+#[tokio::test]
+async fn what_serves_survives_two_changes_that_cannot_be_loaded() {
+    let models = Models::new();
+    add_version(&models, 1);
+    add_version(&models, 2);
+    let server = Server::start(models.options(BINARY));
+    assert_eq!(answer(&server, "m").await, 2.0);
+    for settings in ["instances = 0", "instances = 65"] {
+        models.settings("m", 2, settings);
+        server.load("m").await.error(422);
+        server.index().await;
+        assert_eq!(answer(&server, "m").await, 2.0);
+    }
+    models.settings("m", 2, "");
+    server.load("m").await.ok();
+    assert_eq!(answer(&server, "m").await, 2.0);
+}
+
+#[tokio::test]
+async fn files_that_change_while_they_are_not_loaded_are_read_by_the_next_request() {
+    let models = Models::new();
+    add_adder(&models, "m", 1);
+    let server = Server::start(models.options(BINARY));
+    server.index().await;
+    models.settings("m", 1, "instances = 2");
+    assert_eq!(answer(&server, "m").await, 1.0);
+    assert!(!server.actor("headroom/models/m:1/host-1").await.is_null());
 }
 
 #[tokio::test]

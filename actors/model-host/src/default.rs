@@ -26,9 +26,12 @@ pub(crate) fn read(text: &str, type_text: &str) -> Option<Default> {
             let items = text.strip_prefix('[')?.strip_suffix(']')?;
             let items = items.split(',').map(str::trim);
             let items = items.filter(|item| !item.is_empty());
-            match is_float {
-                true => Default::Floats(items.map(read_float).collect::<Option<_>>()?),
-                false => Default::Ints(items.map(|item| item.parse().ok()).collect::<Option<_>>()?),
+            if is_float {
+                Default::Floats(items.map(read_float).collect::<Option<_>>()?)
+            } else if type_text.contains("int") {
+                Default::Ints(items.map(|item| item.parse().ok()).collect::<Option<_>>()?)
+            } else {
+                return None;
             }
         }
         text if is_float => Default::Scalar(Scalar::Float(read_float(text)?)),
@@ -104,5 +107,8 @@ mod tests {
             assert_eq!(read(text, "int"), None, "{text}");
         }
         assert_eq!(read("inf", "float"), None);
+        for type_text in ["List[str]", "List[Tensor]", "List[bool]"] {
+            assert_eq!(read("[]", type_text), None);
+        }
     }
 }

@@ -22,6 +22,10 @@ pub trait Load: Any + Send + Sync {
     /// failed or an abandoned load.
     fn unload(&self) -> BoxFuture<'static, ()>;
 
+    /// The loaded resource gets no new users, and is unloaded when it has none. What uses it without need should end. Waits for
+    /// nothing.
+    fn on_drain(&self) {}
+
     /// Kills the resource's processes at once, because memory is exhausted. Waits for nothing. The
     /// loader calls [`Load::unload`] afterwards.
     fn kill(&self) {}

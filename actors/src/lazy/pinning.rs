@@ -20,6 +20,7 @@ impl Loader {
         if let Some(slot) = self.slots.get_mut(name) {
             slot.set_pinned(pinned);
         }
+        self.set_successor_pinned(name, pinned);
         // The catalogue is what the next incarnation begins with.
         if let Some(catalogue) = &mut self.catalogue {
             catalogue.set_pinned(name, pinned);

@@ -53,7 +53,7 @@ impl Loader {
         let loaded = wrap_future::<_, Self>(loaded);
         context.spawn(loaded.map(move |loaded, loader, context| match loaded {
             // What was registered when the load began is loaded.
-            Ok(Ok(_)) if loader.is_outdated(&name) && !loader.stopping.is_cancelled() => {
+            Ok(Ok(_)) if loader.is_ready_and_outdated(&name) && !loader.stopping.is_cancelled() => {
                 loader.reload(name, reply, context);
             }
             Ok(loaded) => reply.send(loaded.map(drop)),
@@ -70,7 +70,7 @@ impl Loader {
         if let Some(slot) = self.slots.get_mut(name) {
             slot.forget_failures();
         }
-        if !self.is_outdated(name) || self.stopping.is_cancelled() {
+        if !self.is_ready_and_outdated(name) || self.stopping.is_cancelled() {
             return self.acquire(name, Demand::Preload, context);
         }
         let (waiter, loaded) = oneshot::channel();
@@ -91,7 +91,7 @@ impl Loader {
     }
 
     /// Whether another resource is ready than the one that is registered under this name.
-    fn is_outdated(&self, name: &str) -> bool {
+    fn is_ready_and_outdated(&self, name: &str) -> bool {
         let ready = self
             .registered(name)
             .filter(|slot| slot.phase() == Phase::Ready);
@@ -103,10 +103,20 @@ impl Loader {
         self.slots.contains_key(&successor(name))
     }
 
-    /// Unloads what is to replace `name` as soon as it is loaded.
+    /// Unloads what is to replace `name` as soon as it is loaded, and does not keep the old one loaded until then.
     pub(super) fn drain_successor(&mut self, name: &str, reason: UnloadReason) {
         if let Some(slot) = self.slots.get_mut(&successor(name)) {
             slot.drain_when_loaded.get_or_insert(reason);
+            if let Some(replaces) = &mut slot.replaces {
+                replaces.release();
+            }
+        }
+    }
+
+    /// Pins or unpins what is to replace `name`.
+    pub(super) fn set_successor_pinned(&mut self, name: &str, pinned: bool) {
+        if let Some(slot) = self.slots.get_mut(&successor(name)) {
+            slot.set_pinned(pinned);
         }
     }
 
@@ -215,7 +225,11 @@ impl Slot {
         self.counts = std::mem::take(&mut old.counts);
         self.usage = old.usage;
         self.waiters.append(&mut old.waiters);
-        let later = old.take_replacement();
+        let later = match old.is_active() {
+            true => old.take_replacement(),
+            // It has become what is registered.
+            false => Some(old.resource.clone()),
+        };
         if let Some(later) = later.filter(|later| !Arc::ptr_eq(&later.load, &self.resource.load)) {
             self.replace(later);
         }

@@ -237,13 +237,13 @@ impl Loader {
     ///
     /// What is to replace a loaded resource may fit once that is unloaded.
     pub(super) fn excess(&self, slot: &Slot) -> Option<Excess> {
-        if slot.replaces.is_some() {
-            return None;
-        }
         let most = self.budget.max_reservable()?;
         let name = slot.resource.name.as_str();
         let mut needed = self.with_dependencies([name]);
         needed.remove(name);
+        if let Some(replaces) = &slot.replaces {
+            needed.remove(replaces.name.as_str());
+        }
         let dependencies = needed.into_iter().filter_map(|name| self.slots.get(name));
         let dependencies: u64 = dependencies.map(Slot::loaded_bytes).sum();
         let need = slot.minimum_bytes().saturating_add(dependencies);

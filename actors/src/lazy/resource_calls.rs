@@ -45,6 +45,14 @@ pub(super) async fn unload(load: Arc<dyn Load>) {
     catch_panic("unload", async move { load.unload().await }).await;
 }
 
+/// Tells a resource that it is drained.
+pub(super) fn on_drain(load: &Arc<dyn Load>) {
+    let told = std::panic::catch_unwind(AssertUnwindSafe(|| load.on_drain()));
+    if told.is_err() {
+        tracing::error!(call = "on_drain", "a resource's code panicked");
+    }
+}
+
 /// Runs `future`. `None` after a panic, which is logged with `call`.
 pub(super) async fn catch_panic<T>(
     call: &'static str,

@@ -12,7 +12,7 @@ use super::loader::Loader;
 use super::metrics::{Event, UnloadReason};
 use super::phase::Phase;
 use super::recent::ResourceEventKind;
-use super::resource_calls::{catch_panic, unload};
+use super::resource_calls::{catch_panic, on_drain, unload};
 use super::slot::Slot;
 use crate::kernel::{LoadError, LoadErrorKind};
 
@@ -87,6 +87,8 @@ impl Loader {
         slot.enter(Phase::Draining);
         let event = ResourceEventKind::drained(reason, slot.loaded_bytes());
         self.recent.record(name, event);
+        on_drain(&slot.resource.load);
+        self.drain_successor(name, reason);
         self.on_phases_changed();
         self.unload_if_unused(name, context);
     }

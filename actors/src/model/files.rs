@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -70,6 +71,11 @@ pub struct FileState {
 }
 
 impl FileState {
+    /// What changes when the content does, at the latest with the end of the write.
+    fn content(&self) -> (u64, u64, (i64, i64)) {
+        (self.device, self.inode, self.times[0])
+    }
+
     fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),
@@ -78,6 +84,37 @@ impl FileState {
                 (metadata.mtime(), metadata.mtime_nsec()),
                 (metadata.ctime(), metadata.ctime_nsec()),
             ],
+        }
+    }
+}
+
+/// A model's file, open from the load until the unload. Each process of the model reads this file, whatever has its name then.
+#[derive(Debug)]
+pub(super) struct OpenModel {
+    file: File,
+    state: FileState,
+}
+
+impl OpenModel {
+    /// Opens a file. Blocks on the file system.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = regular_file::open(path)?;
+        let state = FileState::of(&file.metadata()?);
+        Ok(Self { file, state })
+    }
+
+    /// The file with a position of its own, for one process. Blocks on the file system.
+    ///
+    /// # Errors
+    /// It cannot be opened again, or its content was changed.
+    pub(super) fn reopen(&self) -> io::Result<File> {
+        let file = File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
+        // A rename or a removal of the file changes only the time of the last change.
+        if FileState::of(&file.metadata()?).content() == self.state.content() {
+            Ok(file)
+        } else {
+            let why = "the file was written to after the model was loaded";
+            Err(io::Error::other(why))
         }
     }
 }

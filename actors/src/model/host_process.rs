@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::blocking::run_blocking;
 use super::connection::{self, ConnectionError, FrameSender};
+use super::files::OpenModel;
 use super::host_state::HostState;
 use super::metrics::count_denied;
 use super::resource::Runtime;
@@ -23,7 +24,6 @@ use super::zygote::{Fork, Forked, Zygote};
 use crate::kernel::process::{Process, SpawnError, log_lines};
 use crate::kernel::{
     AskError, Handle, LoadContext, LoadErrorKind, ProcessExit, ProcessRef, ReservationEntry,
-    regular_file,
 };
 
 /// How long a host process may take to exit after its socket closed, or after a stop request.
@@ -42,6 +42,8 @@ pub(super) struct HostSpec {
     pub(super) name: String,
     /// The first request to the process.
     pub(super) start: Start,
+    /// The model's file.
+    pub(super) opened: Arc<OpenModel>,
     /// Time limit of one forward.
     pub(super) forward_deadline: Duration,
     pub(super) runtime: Runtime,
@@ -199,8 +201,8 @@ async fn try_boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel), Host
     let requests = Arc::new(Arena::create("headroom-requests")?);
     let replies = Arc::new(Arena::create("headroom-replies")?);
     // The process may not open files by itself.
-    let path = spec.start.path.clone();
-    let model = run_blocking(move || regular_file::open(&path)).await;
+    let opened = Arc::clone(&spec.opened);
+    let model = run_blocking(move || opened.reopen()).await;
     let model = model.map_err(HostError::ModelFile)?.into();
     let process = create_process(&spec, process_end).await?;
     spec.state.set_process(&process.process);

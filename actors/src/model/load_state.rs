@@ -1,61 +1,43 @@
 //! Where the load of the files of one version stands.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::kernel::{LoadError, LoadErrorKind};
 
-/// The names of the supervisors of one version. While changed files are loaded beside the earlier ones,
-/// there are two.
-pub(super) struct TreeNames {
-    resource: String,
-    taken: Mutex<BTreeSet<u32>>,
-}
+/// The names of the supervisors of loaded models. While changed files of a version are loaded beside the earlier ones, the
+/// version has two.
+#[derive(Default)]
+pub(super) struct TreeNames(Mutex<BTreeSet<String>>);
 
 impl TreeNames {
-    pub(super) fn new(resource: String) -> Arc<Self> {
-        Arc::new(Self {
-            resource,
-            taken: Mutex::default(),
-        })
-    }
-
-    /// Takes the first name that is free. The names in use at one time are few, and so are all that
-    /// metrics ever see.
-    fn take(self: &Arc<Self>) -> TreeName {
-        let mut taken = lock(&self.taken);
+    /// Takes the name of the resource, with a number if that is taken. The names in use at one time are few, and so are all
+    /// that metrics ever see.
+    fn take(self: &Arc<Self>, resource: &str) -> TreeName {
+        let mut taken = lock(&self.0);
+        let mut name = resource.to_owned();
         let mut number = 0;
-        while !taken.insert(number) {
+        while taken.contains(&name) {
             number += 1;
+            name = format!("{resource}+{number}");
         }
+        taken.insert(name.clone());
         TreeName {
             names: Arc::clone(self),
-            number,
+            name,
         }
     }
 }
 
-/// The name of a supervisor: that of the resource, with a number if that is taken. The name is free again
-/// after this.
+/// The name of a supervisor. It is free again after this.
 struct TreeName {
     names: Arc<TreeNames>,
-    number: u32,
-}
-
-impl fmt::Display for TreeName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.names.resource)?;
-        match self.number {
-            0 => Ok(()),
-            number => write!(f, "+{number}"),
-        }
-    }
+    name: String,
 }
 
 impl Drop for TreeName {
     fn drop(&mut self) {
-        lock(&self.names.taken).remove(&self.number);
+        lock(&self.names.0).remove(&self.name);
     }
 }
 
@@ -72,13 +54,12 @@ struct State {
 }
 
 impl LoadState {
-    /// A load begins. Returns the name of its supervisor.
-    pub(super) fn begin(&self, names: &Arc<TreeNames>) -> String {
-        let mut state = lock(&self.0);
-        let name = names.take();
-        let text = name.to_string();
-        state.tree = Some(name);
-        text
+    /// A load of `resource` begins. Returns the name of its supervisor.
+    pub(super) fn begin(&self, names: &Arc<TreeNames>, resource: &str) -> String {
+        let taken = names.take(resource);
+        let name = taken.name.clone();
+        lock(&self.0).tree = Some(taken);
+        name
     }
 
     /// The load has ended.
@@ -117,7 +98,7 @@ impl LoadState {
 
     /// The name of their supervisor, while there is one.
     pub(super) fn tree(&self) -> Option<String> {
-        lock(&self.0).tree.as_ref().map(ToString::to_string)
+        lock(&self.0).tree.as_ref().map(|tree| tree.name.clone())
     }
 
     /// Why these files cannot be loaded, if that is known: the last load has shown it.
@@ -137,15 +118,15 @@ mod tests {
 
     #[test]
     fn the_name_of_a_supervisor_is_free_after_the_unload() {
-        let names = TreeNames::new("m:1".to_owned());
+        let names = Arc::<TreeNames>::default();
         let (old, new) = (LoadState::default(), LoadState::default());
-        assert_eq!(old.begin(&names), "m:1");
-        assert_eq!(new.begin(&names), "m:1+1");
+        assert_eq!(old.begin(&names, "m:1"), "m:1");
+        assert_eq!(new.begin(&names, "m:1"), "m:1+1");
         old.unloaded();
         assert_eq!(old.tree(), None);
-        assert_eq!(old.begin(&names), "m:1");
+        assert_eq!(old.begin(&names, "m:1"), "m:1");
         new.unloaded();
-        assert_eq!(new.begin(&names), "m:1+1");
+        assert_eq!(new.begin(&names, "m:1"), "m:1+1");
     }
 
     #[test]

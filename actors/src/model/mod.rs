@@ -55,7 +55,7 @@ pub use infer::{Infer, InferError, InferOutput, InferRequest, ModelGuard, Sequen
 pub use leak::LeakConfig;
 pub use metrics::METRICS;
 pub use observed::{Observed, ObservedTensor};
-pub use owner::{EndSequences, ModelOwner};
+pub use owner::ModelOwner;
 pub use repository::{
     Describe, Files, LeakReport, Listed, Listing, Model, RESOURCE_KIND, ReadLeaks, Repository,
     Rescan, Resolve, SetDefault, Unresolved, Versions, Wanted,

@@ -320,11 +320,10 @@ impl Child for ModelOwner {
     }
 }
 
-/// Ends all sequences, so that only requests in flight keep the model loaded. To be sent before a
-/// model is unloaded on request: an idle sequence would delay that, and its requests would be
-/// refused meanwhile.
+/// Ends all sequences, so that only requests in flight keep the model loaded. Sent when the model is
+/// drained: an idle sequence would delay the unload, and its requests would be refused meanwhile.
 #[derive(Debug)]
-pub struct EndSequences;
+pub(super) struct EndSequences;
 
 impl Message for EndSequences {
     type Reply = ();

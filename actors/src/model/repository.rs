@@ -11,32 +11,29 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use actix::fut::{ActorFutureExt, ready, wrap_future};
+use actix::fut::{ActorFuture, ActorFutureExt, ready, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
 use futures_util::future::{FutureExt, join_all};
 use headroom_model_protocol::Description;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
 use super::blocking::run_blocking;
 use super::describe::{DescribeError, describe};
 use super::files::{Key, Misplaced, ModelFile, Scan, is_model_name, scan, scan_model};
 use super::host_state::HostMemory;
 use super::observed::Observed;
-use super::owner::{EndSequences, ModelOwner};
+use super::owner::ModelOwner;
 use super::resource::{ModelResource, Runtime};
 use super::settings::{SettingsError, Ttl, VersionPolicy};
 use crate::kernel::{
     Call, Child, Clock, Exit, Handle, IncarnationRef, Load, LoadError, LoadErrorKind, Message,
     Registrar, Resource,
 };
-
-/// How long an owner may take to end its sequences.
-const END_SEQUENCES_WITHIN: Duration = Duration::from_secs(10);
 
 /// The kind of models among the resources of the loader.
 pub const RESOURCE_KIND: &str = "model";
@@ -96,49 +93,55 @@ type Refused = Vec<(Key, LoadError)>;
 
 /// What is known of one version.
 struct Known {
-    /// The files as they were last seen.
-    latest: Model,
-    /// Earlier files that were loaded when the latest were seen.
-    earlier: Option<Model>,
+    /// The files as they were last seen. They may not be loaded.
+    on_disk: Model,
+    /// Earlier files that are loaded, or are being loaded or unloaded, oldest first.
+    earlier: Vec<Model>,
     /// Whether the last look has found the files.
     is_on_disk: bool,
 }
 
 impl Known {
-    fn new(latest: Model) -> Self {
+    fn new(on_disk: Model) -> Self {
         Self {
-            latest,
-            earlier: None,
+            on_disk,
+            earlier: Vec::new(),
             is_on_disk: true,
         }
     }
 
     /// The files that are loaded, or else those that the next load uses.
     fn serving(&self) -> &Model {
-        let earlier = self.earlier.as_ref();
-        let earlier = earlier.filter(|earlier| earlier.resource.state.is_active());
-        match earlier {
-            Some(earlier) if !self.latest.is_loaded() => earlier,
-            _ => &self.latest,
-        }
+        let newest_first = || [&self.on_disk].into_iter().chain(self.earlier.iter().rev());
+        let loaded = newest_first().find(|model| model.is_loaded());
+        let active = || newest_first().find(|model| model.resource.state.is_active());
+        loaded.or_else(active).unwrap_or(&self.on_disk)
+    }
+
+    /// The files have changed.
+    fn replace(&mut self, on_disk: Model) {
+        self.earlier
+            .push(std::mem::replace(&mut self.on_disk, on_disk));
+        self.earlier
+            .retain(|model| model.resource.state.is_active());
     }
 
     fn is_usable(&self) -> bool {
-        self.serving().is_loaded() || self.latest.failure().is_none()
+        self.serving().is_loaded() || self.on_disk.failure().is_none()
     }
 
     fn files(&self) -> Files {
         if !self.is_on_disk {
             Files::Removed
-        } else if Arc::ptr_eq(&self.serving().resource, &self.latest.resource) {
+        } else if Arc::ptr_eq(&self.serving().resource, &self.on_disk.resource) {
             Files::Same
         } else {
-            Files::Changed(self.latest.failure())
+            Files::Changed(self.on_disk.failure())
         }
     }
 
     fn models(&self) -> impl Iterator<Item = &Model> {
-        self.earlier.iter().chain([&self.latest])
+        self.earlier.iter().chain([&self.on_disk])
     }
 }
 
@@ -155,6 +158,8 @@ pub struct Repository {
     misplaced: Vec<Misplaced>,
     /// Files are described one at a time, since each takes a process.
     describing: Arc<Semaphore>,
+    /// Locked during a look at the folder.
+    looking: Arc<Mutex<()>>,
 }
 
 impl Repository {
@@ -174,6 +179,7 @@ impl Repository {
             defaults: BTreeMap::new(),
             misplaced: Vec::new(),
             describing: Arc::new(Semaphore::new(1)),
+            looking: Arc::default(),
         }
     }
 
@@ -214,34 +220,36 @@ impl Repository {
                     }
                     None => on_disk.next_back().ok_or_else(no_model)?,
                 };
-                Ok(known.1.latest.clone())
+                Ok(known.1.on_disk.clone())
             }
         }
     }
 
-    /// The version for requests that name none. It changes only if the policy does, or if it is gone or
-    /// cannot be loaded.
+    /// The version for requests that name none. Only [`SetDefault`] changes it, unless it is gone, or cannot be loaded and
+    /// the policy leaves a choice.
     fn default_version(&mut self, name: &str) -> Result<u64, Unresolved> {
         let current = self.defaults.get(name).copied();
         let current = current.filter(|version| self.version(name, *version).is_some());
-        let version = match self.policies.get(name) {
-            Some(Ok(VersionPolicy::Specific(version))) => {
-                let known = self.version(name, *version);
-                known.ok_or_else(|| Unresolved::Policy(name.to_owned(), *version))?;
-                *version
-            }
-            _ => {
+        let version = match (self.policies.get(name), current) {
+            (None | Some(Ok(VersionPolicy::Latest)), _) => {
                 let is_usable = |version: &u64| {
                     let known = self.version(name, *version);
                     known.is_some_and(Known::is_usable)
                 };
-                let mut highest_first = self.versions_of(name).rev().map(|(version, _)| version);
-                let highest = highest_first.next();
-                let usable = highest.filter(is_usable);
-                let usable = usable.or_else(|| highest_first.find(is_usable));
-                let chosen = current.filter(is_usable).or(usable).or(current).or(highest);
+                let highest_first = || self.versions_of(name).rev().map(|(version, _)| version);
+                let usable = current
+                    .filter(is_usable)
+                    .or_else(|| highest_first().find(is_usable));
+                let chosen = usable.or(current).or_else(|| highest_first().next());
                 chosen.ok_or_else(|| Unresolved::Model(name.to_owned()))?
             }
+            (_, Some(current)) => current,
+            (Some(Ok(VersionPolicy::Specific(version))), None) => {
+                let known = self.version(name, *version);
+                known.ok_or_else(|| Unresolved::Policy(name.to_owned(), *version))?;
+                *version
+            }
+            (Some(Err(error)), None) => return Err(Unresolved::Settings(error.clone())),
         };
         if self.defaults.insert(name.to_owned(), version) != Some(version)
             && let Some(before) = current
@@ -250,7 +258,7 @@ impl Repository {
                 model = name,
                 before,
                 version,
-                "requests that name no version go to another version from now on"
+                "the default version of a model cannot be loaded: another one is it from now on"
             );
         }
         Ok(version)
@@ -266,27 +274,17 @@ impl Repository {
         for file in found {
             let key = file.key();
             names.insert(file.name.clone());
-            let known = self.versions.get_mut(&key);
-            let earlier = known
-                .as_ref()
-                .map(|known| Arc::clone(&known.latest.resource));
-            if let Some(known) = known {
+            if let Some(known) = self.versions.get_mut(&key) {
                 known.is_on_disk = true;
-                if *known.latest.file == file {
+                if *known.on_disk.file == file {
                     continue;
                 }
             }
-            let resource = ModelResource::new(file, earlier.as_deref(), self.runtime.clone());
-            let latest = Model::new(Arc::new(resource));
-            loadables.push((key.clone(), self.resource(&latest)));
+            let model = Model::new(Arc::new(ModelResource::new(file, self.runtime.clone())));
+            loadables.push((key.clone(), self.resource(&model)));
             match self.versions.get_mut(&key) {
-                None => drop(self.versions.insert(key, Known::new(latest))),
-                Some(known) => {
-                    let before = std::mem::replace(&mut known.latest, latest);
-                    if before.resource.state.is_active() {
-                        known.earlier = Some(before);
-                    }
-                }
+                None => drop(self.versions.insert(key, Known::new(model))),
+                Some(known) => known.replace(model),
             }
         }
         for name in names {
@@ -323,17 +321,32 @@ impl Repository {
         self.add(files)
     }
 
+    /// Has `scan` look at the folder. One at a time: what an earlier look has found never follows what a later one has.
+    fn look_with<T: Send + 'static>(
+        &self,
+        scan: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> impl Future<Output = (OwnedMutexGuard<()>, T)> + 'static {
+        let (dir, looking) = (self.runtime.config.dir.clone(), Arc::clone(&self.looking));
+        async move {
+            let one = looking.lock_owned().await;
+            (one, run_blocking(move || scan(&dir)).await)
+        }
+    }
+
     /// Looks at the whole folder.
-    fn look(&self) -> impl actix::fut::ActorFuture<Self, Output = io::Result<()>> + use<> {
-        let dir = self.runtime.config.dir.clone();
-        let scan = wrap_future::<_, Self>(run_blocking(move || scan(&dir)));
-        let added = scan.then(|found, repository: &mut Self, cx| {
+    fn look(&self) -> impl ActorFuture<Self, Output = io::Result<()>> + use<> {
+        let found = wrap_future::<_, Self>(self.look_with(scan));
+        let added = found.then(|(one, found), repository: &mut Self, cx| {
             let added = found.map(|found| repository.add_all(found, cx));
-            wrap_future::<_, Self>(async move { io::Result::Ok(added?.await) })
+            wrap_future::<_, Self>(async move {
+                let refused = io::Result::Ok(added?.await);
+                drop(one);
+                refused
+            })
         });
         added.map(|refused, repository: &mut Self, _| match refused {
             Ok(refused) => {
-                repository.remove_refused(refused);
+                repository.forget_refused(refused);
                 Ok(())
             }
             Err(error) => {
@@ -344,12 +357,16 @@ impl Repository {
         })
     }
 
-    /// Removes versions that the loader did not register, so that they are found and registered again.
-    fn remove_refused(&mut self, refused: Refused) {
+    /// Forgets files that the loader did not register, so that they are found and registered again.
+    fn forget_refused(&mut self, refused: Refused) {
         for (key, error) in refused {
             let (model, version) = &key;
             tracing::warn!(actor = self.incarnation.path(), model, version, %error, "a model cannot be registered");
-            self.versions.remove(&key);
+            let known = self.versions.get_mut(&key);
+            match known.and_then(|known| Some((known.earlier.pop()?, known))) {
+                Some((earlier, known)) => known.on_disk = earlier,
+                None => drop(self.versions.remove(&key)),
+            }
         }
     }
 
@@ -366,7 +383,7 @@ impl Repository {
         let gone = self.versions.extract_if(.., |_, known| is_gone(known));
         let registrar = Arc::clone(&self.registrar);
         let unregister =
-            move |(_, known): (Key, Known)| registrar.deregister(known.latest.file.resource());
+            move |(_, known): (Key, Known)| registrar.deregister(known.on_disk.file.resource());
         let unregistered = join_all(gone.map(unregister)).map(drop);
         let versions = &self.versions;
         self.defaults
@@ -461,22 +478,24 @@ impl Handler<Call<Resolve>> for Repository {
             return;
         };
         let found = self.find(&name, wanted);
-        let is_unknown = matches!(
-            found,
-            Err(Unresolved::Model(_) | Unresolved::Version(..) | Unresolved::Policy(..))
-        );
-        if !is_unknown || !is_model_name(&name) {
+        // What is not loaded may have changed since the last look.
+        let is_active = |model: &Model| model.resource.state.is_active();
+        if found.as_ref().is_ok_and(is_active) || !is_model_name(&name) {
             return reply.send(found);
         }
-        let dir = self.runtime.config.dir.clone();
         let looked_for = name.clone();
-        let scan = run_blocking(move || scan_model(&dir, &looked_for));
-        let add = wrap_future::<_, Self>(scan).then(|found, repository, _| {
+        let found = self.look_with(move |dir| scan_model(dir, &looked_for));
+        let add = wrap_future::<_, Self>(found).then(|(one, found), repository: &mut Self, _| {
             repository.policies.extend(found.policies);
-            wrap_future::<_, Self>(repository.add(found.files))
+            let added = repository.add(found.files);
+            wrap_future::<_, Self>(async move {
+                let refused = added.await;
+                drop(one);
+                refused
+            })
         });
         cx.spawn(add.map(move |refused, repository, _| {
-            repository.remove_refused(refused);
+            repository.forget_refused(refused);
             reply.send(repository.find(&name, wanted));
         }));
     }
@@ -529,19 +548,22 @@ impl Model {
             Err(error) => {
                 let model = self.file.resource();
                 tracing::debug!(model, %error, "the file of a model is not described");
-                if let DescribeError::Host(error) = error
-                    && error.kind() == LoadErrorKind::Invalid
-                {
-                    let error = LoadError::new(LoadErrorKind::Invalid, error.to_string());
-                    self.resource.state.refuse(error);
+                match error {
+                    DescribeError::NoMemory(_) => return,
+                    DescribeError::Host(error) if error.kind() == LoadErrorKind::Invalid => {
+                        let error = LoadError::new(LoadErrorKind::Invalid, error.to_string());
+                        self.resource.state.refuse(error);
+                    }
+                    _ => {}
                 }
+                // It is not tried again: other callers wait for that. A load tells more.
+                self.resource.description.get_or_init(Description::default);
             }
         }
     }
 }
 
-/// Has the requests that name no version go to a version, because a caller has asked for its load and it is
-/// loaded. Also ends the sequences of its earlier files.
+/// Makes a version the default one, because a caller has asked for its load and it is loaded.
 #[derive(Debug)]
 pub struct SetDefault {
     /// The version.
@@ -555,25 +577,12 @@ impl Message for SetDefault {
 impl Handler<Call<SetDefault>> for Repository {
     type Result = ();
 
-    fn handle(&mut self, call: Call<SetDefault>, cx: &mut Context<Self>) {
+    fn handle(&mut self, call: Call<SetDefault>, _: &mut Context<Self>) {
         let Some((SetDefault { model }, reply)) = call.accept() else {
             return;
         };
         let (name, version) = model.file.key();
-        if let Some(known) = self.versions.get_mut(&(name.clone(), version)) {
-            if let Some(earlier) = known
-                .earlier
-                .take()
-                .filter(|it| it.resource.state.is_active())
-            {
-                let owner = earlier.owner.clone();
-                // An owner that is not running has no sequences.
-                let ended = async move {
-                    owner.ask(EndSequences, END_SEQUENCES_WITHIN).await.ok();
-                };
-                cx.spawn(wrap_future(ended));
-                known.earlier = Some(earlier);
-            }
+        if self.version(&name, version).is_some() {
             self.defaults.insert(name, version);
         }
         reply.send(());

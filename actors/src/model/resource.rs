@@ -8,14 +8,15 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt};
 use headroom_model_protocol::{Description, LoadedModel, Start};
 
+use super::blocking::run_blocking;
 use super::config::{MemoryDeps, ModelsConfig};
-use super::files::ModelFile;
+use super::files::{ModelFile, OpenModel};
 use super::host::ModelHost;
 use super::host_process::{HostError, HostSpec};
 use super::host_state::{HostMemory, HostState};
 use super::load_state::{LoadState, TreeNames};
 use super::observed::Observer;
-use super::owner::{ModelOwner, OwnerSpec};
+use super::owner::{EndSequences, ModelOwner, OwnerSpec};
 use super::settings::{InputSetting, ModelSettings};
 use super::zygote::{Zygote, ZygoteError};
 use crate::kernel::process::{ProcessSpec, SpawnError};
@@ -48,6 +49,9 @@ const HOST_RESTARTS_PERIOD: Duration = Duration::from_secs(30);
 /// the owner, so the owner need not wait for requests again.
 const OWNER_STOP_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long an owner may take to end its sequences.
+const END_SEQUENCES_WITHIN: Duration = Duration::from_secs(10);
+
 /// How long a host actor may take to stop, including its process.
 const HOST_STOP_WITHIN: Duration = Duration::from_secs(3);
 
@@ -61,6 +65,7 @@ pub struct Runtime {
     pub(super) zygote: Option<Handle<Zygote>>,
     pub(super) config: Arc<ModelsConfig>,
     pub(super) memory: MemoryDeps,
+    trees: Arc<TreeNames>,
 }
 
 impl Runtime {
@@ -76,6 +81,7 @@ impl Runtime {
             zygote,
             config,
             memory,
+            trees: Arc::default(),
         }
     }
 
@@ -157,6 +163,7 @@ impl Load for ZygoteResource {
 }
 
 /// One version of one model, with the files as they were when it was made.
+#[derive(Clone)]
 pub(super) struct ModelResource {
     pub(super) file: Arc<ModelFile>,
     runtime: Runtime,
@@ -165,13 +172,11 @@ pub(super) struct ModelResource {
     pub(super) state: Arc<LoadState>,
     pub(super) observer: Arc<Observer>,
     /// What the file declares, once that was read.
-    pub(super) description: OnceLock<Description>,
-    trees: Arc<TreeNames>,
+    pub(super) description: Arc<OnceLock<Description>>,
 }
 
 impl ModelResource {
-    /// `earlier`: the same version with earlier files, which may be loaded.
-    pub(super) fn new(file: ModelFile, earlier: Option<&Self>, runtime: Runtime) -> Self {
+    pub(super) fn new(file: ModelFile, runtime: Runtime) -> Self {
         let instances = file
             .settings
             .as_ref()
@@ -187,11 +192,7 @@ impl ModelResource {
             hosts: (0..instances).map(host).collect(),
             state: Arc::default(),
             observer: Arc::default(),
-            description: OnceLock::new(),
-            trees: match earlier {
-                Some(earlier) => Arc::clone(&earlier.trees),
-                None => TreeNames::new(file.resource()),
-            },
+            description: Arc::default(),
             file: Arc::new(file),
             runtime,
         }
@@ -224,10 +225,36 @@ impl ModelResource {
             .saturating_mul(instances)
     }
 
+    /// Opens the file, and starts the supervisor `name` of the model.
+    async fn start(
+        self,
+        name: String,
+        settings: Arc<ModelSettings>,
+        context: LoadContext,
+    ) -> Result<Loaded, LoadError> {
+        let path = self.file.path.clone();
+        let opened = run_blocking(move || OpenModel::open(&path)).await;
+        let opened = opened.map_err(|error| {
+            let message = format!("the file cannot be read: {error}");
+            LoadError::new(LoadErrorKind::Unavailable, message)
+        })?;
+        let tree = self.tree(name, Arc::new(opened), settings, &context);
+        // The loader decides when to load a failed model again.
+        let child = ChildSpec::supervisor(tree).restart(Restart::Temporary);
+        let hosts = self.hosts.clone();
+        let measure = move || {
+            let loaded = hosts.iter().filter_map(|(_, state)| state.loaded());
+            loaded.map(|loaded| loaded.memory.pss).sum()
+        };
+        let started = self.runtime.start_child(child, context.deadline, measure);
+        started.await
+    }
+
     /// The supervisor of the loaded model, called `name`, with its hosts and then its owner.
     fn tree(
         &self,
         name: String,
+        opened: Arc<OpenModel>,
         settings: Arc<ModelSettings>,
         context: &LoadContext,
     ) -> SupervisorSpec {
@@ -239,7 +266,8 @@ impl ModelResource {
         for (name, handle, state) in hosts {
             let spec = HostSpec {
                 model: self.file.resource(),
-                start: self.start(&settings),
+                start: self.start_request(&settings),
+                opened: Arc::clone(&opened),
                 name,
                 forward_deadline: settings.deadline,
                 runtime: self.runtime.clone(),
@@ -265,7 +293,7 @@ impl ModelResource {
         tree.child(owner.shutdown_deadline(OWNER_STOP_WITHIN))
     }
 
-    fn start(&self, settings: &ModelSettings) -> Start {
+    fn start_request(&self, settings: &ModelSettings) -> Start {
         Start {
             threads: settings.threads,
             optimize: settings.optimize,
@@ -285,7 +313,7 @@ impl ModelResource {
 
 impl Load for ModelResource {
     fn load(&self, context: LoadContext) -> BoxFuture<'static, Result<Loaded, LoadError>> {
-        let name = self.state.begin(&self.trees);
+        let name = self.state.begin(&self.runtime.trees, &self.file.resource());
         let state = Arc::clone(&self.state);
         let settings = match &self.file.settings {
             Ok(settings) => Arc::new(settings.clone()),
@@ -296,17 +324,9 @@ impl Load for ModelResource {
                 return std::future::ready(result).boxed();
             }
         };
-        let tree = self.tree(name, settings, &context);
-        // The loader decides when to load a failed model again.
-        let child = ChildSpec::supervisor(tree).restart(Restart::Temporary);
-        let hosts = self.hosts.clone();
-        let measure = move || {
-            let loaded = hosts.iter().filter_map(|(_, state)| state.loaded());
-            loaded.map(|loaded| loaded.memory.pss).sum()
-        };
-        let started = self.runtime.start_child(child, context.deadline, measure);
+        let resource = self.clone();
         async move {
-            let result = started.await;
+            let result = resource.start(name, settings, context).await;
             state.end(&result);
             result
         }
@@ -323,6 +343,14 @@ impl Load for ModelResource {
             state.unloaded();
         }
         .boxed()
+    }
+
+    fn on_drain(&self) {
+        let owner = self.owner.clone();
+        actix_rt::spawn(async move {
+            // An owner that is not running has no sequences.
+            owner.ask(EndSequences, END_SEQUENCES_WITHIN).await.ok();
+        });
     }
 
     fn kill(&self) {

@@ -38,6 +38,11 @@ pub(in crate::routes) struct ModelPath {
 }
 
 impl ModelPath {
+    /// The name of the model.
+    pub(super) fn model(&self) -> &str {
+        &self.model
+    }
+
     /// Whether it names a version.
     pub(super) fn has_version(&self) -> bool {
         self.version.is_some()
@@ -254,7 +259,7 @@ fn inputs(
     settings.inputs.iter().map(input).collect()
 }
 
-/// The outputs from the settings; otherwise those that were seen; otherwise those that the type of the result names.
+/// The outputs from the settings; otherwise those that the type of the result names, and others that were seen.
 fn outputs(
     settings: &ModelSettings,
     description: &Description,
@@ -266,12 +271,14 @@ fn outputs(
             .map(|it| TensorMetadata::new(&it.name, it.datatype.name(), &it.shape))
             .collect();
     }
-    if !observed.outputs.is_empty() {
-        return observed.outputs.iter().map(TensorMetadata::seen).collect();
-    }
-    let outputs = description.outputs();
-    let known = |(name, type_text): &(String, &str)| TensorMetadata::known(name, type_text, &[]);
-    outputs.iter().map(known).collect()
+    let declared = description.outputs();
+    let known = declared
+        .iter()
+        .map(|(name, type_text)| TensorMetadata::known(name, type_text, &observed.outputs));
+    // Those of a list or a dict depend on the call.
+    let is_declared = |seen: &&ObservedTensor| declared.iter().any(|(name, _)| *name == seen.name);
+    let others = observed.outputs.iter().filter(|seen| !is_declared(seen));
+    known.chain(others.map(TensorMetadata::seen)).collect()
 }
 
 /// That a request for a model can be served.

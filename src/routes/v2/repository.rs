@@ -1,13 +1,12 @@
 //! The model repository extension: `POST /v2/repository/index`, and load and unload of one model.
 
 use std::fmt;
+use std::time::Duration;
 
-use actix_web::{HttpRequest, HttpResponse, Responder, web};
+use actix_web::{HttpRequest, HttpResponse, Responder, rt, web};
 
 use headroom_actors::lazy::{Phase, Reload, ResourceStatus, Status, Unload};
-use headroom_actors::model::{
-    EndSequences, Files, Listed, Listing, Misplaced, Model, Rescan, SetDefault,
-};
+use headroom_actors::model::{Files, Listed, Listing, Misplaced, Model, Rescan, SetDefault};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -18,6 +17,9 @@ use crate::body::{BodyBudget, read_body, read_json};
 use crate::handles::RequestHandles;
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind, never_fits};
+
+/// How long a load may go on after its caller has left. The loader ends it before that.
+const RELOAD_WITHIN: Duration = Duration::from_secs(3600);
 
 /// The optional body of an index request.
 #[derive(Deserialize, Default, ToSchema)]
@@ -224,33 +226,43 @@ pub(in crate::routes) async fn load(
     }
     rescan(&handles).await?;
     let model = models::resolve_to_load(&handles, &path).await?;
-    let name = model.file.resource();
-    let reload = Reload { name };
-    if let Err(error) = handles.loader.ask(reload, handles.left()).await? {
-        let mut problem = Problem::from(error);
-        let status = models::status(&handles, &model).await?;
-        if status.is_some_and(|status| status.phase == Phase::Ready) {
-            problem.detail.push_str("; the earlier files serve on");
-            if problem.kind == ProblemKind::InsufficientMemory {
-                problem
-                    .detail
-                    .push_str(", and must be unloaded first to load these alone");
-            }
-        }
-        return Err(problem);
+    // The load goes on if the caller leaves, and then the version becomes the default one all the same.
+    let loading = rt::spawn(reload(handles.clone(), model.clone()));
+    let loaded = tokio::time::timeout(handles.left(), loading).await;
+    let loaded = loaded.map_err(|_| {
+        let detail = "the load takes longer than server.request_deadline; it goes on";
+        Problem::new(ProblemKind::DeadlineExceeded, detail)
+    })?;
+    match loaded.map_err(|error| Problem::internal(&error))? {
+        Ok(()) => Ok(HttpResponse::Ok().finish()),
+        Err(problem) => Err(with_what_serves(problem, &handles, &model).await?),
     }
-    let set_default = SetDefault { model };
-    handles.repository.ask(set_default, handles.left()).await?;
-    Ok(HttpResponse::Ok().finish())
 }
 
-async fn unload_one(handles: &RequestHandles, model: &Model) -> Result<(), Problem> {
-    // The error is ignored: an owner that is not running has no sequences.
-    model.owner.ask(EndSequences, handles.left()).await.ok();
-    let unload = Unload {
-        name: model.file.resource(),
-    };
-    Ok(handles.loader.ask(unload, handles.left()).await?)
+/// Loads a model beside what is loaded, and makes it the default version.
+async fn reload(handles: RequestHandles, model: Model) -> Result<(), Problem> {
+    let name = model.file.resource();
+    let reload = Reload { name };
+    handles.loader.ask(reload, RELOAD_WITHIN).await??;
+    let set_default = SetDefault { model };
+    Ok(handles.repository.ask(set_default, RELOAD_WITHIN).await?)
+}
+
+/// Says that earlier files serve on, if there are some.
+async fn with_what_serves(
+    mut problem: Problem,
+    handles: &RequestHandles,
+    model: &Model,
+) -> Result<Problem, Problem> {
+    let status = models::status(handles, model).await?;
+    if status.is_some_and(|status| status.phase == Phase::Ready) {
+        problem.detail.push_str("; the earlier files serve on");
+        if problem.kind == ProblemKind::InsufficientMemory {
+            let advice = ", and must be unloaded first to load these alone";
+            problem.detail.push_str(advice);
+        }
+    }
+    Ok(problem)
 }
 
 pub(in crate::routes) fn unload_docs() -> Docs {
@@ -264,11 +276,15 @@ pub(in crate::routes) async fn unload(
     path: web::Path<ModelPath>,
     handles: RequestHandles,
 ) -> Result<impl Responder, Problem> {
-    let model = models::resolve(&handles, &path).await?;
     let listing = rescan(&handles).await?;
-    let models = listing.versions.iter().map(|listed| &listed.model);
-    for version in models.filter(|version| version.file.name == model.file.name) {
-        unload_one(&handles, version).await?;
+    let versions = listing.versions.iter().map(|listed| &listed.model.file);
+    let versions = versions.filter(|file| file.name == path.model());
+    let names: Vec<String> = versions.map(|file| file.resource()).collect();
+    if names.is_empty() {
+        models::resolve(&handles, &path).await?;
+    }
+    for name in names {
+        handles.loader.ask(Unload { name }, handles.left()).await?;
     }
     // Those whose files have been removed are no longer listed.
     rescan(&handles).await?;

@@ -1,6 +1,6 @@
 //! Reloads of resources that have changed.
 
-use super::super::{AcquireError, Deregister, Phase, Register, Reload, Unload};
+use super::super::{AcquireError, Deregister, Phase, Register, Reload, SetPinned, Unload};
 use super::scripted::{Scripted, Step, unavailable};
 use super::test_loader::{TestLoader, acquire, config, eventually, paused};
 use super::{MINUTE, SECOND};
@@ -255,6 +255,41 @@ fn a_reload_of_what_is_not_loaded_loads_it_and_forgets_its_failure() {
         assert_eq!(thing.loads(), 2);
         let unknown = reload(&loader, "nothing").await.unwrap_err();
         assert!(matches!(unknown, AcquireError::NotFound(_)));
+        loader.stop_and_check().await;
+    });
+}
+
+#[test]
+fn what_is_registered_after_the_old_one_died_during_a_reload_is_loaded_next() {
+    paused(|system| async move {
+        let (old, newest) = (Scripted::new(), Scripted::new());
+        let new = Scripted::new().load_time(3 * SECOND);
+        let loader = with_loaded(&system, &old, &new).await;
+        let reloading = begin_reload(&loader, &new).await;
+        old.die("crashed");
+        eventually(async || !old.may_be_loaded()).await;
+        register(&loader, newest.resource("thing", &[])).await;
+        reloading.await.unwrap().unwrap();
+        assert!(newest.may_be_loaded());
+        loader.stop_and_check().await;
+    });
+}
+
+#[test]
+fn a_pin_during_a_reload_is_kept() {
+    paused(|system| async move {
+        let (old, new) = (Scripted::new(), Scripted::new().ttl(SECOND));
+        let loader = with_loaded(&system, &old, &new).await;
+        let reloading = begin_reload(&loader, &new).await;
+        let pin = SetPinned {
+            name: "thing".to_owned(),
+            pinned: true,
+        };
+        loader.handle.ask(pin, SECOND).await.unwrap().unwrap();
+        reloading.await.unwrap().unwrap();
+        assert!(loader.status("thing").await.pinned);
+        tokio::time::sleep(3 * SECOND).await;
+        assert!(new.may_be_loaded());
         loader.stop_and_check().await;
     });
 }
