@@ -257,16 +257,16 @@ async fn a_crashed_process_is_replaced_by_one_with_the_files_that_were_loaded() 
     add_adder(&models, "m", 1);
     let server = Server::start(models.options(BINARY));
     assert_eq!(answer(&server, "m").await, 1.0);
-    let mut host = server.host("m").await;
     for change in [
         |models: &Models| add_adder(models, "m", 2),
-        |models: &Models| drop(models.add("m", 1, garbage)),
+        |models: &Models| {
+            models.add("m", 1, garbage);
+        },
         |models: &Models| fs::remove_dir_all(models.path().join("m")).unwrap(),
     ] {
         change(&models);
-        host.kill();
+        server.host("m").unwrap().kill();
         assert_eq!(answer(&server, "m").await, 1.0);
-        host = server.host("m").await;
     }
     assert_eq!(loads(&server).await, 1.0);
 }

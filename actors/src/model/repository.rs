@@ -322,10 +322,11 @@ impl Repository {
     }
 
     /// Has `scan` look at the folder. One at a time: what an earlier look has found never follows what a later one has.
-    fn look_with<T: Send + 'static>(
-        &self,
-        scan: impl FnOnce(&Path) -> T + Send + 'static,
-    ) -> impl Future<Output = (OwnedMutexGuard<()>, T)> + 'static {
+    fn look_with<T, F>(&self, scan: F) -> impl Future<Output = (OwnedMutexGuard<()>, T)> + use<T, F>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Path) -> T + Send + 'static,
+    {
         let (dir, looking) = (self.runtime.config.dir.clone(), Arc::clone(&self.looking));
         async move {
             let one = looking.lock_owned().await;

@@ -110,7 +110,7 @@ async fn load_within(
     let spec = SupervisorSpec::new("root").child(ChildSpec::supervisor(models));
     let root = system.start(spec).await;
     let file = scan_model(folder.path(), model).files.remove(0);
-    let resource = ModelResource::new(file, None, runtime);
+    let resource = ModelResource::new(file, runtime);
     let feedback = MemoryFeedback::default();
     let context = LoadContext {
         entry: Arc::new(FixedEntry),
