@@ -30,7 +30,7 @@ test: test-programs ## build everything and run all tests
 	@$(ENV) $(CARGO) test --workspace --doc
 
 test-programs: programs
-	@scripts/setup.sh nextest pgbouncer protocol_client openapi_client prometheus browser page_checks upload_clients chain_clients object_store anvil cast shell_checks
+	@scripts/setup.sh nextest pgbouncer torch_python protocol_client openapi_client prometheus browser page_checks upload_clients chain_clients object_store anvil cast shell_checks
 
 # All in one command, also the tests: parts of the workspace that are built alone need other features of the
 # dependencies, and then these are built again.

@@ -17,6 +17,8 @@ SETUP=scripts/setup
 . "$SETUP/tools.sh"
 # shellcheck source=scripts/setup/libtorch.sh
 . "$SETUP/libtorch.sh"
+# shellcheck source=scripts/setup/torch_python.sh
+. "$SETUP/torch_python.sh"
 # shellcheck source=scripts/setup/samples.sh
 . "$SETUP/samples.sh"
 # shellcheck source=scripts/setup/client.sh

@@ -1,7 +1,7 @@
 """Extracts members of a wheel or an sdist: extract.py ARCHIVE DEST PREFIX...
 
-Extracts each member whose name equals a prefix or is below one. Names keep their folders. Fails when a prefix matches
-nothing, so that a changed package is noticed at once.
+Extracts each member whose name equals a prefix or is below one, but not below `!PREFIX`; the longest that matches decides.
+Names keep their folders. Fails when a prefix matches nothing, so that a changed package is noticed at once.
 """
 
 import os
@@ -29,8 +29,12 @@ def main(path, dest, prefixes):
     dest = os.path.realpath(dest)
     missing = set(prefixes)
     for name, opened in members(path):
-        prefix = next((p for p in prefixes if name == p or name.startswith(p + "/")), None)
-        if prefix is None:
+        matching = [p for p in prefixes if (name + "/").startswith(p.lstrip("!") + "/")]
+        if not matching:
+            continue
+        prefix = max(matching, key=lambda p: len(p.lstrip("!")))
+        missing.discard(prefix)
+        if prefix.startswith("!"):
             continue
         target = os.path.realpath(os.path.join(dest, name))
         if not target.startswith(dest + os.sep):
@@ -38,7 +42,6 @@ def main(path, dest, prefixes):
         os.makedirs(os.path.dirname(target), exist_ok=True)
         with opened() as source, open(target, "wb") as sink:
             shutil.copyfileobj(source, sink, 1 << 20)
-        missing.discard(prefix)
     if missing:
         sys.exit(f"not in {os.path.basename(path)}: {', '.join(sorted(missing))}")
 
