@@ -30,10 +30,12 @@ need_torch_python() {
   need_compiler
   need_libtorch
   python=$(python3 -c 'import sys; print("%d%d" % sys.version_info[:2])')
-  if ! sha256=$(torch_wheel_sha256 "$python"); then
-    say "no PyTorch in Python: it needs CPython 3.10 to 3.14, and the test with models that it makes is skipped"
+  if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+    say "no PyTorch in Python: it needs Python 3.10, and a test with models that it makes is skipped"
     return
   fi
+  sha256=$(torch_wheel_sha256 "$python") ||
+    die "no PyTorch in Python: $SETUP/torch_python.sh has no checksum of the wheel for $(python3 --version)"
   made_of="$(sha256sum <"$SETUP/torch_python.sh") $python $LIBTORCH"
   is_current "$folder" "$made_of" && return
   open_work
@@ -67,7 +69,7 @@ finish_torch_python() {
   chmod 755 "$1/bin/torch_shm_manager"
   grep -rlE --include='*.py' "$DISTRIBUTED" "$1" | xargs sed -i -E "s/$DISTRIBUTED/False/"
   # Also leaves the bytecode, which makes the next import fast.
-  LD_BIND_NOW=1 PYTHONPATH="$1/.." bounded 300 python3 -W ignore -c "
+  LD_BIND_NOW=1 PYTHONDONTWRITEBYTECODE= PYTHONPATH="$1/.." bounded 300 python3 -W ignore -c "
 import torch
 assert torch.jit.script(torch.nn.Linear(2, 1))(torch.ones(1, 2)).shape == (1, 1)" 2>"$WORK/load.log" ||
     die "the fetched PyTorch does not work in Python: $(tail -n 1 "$WORK/load.log" | cut -c1-300)"

@@ -9,5 +9,6 @@ mod first_request;
 mod sample_model;
 mod sequences;
 mod speech;
+mod zoo;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_headroom");

@@ -143,7 +143,10 @@ fn dense(tensor: &Tensor) -> Result<Tensor, TorchError> {
     } else {
         tensor
     };
-    Ok(tensor.f_resolve_neg()?.f_contiguous()?)
+    let tensor = tensor.f_resolve_neg()?;
+    // Compressed sparse layouts, which `is_sparse` leaves out, cannot be made contiguous.
+    let contiguous = tensor.f_contiguous();
+    Ok(contiguous.or_else(|_| tensor.f_to_dense(None, false)?.f_contiguous())?)
 }
 
 /// The memory of a tensor that holds `len` > 0 bytes.

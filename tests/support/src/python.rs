@@ -1,8 +1,8 @@
-//! Clients of the server that are scripts in Python, with packages from PyPI.
+//! Scripts in Python, with packages from PyPI: clients of the server, and what makes files for the tests.
 
 #![expect(
     clippy::expect_used,
-    reason = "a test ends here if its client does not end"
+    reason = "a test ends here if its script does not end"
 )]
 
 use std::ffi::OsStr;
@@ -22,18 +22,41 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// When the script fails.
 #[track_caller]
 pub fn run_client(script: &str, packages: &str, server: &Server, arguments: &[&OsStr]) {
-    let mut client = child::command("python3");
-    client
+    let address = server.address().to_string();
+    let arguments = [&[address.as_ref()], arguments].concat();
+    run(script, packages, &arguments);
+}
+
+/// Runs a script with `arguments`. It finds the packages that setup has put into the folder `packages` of the cache.
+///
+/// # Panics
+/// When the script fails.
+#[track_caller]
+pub fn run(script: &str, packages: &str, arguments: &[&OsStr]) {
+    let mut command = child::command("python3");
+    command
         .arg(script)
-        .arg(server.address().to_string())
         .args(arguments)
         .env("PYTHONPATH", cached(packages))
         .env("PYTHONDONTWRITEBYTECODE", "1");
-    let output = child::output(&mut client, DEADLINE).expect("the script ends in time");
+    let output = child::output(&mut command, DEADLINE).expect("the script ends in time");
     assert!(
         output.status.success(),
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Whether the version of Python is at least `oldest`, as in `(3, 11)`.
+///
+/// # Panics
+/// When Python does not answer.
+#[track_caller]
+pub fn is_at_least(oldest: (u8, u8)) -> bool {
+    let check = format!("import sys; sys.exit(sys.version_info < {oldest:?})");
+    let mut command = child::command("python3");
+    command.args(["-c", &check]);
+    let output = child::output(&mut command, DEADLINE).expect("Python ends in time");
+    output.status.success()
 }

@@ -14,12 +14,14 @@ use landlock::{
 /// The newest rules that are asked for; the tests run with them. A kernel that has fewer applies those that it has.
 const NEWEST: ABI = ABI::V7;
 
-/// What libtorch reads while it works: the processor's features and topology, and random numbers.
-const READABLE: [&str; 4] = [
+/// What libtorch reads while it works: the processor's features and topology, random numbers, and the time zone of what it
+/// logs.
+const READABLE: [&str; 5] = [
     "/proc/cpuinfo",
     "/sys/devices/system/cpu",
     "/sys/devices/system/node",
     "/dev/urandom",
+    "/etc/localtime",
 ];
 
 /// Why the rules do not hold.
