@@ -21,6 +21,8 @@ use owner::*;
 
 const STARTS: usize = 15;
 const CALLS: usize = 3000;
+const SANDBOX_ROUNDS: usize = 60;
+const SANDBOX_CALLS: usize = 100;
 
 fn main() {
     let zygotes: Vec<f64> = (0..STARTS)
@@ -29,19 +31,20 @@ fn main() {
     report("zygote: exec to ready", "ms", zygotes);
 
     let mut zygote = Zygote::spawn();
-    for (name, optimize, sandbox) in [
-        ("no sandbox", false, SandboxMode::Off),
-        ("sandbox", false, SandboxMode::Required),
-        ("sandbox, optimised", true, SandboxMode::Required),
-    ] {
+    for optimize in [false, true] {
         let start = Start {
             optimize,
-            sandbox,
             ..sample_start()
+        };
+        let name = if optimize {
+            "optimised"
+        } else {
+            "not optimised"
         };
         starts(&mut zygote, &start, name);
         calls(&mut zygote, &start, name);
     }
+    sandbox(&mut zygote);
     memory(&mut zygote);
     large_tensors(&mut zygote);
 }
@@ -99,6 +102,37 @@ fn calls(zygote: &mut Zygote, start: &Start, name: &str) {
         "us",
         round_trip,
     );
+}
+
+/// What the sandbox costs. With and without take turns, so that both meet the same load of the machine.
+fn sandbox(zygote: &mut Zygote) {
+    let modes = [SandboxMode::Off, SandboxMode::Required];
+    let mut loads = [vec![], vec![]];
+    let mut round_trips = [vec![], vec![]];
+    let x = TensorData::floats(&[1, 512], &chunk(0));
+    let arguments = [Arg::Tensor(&x), Arg::Scalar(Scalar::Int(16_000))];
+    for _ in 0..SANDBOX_ROUNDS {
+        for (at, &sandbox) in modes.iter().enumerate() {
+            let begun = Instant::now();
+            let (mut host, _, _log) = zygote.fork();
+            let start = Start {
+                sandbox,
+                ..sample_start()
+            };
+            ready(&mut host, start);
+            loads[at].push(begun.elapsed().as_secs_f64() * 1e3);
+            for _ in 0..SANDBOX_CALLS {
+                let begun = Instant::now();
+                host.infer(&arguments).unwrap();
+                round_trips[at].push(begun.elapsed().as_secs_f64() * 1e6);
+            }
+        }
+    }
+    for ((mode, load), round_trip) in modes.iter().zip(loads).zip(round_trips) {
+        let name = format!("models.sandbox = \"{}\"", mode.label());
+        report(&format!("{name}: fork to warm"), "ms", load);
+        report(&format!("{name}: round trip"), "us", round_trip);
+    }
 }
 
 fn memory(zygote: &mut Zygote) {
