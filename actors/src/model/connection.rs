@@ -131,3 +131,31 @@ fn frames<In: DeserializeOwned>(
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::pin::pin;
+
+    use futures_util::stream::StreamExt;
+    use headroom_model_protocol::ZygoteReply;
+
+    use super::*;
+
+    #[test]
+    fn a_frame_that_never_ends_cannot_collect_descriptors() {
+        actix_rt::System::new().block_on(async {
+            let (_sender, frames, theirs) = pair::<ZygoteReply>().unwrap();
+            let file = File::open("/dev/null").unwrap();
+            let frame = encode_frame(&ZygoteReply::Ready, &[0; 100]).unwrap();
+            for byte in frame.chunks(1).take(50) {
+                fds::send_all_with_fds(&theirs, byte, &[file.as_fd(); 2]).unwrap();
+            }
+            let received = pin!(frames).next().await;
+            let Some(Err(ConnectionError::Descriptors(count))) = received else {
+                panic!("{received:?}")
+            };
+            assert!(count <= DESCRIPTORS_MAX + 2, "{count}");
+        });
+    }
+}

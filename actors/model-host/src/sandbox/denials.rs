@@ -69,9 +69,10 @@ impl Line {
     pub(super) unsafe fn c_string(mut self, string: *const c_char) -> Self {
         for at in 0..LINE_MAX {
             // SAFETY: the string has not ended before this byte.
-            match unsafe { string.add(at).read() }.cast_unsigned() {
+            let [byte] = unsafe { string.add(at).read() }.to_ne_bytes();
+            match byte {
                 0 => break,
-                byte if byte.is_ascii_graphic() || byte == b' ' => self.push(byte),
+                _ if byte.is_ascii_graphic() || byte == b' ' => self.push(byte),
                 _ => self.push(b'?'),
             }
         }
