@@ -197,7 +197,7 @@ async fn the_rest_of_a_refused_body_is_not_parsed_as_a_request() {
     let server = start("server.client_request_timeout = '300ms'");
     let mut client = Client::connect(&server);
     client.send(
-        "POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\n\
+        "POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-encoding: br\r\n\
          transfer-encoding: chunked\r\n\r\n",
     );
     let head = client.assert_answer(415);
