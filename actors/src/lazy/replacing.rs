@@ -225,10 +225,10 @@ impl Slot {
         self.counts = std::mem::take(&mut old.counts);
         self.usage = old.usage;
         self.waiters.append(&mut old.waiters);
-        let later = match old.is_active() {
-            true => old.take_replacement(),
-            // It has become what is registered.
-            false => Some(old.resource.clone()),
+        let later = match old.take_replacement() {
+            // It has ended, and has become what was registered after that.
+            None if !old.is_active() => Some(old.resource.clone()),
+            later => later,
         };
         if let Some(later) = later.filter(|later| !Arc::ptr_eq(&later.load, &self.resource.load)) {
             self.replace(later);

@@ -164,17 +164,15 @@ struct TensorMetadata {
 }
 
 impl TensorMetadata {
-    /// A tensor or a plain value of a type as TorchScript writes it. The datatype of a tensor is not declared: it is that
-    /// which was seen.
-    fn known(name: &str, type_text: &str, seen: &[ObservedTensor]) -> Self {
-        match type_text {
-            "int" => Self::new(name, "INT64", &[1]),
-            "float" => Self::new(name, "FP64", &[1]),
-            "bool" => Self::new(name, "BOOL", &[1]),
-            _ => match seen.iter().find(|tensor| tensor.name == name) {
-                Some(tensor) => Self::seen(tensor),
-                None => Self::new(name, UNKNOWN, &[-1]),
-            },
+    /// An input of a type as TorchScript writes it. The datatype of a tensor is not declared: it is that which was seen.
+    fn input(name: &str, type_text: &str, seen: &[ObservedTensor]) -> Self {
+        if let Some(datatype) = plain_datatype(type_text) {
+            return Self::new(name, datatype, &[1]);
+        }
+        match seen.iter().find(|tensor| tensor.name == name) {
+            Some(tensor) => Self::seen(tensor),
+            None if matches!(type_text, "str" | "List[str]") => Self::new(name, "BYTES", &[-1]),
+            None => Self::new(name, UNKNOWN, &[-1]),
         }
     }
 
@@ -249,7 +247,7 @@ fn inputs(
     if settings.inputs.is_empty() {
         let inputs = description.inputs.iter();
         return inputs
-            .map(|input| TensorMetadata::known(&input.name, input.inner_type(), &observed.inputs))
+            .map(|input| TensorMetadata::input(&input.name, input.inner_type(), &observed.inputs))
             .collect();
     }
     let input = |input: &InputSetting| {
@@ -272,13 +270,29 @@ fn outputs(
             .collect();
     }
     let declared = description.outputs();
-    let known = declared
-        .iter()
-        .map(|(name, type_text)| TensorMetadata::known(name, type_text, &observed.outputs));
+    let seen = |name: &str| observed.outputs.iter().find(|seen| seen.name == name);
+    let known = declared.iter().map(|(name, type_text)| match seen(name) {
+        Some(seen) => TensorMetadata::seen(seen),
+        // A plain value is a tensor without dimensions.
+        None => match plain_datatype(type_text) {
+            Some(datatype) => TensorMetadata::new(name, datatype, &[]),
+            None => TensorMetadata::new(name, UNKNOWN, &[-1]),
+        },
+    });
     // Those of a list or a dict depend on the call.
     let is_declared = |seen: &&ObservedTensor| declared.iter().any(|(name, _)| *name == seen.name);
     let others = observed.outputs.iter().filter(|seen| !is_declared(seen));
     known.chain(others.map(TensorMetadata::seen)).collect()
+}
+
+/// The datatype of a plain value of a type as TorchScript writes it.
+fn plain_datatype(type_text: &str) -> Option<&'static str> {
+    match type_text {
+        "int" => Some("INT64"),
+        "float" => Some("FP64"),
+        "bool" => Some("BOOL"),
+        _ => None,
+    }
 }
 
 /// That a request for a model can be served.
