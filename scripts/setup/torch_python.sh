@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# PyTorch in Python (BSD-style licence), from PyPI's wheel of torch, and typing_extensions (PSF licence), which it needs. The
-# tests make models with it. It is the Python part of the wheel alone; the libraries that compute are those of libtorch.
+# PyTorch in Python (BSD-style licence), from PyPI's wheel of torch, and typing_extensions (PSF licence), which it needs.
+# The tests make models with it. It is the Python part of the wheel alone; the libraries that compute are libtorch's.
 #
 # The wheel is a CUDA build. A stub with the right names and symbol versions replaces the CUDA libraries that
 # libtorch_python.so is linked to. torch.distributed is switched off: its start calls the stub.
@@ -11,8 +11,8 @@ TYPING_EXTENSIONS_SHA256=481caa481374e813c1b176ada14e97f1f67a4539ce9cfeb3f350d78
 # How a part of torch.distributed asks whether libtorch_python.so was built with it.
 DISTRIBUTED='hasattr\(torch\._C, "_(c10d|rpc|dist_autograd|faulty_agent)_init"\)'
 
-# torch_wheel_sha256 PYTHON: the checksum of the wheel for Linux x86-64 and a version of Python, such as 311. Fails where
-# there is none.
+# torch_wheel_sha256 PYTHON: the checksum of the wheel for Linux x86-64 and a version of Python, such as 311. Fails
+# where there is none.
 torch_wheel_sha256() {
   case $1 in
     310) echo c78b7b4d04461855a764cf01bae9a462bb88bc93defcfa11235cbc8fdf3e12c4 ;;
@@ -100,8 +100,8 @@ make_cuda_stub() {
     $1 == "cudaGetErrorString" { print "const char *" $1 "(void) { return \"this build has no CUDA\"; }"; next }
     $2 == "libtorch_cuda.so" { print "void " $1 "(void) { __builtin_abort(); }"; next }
     { print "int " $1 "(void) { return " ($2 ~ /cupti/ ? 15 : 35) "; }" }' "$WORK/imports" >"$WORK/stub.c"
-  awk '{ names[$2] = names[$2] " " $1 ";" } END { for (version in names) print version " { global:" names[version] " };" }' \
-    "$WORK/imports" >"$WORK/stub.map"
+  awk '{ names[$2] = names[$2] " " $1 ";" }
+    END { for (version in names) print version " { global:" names[version] " };" }' "$WORK/imports" >"$WORK/stub.map"
   "${CC:-cc}" -shared -fPIC -fno-builtin -o "$lib/libtorch_cuda.so" "$WORK/stub.c" -lstdc++ \
     -Wl,-soname,libtorch_cuda.so -Wl,--version-script="$WORK/stub.map"
 }

@@ -290,8 +290,8 @@ def add_to(zoo):
         given(x=x),
     )
     zoo.add("quotient", Quotient(), given(x=x, divisor=2), throws("division by 0", x=x, divisor=0))
-    words = ["invalid for input of size 3", "index 100 out of range", "equal size", "list index out of range", "KeyError"]
-    words += ["AssertionError", "positive-definite"]
+    words = ["invalid for input of size 3", "index 100 out of range", "equal size", "list index out of range"]
+    words += ["KeyError", "AssertionError", "positive-definite"]
     failures = [throws(word, x=x, kind=kind) for kind, word in enumerate(words)]
     zoo.add("fails", Fails(), *failures, given(x=x, kind=9))
     zoo.add("forks", Forks(), given(x=x))

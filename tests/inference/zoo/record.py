@@ -4,6 +4,7 @@ The answers come from the saved file, which PyTorch loads and runs. The names of
 server documents: `output`, `output_0`, `key`, `output_0_key`, …
 """
 
+import copy
 import json
 import math
 import os
@@ -14,6 +15,9 @@ from torch import Tensor
 DATATYPES = {
     torch.bool: "BOOL",
     torch.uint8: "UINT8",
+    torch.uint16: "UINT16",
+    torch.uint32: "UINT32",
+    torch.uint64: "UINT64",
     torch.int8: "INT8",
     torch.int16: "INT16",
     torch.int32: "INT32",
@@ -24,9 +28,6 @@ DATATYPES = {
     torch.float64: "FP64",
 }
 
-# Those that the server does not have yet.
-LATER_DATATYPES = {torch.uint16: "UINT16", torch.uint32: "UINT32", torch.uint64: "UINT64"}
-
 
 class given:
     """A request with these inputs, which the model answers. A dict names inputs by other names: `INPUT__0`."""
@@ -36,15 +37,8 @@ class given:
 
     def expect(self, model):
         # By their names, and copies: the model may change its inputs.
-        result = model(**{argument(model, name): clone(value) for name, value in self.inputs.items()})
+        result = model(**{argument(model, name): copy.deepcopy(value) for name, value in self.inputs.items()})
         return {"outputs": [wire(name, value) for name, value in outputs(result)]}
-
-
-class later(given):
-    """A request that the server cannot answer yet. The test leaves it out."""
-
-    def expect(self, model):
-        return {**super().expect(model), "later": True}
 
 
 class without(given):
@@ -104,7 +98,7 @@ class Zoo:
         for request in requests:
             with torch.no_grad():
                 expected = request.expect(torch.jit.load(path))
-            inputs = [wire(input, value) for input, value in request.inputs.items()]
+            inputs = [wire(*part) for input, value in request.inputs.items() for part in parts(value, input)]
             self.requests.append({"model": name, "inputs": inputs, **expected})
 
     def write(self, path):
@@ -119,12 +113,21 @@ def argument(model, name):
     return name if name in names or position == name else names[int(position)]
 
 
-def clone(value):
-    return value.clone() if isinstance(value, Tensor) else value
+def parts(value, name):
+    """The inputs that are parts of an argument, with their names."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (tuple, list)) and not is_tensor(value):
+        items = enumerate(value)
+    else:
+        yield name, value
+        return
+    for key, item in items:
+        yield from parts(item, f"{name}.{key}")
 
 
 def outputs(value, name=""):
-    """The named tensors and numbers in a result."""
+    """The named tensors, numbers and strings in a result."""
     if value is None:
         return
     if isinstance(value, dict):
@@ -139,13 +142,13 @@ def outputs(value, name=""):
 
 def is_tensor(value):
     """Whether a list becomes one tensor. An empty list is one of tensors in this zoo."""
-    return isinstance(value, list) and len(value) > 0 and all(isinstance(item, (bool, int, float, str)) for item in value)
+    return isinstance(value, list) and len(value) > 0 and isinstance(value[0], (bool, int, float, str))
 
 
 def wire(name, value):
     """A tensor of the protocol."""
     if isinstance(value, str):
-        value = [value]
+        return {"name": name, "datatype": "BYTES", "shape": [], "data": [value]}
     if isinstance(value, list) and isinstance(value[0], str):
         return {"name": name, "datatype": "BYTES", "shape": [len(value)], "data": value}
     if not isinstance(value, Tensor):
@@ -154,7 +157,7 @@ def wire(name, value):
     if value.layout != torch.strided:
         value = value.to_dense()
     data = [number(element) for element in value.flatten().tolist()]
-    return {"name": name, "datatype": {**DATATYPES, **LATER_DATATYPES}[value.dtype], "shape": list(value.shape), "data": data}
+    return {"name": name, "datatype": DATATYPES[value.dtype], "shape": list(value.shape), "data": data}
 
 
 def number(element):

@@ -5,7 +5,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from record import given, later, refused
+from record import given, refused
 
 
 class Pair(nn.Module):
@@ -98,6 +98,11 @@ class Strings(nn.Module):
         return x, ["cat", "dog"]
 
 
+class OneString(nn.Module):
+    def forward(self, x: Tensor) -> str:
+        return "größe " + str(x.size(0))
+
+
 class TheInput(nn.Module):
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         return x, x
@@ -165,6 +170,8 @@ def add_to(zoo):
         ("one_number", OneNumber()),
         ("one_list", OneList()),
         ("nothing", Nothing()),
+        ("strings", Strings()),
+        ("one_string", OneString()),
         ("the_input_twice", TheInput()),
         ("real_and_imaginary", RealAndImaginary()),
     ]:
@@ -177,4 +184,3 @@ def add_to(zoo):
     zoo.add("too_many_outputs", TooMany(), refused(422, "4096", x=x))
     zoo.add("twice_the_same_name", TwiceTheSameName(), refused(422, "`a.b.c`", x=x))
     zoo.add("complex_result", Complex(), refused(422, "Complex", x=x))
-    zoo.add("strings", Strings(), later(x=x))

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 import torch
 from torch import Tensor, nn
 
-from record import given, later, refused, without
+from record import given, refused, without
 
 
 class OneTensor(nn.Module):
@@ -133,6 +133,39 @@ class NamedTupleInput(nn.Module):
         return point.x + point.y
 
 
+class NestedInput(nn.Module):
+    def forward(self, x: Tuple[Tensor, Tuple[Tensor, int, str], List[Tensor], Dict[str, Tensor]]) -> Tensor:
+        first, (second, times, mode), more, named = x
+        y = first + second * times
+        for tensor in more:
+            y = y + tensor
+        for name, tensor in named.items():
+            y = y * tensor if name == mode else y - tensor
+        return y
+
+
+class ListsOfScalars(nn.Module):
+    def forward(self, x: Tensor, i: List[int], f: List[float], b: List[bool], s: List[str]) -> Tuple[Tensor, str]:
+        for number in f:
+            x = x * number
+        return x.sum(i, keepdim=b[0]), "+".join(s)
+
+
+class OptionalString(nn.Module):
+    def forward(self, x: Tensor, mode: Optional[str] = None) -> Tensor:
+        return x if mode is None else x + len(mode)
+
+
+class ListOfListsInput(nn.Module):
+    def forward(self, x: List[List[Tensor]]) -> Tensor:
+        return x[0][0]
+
+
+class DictOfIntsInput(nn.Module):
+    def forward(self, x: Tensor, sizes: Optional[Dict[str, int]] = None) -> Tensor:
+        return x
+
+
 class OptionalTupleInput(nn.Module):
     """As LSTM takes its state."""
 
@@ -204,17 +237,45 @@ def add_to(zoo):
         refused(400, "missing", x=x, i=2, f=0.25),
         refused(400, "one value", x=x, i=torch.tensor([1, 2]), f=0.25, b=True),
     )
-    zoo.add("defaults", Defaults(), given(x=x), given(x=x, i=1), given(x=x, b=False), given(x=x, f=2.0, large=3))
+    zoo.add(
+        "defaults",
+        Defaults(),
+        given(x=x),
+        given(x=x, i=1),
+        given(x=x, b=False),
+        given(x=x, f=2.0, large=3),
+        given(x=x, mode="other", sizes=[3, 1]),
+    )
     zoo.add("keyword_only", KeywordOnly(), given(x=x, times=4, plus=x))
     zoo.add("any_number", AnyNumber(), given(x=x))
     zoo.add("any_value", AnyValue(), given(x=x))
-    zoo.add("string_input", StringInput(), later(x=x, mode="neg"), later(x=x, mode="ü"))
-    zoo.add("list_input", ListInput(), refused(422, "List[Tensor]", xs=x))
-    zoo.add("dict_input", DictInput(), refused(422, "Dict[str, Tensor]", xs=x))
-    zoo.add("tuple_input", TupleInput(), refused(422, "Tuple[Tensor, Tensor]", pair=x))
+    zoo.add("string_input", StringInput(), given(x=x, mode="neg"), given(x=x, mode="ü"))
+    zoo.add("list_input", ListInput(), given(xs=[x]), given(xs=[x, -x, x]), refused(400, "List[Tensor]", xs=x))
+    zoo.add(
+        "dict_input",
+        DictInput(),
+        given(xs={"a": x, "b": x}),
+        given(xs={"b": x, "ü": x, "a": -x}),
+        refused(400, "Dict[str, Tensor]", xs=x),
+    )
+    zoo.add(
+        "tuple_input",
+        TupleInput(),
+        given(pair=(x, x + 1)),
+        refused(400, "Tuple[Tensor, Tensor]", pair=x),
+        refused(400, "pair", pair=(x,)),
+    )
     zoo.add("named_tuple_input", NamedTupleInput(), refused(422, "Point", point=x))
-    zoo.add("optional_tuple_input", OptionalTupleInput(), given(x=x))
-    zoo.add("optional_list_input", OptionalListInput(), given(x=x))
+    zoo.add("optional_tuple_input", OptionalTupleInput(), given(x=x), given(x=x, state=(x, -x)))
+    zoo.add("optional_list_input", OptionalListInput(), given(x=x), given(x=x, dims=[0]))
+    nested = (x, (x + 1, 3, "times"), [x, x * 2], {"times": x, "less": x - 9})
+    zoo.add("nested_input", NestedInput(), given(x=nested))
+    square = torch.rand(2, 3)
+    lists = ListsOfScalars()
+    zoo.add("lists_of_scalars", lists, given(x=square, i=[-1, 0], f=[0.5, 3.0], b=[True, False], s=["ü", "", "b"]))
+    zoo.add("optional_string", OptionalString(), given(x=x), given(x=x, mode="four"))
+    zoo.add("list_of_lists_input", ListOfListsInput(), refused(400, "List[List[Tensor]]", x=[[x]]))
+    zoo.add("dict_of_ints_input", DictOfIntsInput(), given(x=x), refused(400, "Dict[str, int]", x=x, sizes={"a": 3}))
     odd = {"input": x, "output": -x, "type": x + 9, "INPUT__0": x + 5}
     zoo.add("odd_names", OddNames(), given(odd))
     zoo.add(
