@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from record import given, refused, throws
+from record import given, refused, reset, throws
 
 
 class Prints(nn.Module):
@@ -306,7 +306,7 @@ def add_to(zoo):
     zoo.add("many_parameters", ManyParameters(), given(x=torch.rand(1, 2)))
     zoo.add("long_code", torch.jit.trace(LongCode(), x), given(x=x))
     zoo.add("deep", Deep(60), given(x=x))
-    zoo.add("counter", Counter(), given(x=x))
+    zoo.add("counter", Counter(), reset(x=x), reset(x=x + 1))
     zoo.add("attributes", Attributes(), given(x=x))
     zoo.add("script_class", ScriptClass(), given(x=x))
     zoo.add("returns_an_object", ReturnsAnObject(), refused(422, "output", x=x))

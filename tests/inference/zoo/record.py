@@ -32,6 +32,8 @@ DATATYPES = {
 class given:
     """A request with these inputs, which the model answers. A dict names inputs by other names: `INPUT__0`."""
 
+    parameters = {}
+
     def __init__(self, names=None, **inputs):
         self.inputs = {**(names or {}), **inputs}
 
@@ -39,6 +41,12 @@ class given:
         # By their names, and copies: the model may change its inputs.
         result = model(**{argument(model, name): copy.deepcopy(value) for name, value in self.inputs.items()})
         return {"outputs": [wire(name, value) for name, value in outputs(result)]}
+
+
+class reset(given):
+    """A request that resets the state of the model first."""
+
+    parameters = {"reset_states": True}
 
 
 class without(given):
@@ -99,7 +107,8 @@ class Zoo:
             with torch.no_grad():
                 expected = request.expect(torch.jit.load(path))
             inputs = [wire(*part) for input, value in request.inputs.items() for part in parts(value, input)]
-            self.requests.append({"model": name, "inputs": inputs, **expected})
+            body = {"inputs": inputs, "parameters": request.parameters}
+            self.requests.append({"model": name, "body": body, **expected})
 
     def write(self, path):
         with open(path, "w") as file:
