@@ -99,7 +99,7 @@ fn measure_tensor(name: &str, tensor: &Tensor) -> Result<(Datatype, u64), Failur
         let message = format!("output `{name}` has datatype {kind}, which cannot be sent{advice}");
         return Err(failure(FailureKind::Model, message));
     };
-    let shape = tensor.size();
+    let shape = torch::shape(tensor).map_err(|why| unsendable(name, why))?;
     let elements = element_count(&shape).map_err(|why| unsendable(name, why))?;
     let bytes = elements.saturating_mul(datatype.size().unwrap_or(1));
     check_length(datatype, &shape, bytes).map_err(|why| unsendable(name, why))?;

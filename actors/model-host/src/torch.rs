@@ -12,12 +12,13 @@ use std::{
 use headroom_model_protocol::{Failure, FailureKind, Scalar};
 use tch::{Device, Tensor, jit, kind::Element};
 use torch_sys::{
-    CIValue, CModule_, at_scalar_type, ati_bool, ati_bool_list, ati_double, ati_double_list,
-    ati_free, ati_generic_dict, ati_int, ati_int_list, ati_length, ati_none, ati_string,
-    ati_string_list, ati_tag, ati_tensor, ati_tensor_list, ati_to_bool, ati_to_bool_list,
-    ati_to_double, ati_to_double_list, ati_to_generic_dict, ati_to_generic_list, ati_to_int,
-    ati_to_int_list, ati_to_string, ati_to_tensor, ati_to_tuple, ati_tuple, ati_tuple_length,
-    atm_free, atm_load_on_device, atm_method_, c_generated::atg_zeros, get_and_reset_last_err,
+    CIValue, CModule_, at_dim, at_scalar_type, at_shape, ati_bool, ati_bool_list, ati_double,
+    ati_double_list, ati_free, ati_generic_dict, ati_int, ati_int_list, ati_length, ati_none,
+    ati_string, ati_string_list, ati_tag, ati_tensor, ati_tensor_list, ati_to_bool,
+    ati_to_bool_list, ati_to_double, ati_to_double_list, ati_to_generic_dict, ati_to_generic_list,
+    ati_to_int, ati_to_int_list, ati_to_string, ati_to_tensor, ati_to_tuple, ati_tuple,
+    ati_tuple_length, atm_free, atm_load_on_device, atm_method_, c_generated::atg_zeros,
+    get_and_reset_last_err,
 };
 
 use crate::{
@@ -372,6 +373,17 @@ pub(crate) fn zeros(kind: c_int, shape: &[i64]) -> Result<Tensor, TorchError> {
 pub(crate) fn kind(tensor: &Tensor) -> Result<c_int, TorchError> {
     // SAFETY: the tensor is valid and nothing is written.
     check(unsafe { at_scalar_type(tensor.as_ptr().cast_mut()) })
+}
+
+/// The shape of a tensor; nested ones have none.
+pub(crate) fn shape(tensor: &Tensor) -> Result<Vec<i64>, TorchError> {
+    let raw = tensor.as_ptr().cast_mut();
+    // SAFETY: the tensor is valid, and nothing is written to it.
+    let dimensions = check(unsafe { at_dim(raw) })?;
+    let mut shape = vec![0; dimensions];
+    // SAFETY: see above; there is a place for each dimension.
+    unsafe { at_shape(raw, shape.as_mut_ptr()) };
+    check(shape)
 }
 
 /// A tensor without dimensions.

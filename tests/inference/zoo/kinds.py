@@ -85,6 +85,17 @@ class QuantisedResult(nn.Module):
         return torch.quantize_per_tensor(x, 0.1, 10, torch.quint8)
 
 
+class Converted(nn.Module):
+    """To kinds that cannot be sent."""
+
+    def forward(self, x: Tensor, kind: int) -> Tensor:
+        if kind == 0:
+            return x.to(torch.float8_e4m3fn)
+        if kind == 1:
+            return torch.complex(x, x).to(torch.complex32)
+        return torch.quantize_per_tensor(x, 0.1, 0, torch.qint32)
+
+
 class QuantisedOperand(nn.Module):
     """An operation that quantised tensors do not have."""
 
@@ -177,6 +188,8 @@ def add_to(zoo):
 
     zoo.add("quantised", Quantised(), given(x=torch.rand(2, 5)))
     zoo.add("quantised_result", QuantisedResult(), refused(422, "QUInt8", x=x))
+    words = ["loat8", "omplex", "QInt32"]
+    zoo.add("converted", Converted(), *[refused(422, word, x=x, kind=kind) for kind, word in enumerate(words)])
     zoo.add("quantised_operand", QuantisedOperand(), throws("QuantizedCPU", x=x))
     zoo.add("quantised_linear", dynamically_quantised(Linear(), {nn.Linear}), given(x=x))
     zoo.add("quantised_linear_half", dynamically_quantised(Linear(), {nn.Linear}, torch.float16), given(x=x))

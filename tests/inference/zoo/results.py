@@ -1,6 +1,6 @@
 """Models that differ in what they return."""
 
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -152,7 +152,65 @@ class Layouts(nn.Module):
             "channels_last": x.reshape(1, 1, x.size(0), x.size(1)).contiguous(memory_format=torch.channels_last),
             "mkldnn": x.to_mkldnn(),
             "offset": x[1:, 1],
+            "overlapping": x.unfold(0, 2, 1),
+            "negative": torch._neg_view(x),
         }
+
+
+class NestedTensor(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch._nested_tensor_from_tensor_list([x, x[1:]])
+
+
+class WithoutMemory(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.empty([3], device=torch.device("meta"))
+
+
+class HugeSparse(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sparse_coo_tensor(torch.tensor([[0], [1]]), x[:1], [1000000, 1000000])
+
+
+class HugeExpanded(nn.Module):
+    def forward(self, x: Tensor, size: int = 1000000000000) -> Tensor:
+        return x[:1].expand([size])
+
+
+class ManyDimensions(nn.Module):
+    def forward(self, x: Tensor, dimensions: int) -> Tensor:
+        return x.reshape([1] * (dimensions - 1) + [-1])
+
+
+class AnyResult(nn.Module):
+    def forward(self, x: Tensor) -> Union[int, Tensor]:
+        if x.numel() > 2:
+            return x.numel()
+        return x
+
+
+class Empty(nn.Module):
+    """What is empty has no type at run time."""
+
+    def forward(self, x: Tensor) -> Tuple[str, List[str], Dict[str, Tensor], Tensor]:
+        strings: List[str] = []
+        tensors: Dict[str, Tensor] = {}
+        return "", strings, tensors, x
+
+
+class ListsOfLists(nn.Module):
+    def forward(self, x: Tensor) -> Tuple[List[List[int]], List[Tuple[str, float]], Dict[str, Optional[Tensor]]]:
+        return [[1, 2], [3]], [("a", 0.5)], {"none": None, "x": x}
+
+
+class ComplexNumber(nn.Module):
+    def forward(self, x: Tensor) -> complex:
+        return complex(1.0, 2.0)
+
+
+class DeviceResult(nn.Module):
+    def forward(self, x: Tensor) -> Tuple[torch.device, Tensor]:
+        return x.device, x
 
 
 def add_to(zoo):
@@ -172,6 +230,9 @@ def add_to(zoo):
         ("nothing", Nothing()),
         ("strings", Strings()),
         ("one_string", OneString()),
+        ("any_result", AnyResult()),
+        ("empty_results", Empty()),
+        ("lists_of_lists", ListsOfLists()),
         ("the_input_twice", TheInput()),
         ("real_and_imaginary", RealAndImaginary()),
     ]:
@@ -184,3 +245,10 @@ def add_to(zoo):
     zoo.add("too_many_outputs", TooMany(), refused(422, "4096", x=x))
     zoo.add("twice_the_same_name", TwiceTheSameName(), refused(422, "`a.b.c`", x=x))
     zoo.add("complex_result", Complex(), refused(422, "Complex", x=x))
+    zoo.add("complex_number", ComplexNumber(), refused(422, "output", x=x))
+    zoo.add("device_result", DeviceResult(), refused(422, "output_0", x=x))
+    zoo.add("nested_tensor", NestedTensor(), refused(422, "NestedTensor", x=x), refused(422, "NestedTensor", x=x))
+    zoo.add("without_memory", WithoutMemory(), refused(422, "meta tensor", x=x))
+    zoo.add("huge_sparse", HugeSparse(), refused(422, "larger", x=x))
+    zoo.add("huge_expanded", HugeExpanded(), refused(422, "larger", x=x), refused(422, "larger", x=x, size=2**62))
+    zoo.add("many_dimensions", ManyDimensions(), given(x=x, dimensions=20), given(x=x, dimensions=63))

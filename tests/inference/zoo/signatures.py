@@ -151,6 +151,33 @@ class ListsOfScalars(nn.Module):
         return x.sum(i, keepdim=b[0]), "+".join(s)
 
 
+class OptionalParts(nn.Module):
+    def forward(
+        self,
+        x: Tensor,
+        more: Optional[List[Tensor]] = None,
+        named: Optional[Dict[str, Tensor]] = None,
+        pair: Optional[Tuple[Tensor, float]] = None,
+    ) -> Tensor:
+        if more is not None:
+            x = x + more[0]
+        if named is not None:
+            x = x * named["a"]
+        return x if pair is None else x - pair[0] * pair[1]
+
+
+class TraceOfParts(nn.Module):
+    def forward(self, x, pair, named):
+        return {"y": x + pair[0] * pair[1] - named["a"]}
+
+
+class DefaultsOfParts(nn.Module):
+    def forward(
+        self, x: Tensor, limit: float = float("inf"), pair: Tuple[int, float] = (1, 2.0)
+    ) -> Tuple[Tensor, float]:
+        return (x + pair[0]) * pair[1], limit
+
+
 class OptionalString(nn.Module):
     def forward(self, x: Tensor, mode: Optional[str] = None) -> Tensor:
         return x if mode is None else x + len(mode)
@@ -273,6 +300,15 @@ def add_to(zoo):
     square = torch.rand(2, 3)
     lists = ListsOfScalars()
     zoo.add("lists_of_scalars", lists, given(x=square, i=[-1, 0], f=[0.5, 3.0], b=[True, False], s=["ü", "", "b"]))
+    infinite = [given(x=x, i=0, f=number, b=True) for number in (float("nan"), -float("inf"))]
+    zoo.add("infinite_number", Numbers(), *infinite)
+    limited = [given(x=x, limit=1.0), given(x=x, limit=1.0, pair=(3, 4.0))]
+    zoo.add("defaults_of_parts", DefaultsOfParts(), given(x=x), *limited)
+    three = {"more": [-x], "named": {"a": x + 1}, "pair": (x, 0.5)}
+    some = [given(x=x, **{name: three[name]}) for name in three]
+    zoo.add("optional_parts", OptionalParts(), given(x=x), *some, given(x=x, **three))
+    traced = torch.jit.trace(TraceOfParts(), (x, (x, x), {"a": x}), strict=False)
+    zoo.add("trace_of_parts", traced, given(x=x, pair=(x, x + 1), named={"a": -x}))
     zoo.add("optional_string", OptionalString(), given(x=x), given(x=x, mode="four"))
     zoo.add("list_of_lists_input", ListOfListsInput(), refused(400, "List[List[Tensor]]", x=[[x]]))
     zoo.add("dict_of_ints_input", DictOfIntsInput(), given(x=x), refused(400, "Dict[str, int]", x=x, sizes={"a": 3}))
