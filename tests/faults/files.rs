@@ -85,7 +85,7 @@ async fn invalid_files_are_refused_with_the_reason_and_can_be_repaired() {
     // The end-of-archive record of an archive with nothing in it.
     let empty_archive = [&b"PK\x05\x06"[..], &[0; 18]].concat();
     let mut cases = vec![
-        ("empty".to_owned(), Vec::new(), "TorchScript"),
+        ("empty".to_owned(), Vec::new(), "empty"),
         (
             "text".to_owned(),
             b"no model at all\n".repeat(1000),
