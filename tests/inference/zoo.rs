@@ -99,7 +99,7 @@ impl Request {
 
 /// Whether two outputs have the same name, datatype and shape, and nearly the same data.
 fn is_close(output: &Value, expected: &Value) -> bool {
-    let same = |member| output[member] == expected[member];
+    let same = |member: &str| output[member] == expected[member];
     let (Some(data), Some(other)) = (output["data"].as_array(), expected["data"].as_array()) else {
         return false;
     };

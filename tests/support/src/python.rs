@@ -23,8 +23,9 @@ const DEADLINE: Duration = Duration::from_secs(120);
 #[track_caller]
 pub fn run_client(script: &str, packages: &str, server: &Server, arguments: &[&OsStr]) {
     let address = server.address().to_string();
-    let arguments = [&[address.as_ref()], arguments].concat();
-    run(script, packages, &arguments);
+    let mut words = vec![OsStr::new(&address)];
+    words.extend(arguments);
+    run(script, packages, &words);
 }
 
 /// Runs a script with `arguments`. It finds the packages that setup has put into the folder `packages` of the cache.
