@@ -69,7 +69,7 @@ finish_torch_python() {
   chmod 755 "$1/bin/torch_shm_manager"
   grep -rlE --include='*.py' "$DISTRIBUTED" "$1" | xargs sed -i -E "s/$DISTRIBUTED/False/"
   # Also leaves the bytecode, which makes the next import fast.
-  LD_BIND_NOW=1 PYTHONDONTWRITEBYTECODE= PYTHONPATH="$1/.." bounded 300 python3 -W ignore -c "
+  LD_BIND_NOW=1 PYTHONDONTWRITEBYTECODE='' PYTHONPATH="$1/.." bounded 300 python3 -W ignore -c "
 import torch
 assert torch.jit.script(torch.nn.Linear(2, 1))(torch.ones(1, 2)).shape == (1, 1)" 2>"$WORK/load.log" ||
     die "the fetched PyTorch does not work in Python: $(tail -n 1 "$WORK/load.log" | cut -c1-300)"
