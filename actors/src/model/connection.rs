@@ -151,6 +151,7 @@ mod tests {
             for byte in frame.chunks(1).take(50) {
                 fds::send_all_with_fds(&theirs, byte, &[file.as_fd(); 2]).unwrap();
             }
+            drop(theirs);
             let received = pin!(frames).next().await;
             let Some(Err(ConnectionError::Descriptors(count))) = received else {
                 panic!("{received:?}")
