@@ -20,16 +20,18 @@ const NOBODY: u32 = 65534;
 pub(super) fn drop_rights() -> io::Result<()> {
     let own = capabilities(None)?.effective;
     let needed = CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::SYS_PTRACE;
-    if geteuid().is_root() && own.contains(needed) {
-        become_nobody()?;
-    }
+    let is_another = match geteuid().is_root() && own.contains(needed) {
+        true => become_nobody(),
+        false => Ok(()),
+    };
     clear_ambient_capability_set()?;
     let none = CapabilitySets {
         effective: CapabilitySet::empty(),
         permitted: CapabilitySet::empty(),
         inheritable: CapabilitySet::empty(),
     };
-    Ok(set_capabilities(None, none)?)
+    set_capabilities(None, none)?;
+    Ok(is_another?)
 }
 
 fn become_nobody() -> nix::Result<()> {
