@@ -17,7 +17,7 @@ pub struct Tensor {
     pub datatype: Datatype,
     /// Its sizes, outermost first; empty for a single value.
     pub shape: Vec<i64>,
-    /// Its elements, little endian, row-major, without gaps. The elements of BYTES are each preceded by its length.
+    /// Its elements, little endian, row-major, without gaps. Each of the elements of BYTES is preceded by its length.
     pub data: Bytes,
 }
 

@@ -5,7 +5,7 @@
 //! error says what was expected.
 
 use headroom_model_protocol::{
-    Datatype, InputKind, Scalar, ScalarKind, SignatureInput, check_data,
+    Datatype, InputKind, Scalar, ScalarKind, SignatureInput, check_length,
 };
 
 use super::infer::{BoundInput, InferError, Tensor};
@@ -213,8 +213,9 @@ fn take_group(tensors: &mut Vec<Tensor>, name: &str) -> Option<BoundInput> {
     (!tensors.is_empty()).then_some(BoundInput::Group { name, tensors })
 }
 
+/// Compares the length with datatype and shape. The process checks the elements of BYTES.
 fn check(tensor: &Tensor) -> Result<(), InferError> {
-    check_data(tensor.datatype, &tensor.shape, &tensor.data)
+    check_length(tensor.datatype, &tensor.shape, tensor.data.len() as u64)
         .or_else(|error| refuse(format!("input {:?}: {error}", tensor.name)))
 }
 

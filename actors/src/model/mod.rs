@@ -47,7 +47,8 @@ pub use config::{MemoryDeps, ModelsConfig};
 pub use files::{Misplaced, ModelFile, Scan, parse_version, scan};
 pub use headroom_model_protocol::tensor::DIMENSIONS_MAX;
 pub use headroom_model_protocol::{
-    Datatype, Description, Elements, LENGTH_BYTES, SandboxMode, SignatureInput, element_count,
+    Datatype, Description, Elements, LENGTH_BYTES, SandboxMode, SignatureInput, check_elements,
+    element_count, push_element,
     push_element,
 };
 pub use host_state::HostMemory;

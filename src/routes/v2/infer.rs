@@ -22,7 +22,8 @@ use bytes::Bytes;
 use headroom_actors::kernel::{BufferReservation, Buffers, reserved_bytes};
 use headroom_actors::lazy::Lease;
 use headroom_actors::model::{
-    DIMENSIONS_MAX, Datatype, Infer, InferOutput, InferRequest, Model, ModelGuard, Sequence, Tensor,
+    DIMENSIONS_MAX, Datatype, Infer, InferOutput, InferRequest, Model, ModelGuard, Sequence,
+    Tensor, check_elements, element_count,
 };
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
@@ -66,6 +67,10 @@ pub(in crate::routes) fn infer_docs() -> Docs {
              `Inference-Header-Content-Length` has the length of the JSON; the answer to `binary_data` or \
              `binary_data_output` has this form too. The body may be compressed (`gzip`, `deflate`), and so is the \
              answer if `Accept-Encoding` names one of these.",
+        )
+        .header(
+            "Inference-Header-Content-Length",
+            "How many bytes of JSON there are before binary data. Without it, all of the body is JSON.",
         )
         .body::<InferRequestBody>(request_example())
         .answer::<InferResponseBody>(200, "The outputs.")
@@ -125,7 +130,7 @@ async fn read_request(
     json_length: Option<usize>,
     handles: &RequestHandles,
 ) -> Result<Request, Problem> {
-    let is_large = json_length.unwrap_or(body.len()) > CONVERT_INLINE_MAX;
+    let is_large = body.len() > CONVERT_INLINE_MAX;
     let read = async || {
         let (body, tensors) = (body.clone(), handles.tensors.clone());
         let parse = move || parse(&body, json_length, &tensors);
@@ -440,7 +445,12 @@ impl InputJson<'_> {
         let data = match content {
             Content::Json(json) => tensor_json::read(json, datatype, &self.shape).map(Bytes::from),
             // The model's owner compares the length with datatype and shape.
-            Content::Binary(length) => binary.take(length),
+            Content::Binary(length) => binary.take(length).and_then(|data| {
+                if datatype == Datatype::Bytes {
+                    check_strings(&data, &self.shape)?;
+                }
+                Ok(data)
+            }),
         };
         let data = data.map_err(|error| self.refuse(error))?;
         Ok(Tensor {
@@ -450,6 +460,12 @@ impl InputJson<'_> {
             data: reserved_bytes(data, reservation),
         })
     }
+}
+
+/// Checks that binary data is as many strings as the shape makes.
+fn check_strings(data: &[u8], shape: &[i64]) -> Result<(), String> {
+    let count = element_count(shape).map_err(|error| error.to_string())?;
+    check_elements(data, count).map_err(|error| error.to_string())
 }
 
 /// Parses a request. With `json_length`, binary data follows as much JSON. Memory for its tensors is reserved in `memory`;

@@ -85,14 +85,12 @@ pub(super) async fn respond(
         tensor,
     });
     let outputs: Vec<Output> = outputs.collect();
-    check_strings(&outputs).await?;
+    let longest = longest_element(&outputs).await?;
     let head = head(&model.file.name, model.file.version, id);
     let texts = outputs.iter().map(Output::text_bytes_max);
     let text_max = texts.fold(head.len() + END.len(), usize::saturating_add);
     let data: Vec<Bytes> = outputs.iter().filter_map(Output::binary_data).collect();
     let has_data = outputs.iter().any(|output| output.is_binary);
-    let longest = outputs.iter().filter(|output| !output.is_binary);
-    let longest = longest.map(|output| element_text_max(&output.tensor)).max();
     let mut text = Text::new(head, outputs);
     let mut response = HttpResponse::Ok();
     if text_max <= PIECE_BYTES {
@@ -117,7 +115,7 @@ pub(super) async fn respond(
         let pieces = stream::iter([Ok(text.into())]).chain(pieces_of(data));
         return send(response, pieces.boxed_local(), Some(length), coding, memory).await;
     }
-    let piece = PIECE_BYTES.saturating_add(longest.unwrap_or_default());
+    let piece = PIECE_BYTES.saturating_add(longest);
     let reservation = memory.reserve_after_reading(PIECES * piece as u64).await;
     let reservation =
         reservation.map_err(|error| no_memory("the pieces of this response", error))?;
@@ -218,30 +216,30 @@ fn pieces_of(data: Vec<Bytes>) -> impl stream::Stream<Item = io::Result<Bytes>> 
     }))
 }
 
-/// Refuses strings that JSON cannot have.
-async fn check_strings(outputs: &[Output]) -> Result<(), Problem> {
-    let strings = outputs.iter().filter(|output| !output.is_binary);
-    let strings = strings.map(|output| output.tensor.clone());
-    let strings: Vec<Tensor> = strings
-        .filter(|tensor| tensor.datatype == Datatype::Bytes)
-        .collect();
-    let bytes: usize = strings.iter().map(|tensor| tensor.data.len()).sum();
-    let find = move || strings.into_iter().find(|tensor| !is_unicode(tensor));
-    let fault = if bytes <= PIECE_BYTES {
-        find()
-    } else {
-        let found = spawn_blocking(find).await;
-        found.map_err(|error| Problem::internal(&error))?
-    };
-    match fault {
-        None => Ok(()),
-        Some(tensor) => Err(Problem::new(
+/// The most bytes of text of one element that JSON shall have.
+///
+/// # Errors
+/// A string is none that JSON can have.
+async fn longest_element(outputs: &[Output]) -> Result<usize, Problem> {
+    let texts = outputs.iter().filter(|output| !output.is_binary);
+    let texts: Vec<Tensor> = texts.map(|output| output.tensor.clone()).collect();
+    let strings = texts.iter().filter(|text| text.datatype == Datatype::Bytes);
+    let bytes: usize = strings.map(|text| text.data.len()).sum();
+    let look = move || match texts.iter().find(|text| !is_unicode(text)) {
+        None => Ok(texts.iter().map(element_text_max).max().unwrap_or_default()),
+        Some(text) => Err(Problem::new(
             ProblemKind::Unprocessable,
             format!(
                 "output {:?} has strings that are not UTF-8, which JSON cannot have: ask for it with binary_data",
-                tensor.name
+                text.name
             ),
         )),
+    };
+    if bytes <= PIECE_BYTES {
+        look()
+    } else {
+        let looked = spawn_blocking(look).await;
+        looked.unwrap_or_else(|error| Err(Problem::internal(&error)))
     }
 }
 
