@@ -285,3 +285,26 @@ async fn a_load_that_exceeds_the_deadline_of_requests_is_answered_with_504() {
         1.0
     );
 }
+
+#[tokio::test]
+async fn a_request_of_long_names_is_refused_and_ends_no_process() {
+    let models = Models::new();
+    let server = start(&models, "");
+    let x = tensor("x", "FP32", &[1], json!([1.0]));
+    let long = |index: usize| format!("x.{index}{}", "n".repeat(4000));
+    let outputs: Vec<Value> = (0..300).map(|it| json!({ "name": long(it) })).collect();
+    let inputs: Vec<Value> = (0..300)
+        .map(|it| tensor(&long(it), "FP32", &[1], json!([1.0])))
+        .collect();
+    for request in [
+        json!({ "inputs": [x], "outputs": outputs }),
+        json!({ "inputs": inputs }),
+    ] {
+        let answer = server.infer("affine", &request).await;
+        answer.assert_refused(400, "names and shapes");
+    }
+    assert_eq!(
+        server.infer("affine", &floats("x", &[1.0])).await.output(),
+        [3.5]
+    );
+}

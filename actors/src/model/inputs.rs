@@ -4,11 +4,12 @@
 //! can be checked without the model is checked here, so that no wrong input reaches a process. Each
 //! error says what was expected.
 
+use headroom_model_protocol::frame::HEADER_MAX;
 use headroom_model_protocol::{
     Datatype, InputKind, Scalar, ScalarKind, SignatureInput, check_length,
 };
 
-use super::infer::{BoundInput, InferError, Tensor};
+use super::infer::{BoundInput, InferError, InferRequest, Tensor};
 use super::settings::ModelSettings;
 
 /// The arguments of `forward`.
@@ -27,6 +28,14 @@ struct Argument {
     /// Whether `forward` has a default for it, or takes `None`.
     is_optional: bool,
 }
+
+/// Bytes of the names and shapes of a request at most. They are in the header of a frame, beside the model's own names, and
+/// those of its outputs are in the header of the answer.
+const NAMES_MAX: usize = HEADER_MAX / 4;
+
+/// Bytes of a size, and of what else the header says of a tensor, at most.
+const SIZE_BYTES: usize = 10;
+const TENSOR_BYTES: usize = 32;
 
 /// How users of other servers name the arguments of `forward`: by their positions.
 const POSITIONAL: &str = "INPUT__";
@@ -153,6 +162,20 @@ impl InputPlan {
         let arguments: Vec<String> = self.arguments.iter().map(Argument::describe).collect();
         arguments.join(", ")
     }
+}
+
+/// Refuses a request whose names and shapes do not fit into the header of a frame.
+pub(super) fn check_names(request: &InferRequest) -> Result<(), InferError> {
+    let inputs = request.inputs.iter();
+    let inputs = inputs.map(|it| it.name.len() + it.shape.len() * SIZE_BYTES);
+    let wanted = request.wanted.iter().map(String::len);
+    let bytes: usize = inputs.chain(wanted).map(|it| it + TENSOR_BYTES).sum();
+    if bytes <= NAMES_MAX {
+        return Ok(());
+    }
+    refuse(format!(
+        "the names and shapes of the request need {bytes} bytes, at most {NAMES_MAX} are allowed"
+    ))
 }
 
 impl Argument {
@@ -425,6 +448,42 @@ mod tests {
         assert!(error.unwrap_err().to_string().contains("twice"));
         let error = plan.bind(vec![tensor("INPUT__2", 1)]).unwrap_err();
         assert!(error.to_string().contains("x"), "{error}");
+    }
+
+    #[test]
+    fn names_and_shapes_that_fit_into_no_header_are_refused() {
+        let long = |index: usize| format!("x.{index}{}", "n".repeat(4000));
+        let part =
+            |name: &str, dimensions| tensor(name, Datatype::Int8, &vec![1; dimensions], vec![1]);
+        let request = |inputs: Vec<Tensor>, wanted: Vec<String>| InferRequest {
+            inputs,
+            wanted,
+            ..InferRequest::default()
+        };
+        for request in [
+            request(
+                (0..300).map(|index| part(&long(index), 1)).collect(),
+                vec![],
+            ),
+            request(vec![], (0..300).map(long).collect()),
+            request(
+                (0..1024)
+                    .map(|index| part(&format!("x.{index}"), 64))
+                    .collect(),
+                vec![],
+            ),
+        ] {
+            let error = check_names(&request).unwrap_err().to_string();
+            assert!(error.contains("names and shapes"), "{error}");
+        }
+        let names = |name: &str| -> Vec<String> {
+            (0..1024).map(|index| format!("{name}.{index}")).collect()
+        };
+        let inputs = (0..1024).map(|index| part(&format!("x.{index}"), 4));
+        assert_eq!(
+            check_names(&request(inputs.collect(), names("output"))),
+            Ok(())
+        );
     }
 
     #[test]

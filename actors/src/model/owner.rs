@@ -23,7 +23,7 @@ use super::host_state::{HostState, ProcessNumber};
 use super::infer::{
     BoundRequest, Infer, InferError, InferOutput, InferRequest, ModelGuard, Sequence,
 };
-use super::inputs::InputPlan;
+use super::inputs::{InputPlan, check_names};
 use super::observed::Observer;
 use super::settings::ModelSettings;
 use crate::kernel::{AskError, Call, Child, Handle, IncarnationRef, Message, Reply};
@@ -128,6 +128,7 @@ impl ModelOwner {
     }
 
     fn bind(&self, request: InferRequest) -> Result<(BoundRequest, Option<Sequence>), InferError> {
+        check_names(&request)?;
         let inputs = self.plan.bind(request.inputs)?;
         if request.reset_states && !self.has_reset_states {
             let why = "the request has reset_states, the model has no such method";

@@ -1,15 +1,17 @@
 //! One call: passes a request to the process, and its outputs to the caller.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{AsyncContext, Context, Handler, SpawnHandle};
-use headroom_model_protocol::{HostRequest, OUTPUTS_UNASKED_MAX, TensorMeta};
+use headroom_model_protocol::{ArenaError, HostRequest, OUTPUTS_UNASKED_MAX, TensorMeta};
 use tokio::time::Instant;
 
 use super::{HostError, ModelHost};
 use crate::kernel::{BudgetError, BufferReservation, Call, Message, Reply, sleep_awake};
+use crate::model::connection::ConnectionError;
 use crate::model::infer::{BoundInput, BoundRequest, InferError, InferOutput};
 use crate::model::tensor_io::{copy, read_outputs, write_request};
 
@@ -132,8 +134,9 @@ impl ModelHost {
                     if let Some(current) = host.current.as_mut().filter(|it| it.id == id) {
                         current.writing = begun.elapsed();
                     }
-                    host.send(&header, &payload, cx);
+                    host.send_infer(id, &header, &payload, cx);
                 }
+                Err(error @ ArenaError::Full) => host.refuse(id, &error, cx),
                 // Otherwise the process has ended, and its exit is the reason.
                 Err(error) if host.running.is_some() => {
                     host.fail(cx, HostError::BadTensor(error));
@@ -141,6 +144,30 @@ impl ModelHost {
                 Err(_) => {}
             }),
         );
+    }
+
+    /// Sends the request to the process. One that makes no frame is at fault itself; the process serves on.
+    fn send_infer(
+        &mut self,
+        id: u64,
+        header: &HostRequest,
+        payload: &[u8],
+        cx: &mut Context<Self>,
+    ) {
+        let Some(running) = &self.running else { return };
+        match running.sender.send(header, payload, Vec::new()) {
+            Ok(()) => {}
+            Err(ConnectionError::Frame(error)) => self.refuse(id, &error, cx),
+            Err(error) => self.fail(cx, error.into()),
+        }
+    }
+
+    /// Answers the request in place of the process, which has not seen it.
+    fn refuse(&mut self, id: u64, why: &impl Display, cx: &mut Context<Self>) {
+        if let Some(current) = self.take_current(id, cx) {
+            let error = InferError::InvalidInput(format!("the request is too large: {why}"));
+            current.reply.send(Err(error));
+        }
     }
 
     fn on_overdue(&mut self, id: u64, deadline: Duration, cx: &mut Context<Self>) {
