@@ -232,6 +232,35 @@ async fn binary_data_that_does_not_fit_its_description_is_refused() {
     without.assert_refused(400, JSON_LENGTH);
 }
 
+#[tokio::test]
+async fn more_elements_than_a_list_can_have_are_refused() {
+    let models = Models::new();
+    let forward = "def forward(self, name: str, names: List[str], sizes: List[int]) -> int:\n  return torch.len(names) + torch.len(sizes)\n";
+    models.add("lists", 1, |path| Script::new(forward).write(path));
+    let server = start(&models);
+    let most = 1usize << 20;
+    // How many strings and numbers there are of each argument; each has as few bytes as it can.
+    for (name, names, sizes, word) in [
+        (1, 100_000, 100_000, None),
+        (most, 1, 1, Some("the model takes one")),
+        (1, most + 1, 1, Some("at most 1048576")),
+        (1, 1, most + 1, Some("at most 1048576")),
+    ] {
+        let data = vec![0; (name + names) * 4 + sizes];
+        let count = |count: usize| count as i64;
+        let json = json!({ "inputs": [
+            input("name", "BYTES", &[count(name)], &data[..name * 4]),
+            input("names", "BYTES", &[count(names)], &data[..names * 4]),
+            input("sizes", "INT8", &[count(sizes)], &data[..sizes]),
+        ]});
+        let answer = Answer::to(request(&server, "lists", &json, &data)).await;
+        match word {
+            None => assert_eq!(answer.output(), [(names + sizes) as f64]),
+            Some(word) => answer.assert_refused(400, word),
+        }
+    }
+}
+
 /// Compressed by another program than the server.
 fn gzip(data: &[u8]) -> Vec<u8> {
     use headroom_test_support::child;

@@ -3,19 +3,23 @@
 //! A tensor is a tensor, and also what else its elements can be: the numbers of a `List[int]`, or a `str`. The parts of a
 //! list, a tuple or a dict of tensors are tensors of their own, named by their place: `name.0`, `name.key`.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use headroom_model_protocol::{
     Datatype, Elements, Failure, Input, InputKind, Scalar, ScalarKind, TensorMeta, TensorReader,
-    element_count,
+    check_elements, element_count,
 };
-use tch::{Kind, Tensor};
+use tch::{Kind, Tensor, kind::Element};
 
 use crate::{
     signature,
     tensor::{self, invalid},
-    torch::{TorchError, Value},
+    torch::{TorchError, Value, room},
 };
+
+/// Elements that a tensor can give a list at most. An item of a list takes up to a hundred times as much memory as its
+/// bytes in the request.
+const ITEMS_MAX: u64 = 1 << 20;
 
 /// A type of TorchScript, as far as the tensors of a request can be a value of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,7 +86,7 @@ pub(crate) fn placeholder(input: &InputKind, type_text: &str) -> Result<Value, T
             let count = element_count(&shape);
             let count = count.map_err(|error| TorchError::new(&error.to_string()))?;
             let count = usize::try_from(count).unwrap_or(usize::MAX);
-            Value::strings(&vec![CString::default(); count])
+            Value::strings(&vec![c""; count])
         }
         (Datatype::Bytes, _) => Value::string(c""),
         (_, Type::Scalars(kind)) => scalars(&tensor::zeros(datatype, &shape)?, kind),
@@ -133,19 +137,34 @@ fn from_tensor(
     };
     let kind = Type::parse(type_text);
     match (&kind, meta.datatype) {
-        (Type::Str, Datatype::Bytes) => match &strings(frame, meta)?[..] {
-            [text] => Ok(Value::string(text)?),
-            texts => Err(invalid(format!(
-                "input `{name}` has {} strings, the model takes one",
-                texts.len()
+        (Type::Str, Datatype::Bytes) => match element_count(&meta.shape).map_err(invalid)? {
+            1 => {
+                let text = zero_ended(frame, meta)?;
+                Ok(Value::string(
+                    CStr::from_bytes_with_nul(&text).map_err(invalid)?,
+                )?)
+            }
+            found => Err(invalid(format!(
+                "input `{name}` has {found} strings, the model takes one"
             ))),
         },
-        (Type::Strs, Datatype::Bytes) => Ok(Value::strings(&strings(frame, meta)?)?),
+        (Type::Strs, Datatype::Bytes) => {
+            let count = check_items(meta)?;
+            let bytes = zero_ended(frame, meta)?;
+            let mut texts: Vec<&CStr> = room(count)?;
+            for text in bytes.split_inclusive(|&byte| byte == 0) {
+                texts.push(CStr::from_bytes_with_nul(text).map_err(invalid)?);
+            }
+            Ok(Value::strings(&texts)?)
+        }
         (Type::Str | Type::Strs | Type::Tensors | Type::Dict | Type::Tuple(_), _)
         | (_, Datatype::Bytes) => Err(wrong()),
         (Type::Scalar(scalar) | Type::Scalars(scalar), datatype) => {
             if !can_be(datatype, *scalar) {
                 return Err(wrong());
+            }
+            if kind == Type::Scalars(*scalar) {
+                check_items(meta)?;
             }
             let tensor = tensor::read(frame, meta)?;
             if let Type::Scalars(kind) = kind {
@@ -188,27 +207,56 @@ fn one(tensor: &Tensor, kind: ScalarKind) -> Result<Scalar, TorchError> {
 fn scalars(tensor: &Tensor, kind: ScalarKind) -> Result<Value, TorchError> {
     let flat = tensor.f_flatten(0, -1)?;
     match kind {
-        ScalarKind::Int => Value::ints(&Vec::try_from(flat.f_to_kind(Kind::Int64)?)?),
-        ScalarKind::Float => Value::floats(&Vec::try_from(flat.f_to_kind(Kind::Double)?)?),
-        ScalarKind::Bool => Value::bools(&Vec::try_from(flat.f_to_kind(Kind::Int8)?)?),
+        ScalarKind::Int => Value::ints(&elements::<i64>(&flat)?),
+        ScalarKind::Float => Value::floats(&elements::<f64>(&flat)?),
+        ScalarKind::Bool => Value::bools(&elements::<i8>(&flat)?),
     }
 }
 
-/// The elements of a BYTES tensor.
-fn strings(frame: TensorReader<'_>, meta: &TensorMeta) -> Result<Vec<CString>, Failure> {
-    let bytes = frame.read(meta).map_err(invalid)?;
-    let text = |element: &[u8]| {
-        CString::new(element).map_err(|_| {
-            invalid(format!(
-                "input `{}` has a string with a zero byte, which models cannot take",
-                meta.name
-            ))
-        })
-    };
-    let elements = Elements::new(&bytes);
-    elements
-        .map(|element| element.map_err(invalid).and_then(text))
-        .collect()
+/// The elements of a tensor with one dimension, as numbers of this kind.
+fn elements<T: Element + Copy>(tensor: &Tensor) -> Result<Vec<T>, TorchError> {
+    let count = tensor.numel();
+    let mut elements = room(count)?;
+    elements.resize(count, T::ZERO);
+    tensor
+        .f_to_kind(T::KIND)?
+        .f_copy_data(&mut elements, count)?;
+    Ok(elements)
+}
+
+/// Refuses a tensor with too many elements for a list. Returns how many it has.
+fn check_items(meta: &TensorMeta) -> Result<usize, Failure> {
+    let count = element_count(&meta.shape).map_err(invalid)?;
+    if count > ITEMS_MAX {
+        return Err(invalid(format!(
+            "input `{}` has {count} elements, a list takes at most {ITEMS_MAX}",
+            meta.name
+        )));
+    }
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
+/// The elements of a BYTES tensor, each followed by a zero byte in place of its length before it.
+fn zero_ended(frame: TensorReader<'_>, meta: &TensorMeta) -> Result<Vec<u8>, Failure> {
+    let name = &meta.name;
+    let length = frame.check(meta).map_err(invalid)?;
+    let mut bytes: Vec<u8> = room(length)?;
+    bytes.resize(length, 0);
+    frame.read_into(meta, &mut bytes).map_err(invalid)?;
+    let checked = element_count(&meta.shape).map_err(invalid)?;
+    check_elements(&bytes, checked).map_err(|error| invalid(format!("input `{name}`: {error}")))?;
+    let mut texts: Vec<u8> = room(length)?;
+    for element in Elements::new(&bytes) {
+        let element = element.map_err(invalid)?;
+        if element.contains(&0) {
+            return Err(invalid(format!(
+                "input `{name}` has a string with a zero byte, which models cannot take"
+            )));
+        }
+        texts.extend_from_slice(element);
+        texts.push(0);
+    }
+    Ok(texts)
 }
 
 /// The tensors of an argument that has parts.

@@ -208,9 +208,10 @@ impl Value {
     }
 
     /// A `List[str]`.
-    pub(crate) fn strings(texts: &[CString]) -> Result<Self, TorchError> {
+    pub(crate) fn strings(texts: &[&CStr]) -> Result<Self, TorchError> {
         let count = length(texts)?;
-        let raw: Vec<*const c_char> = texts.iter().map(|text| text.as_ptr()).collect();
+        let mut raw: Vec<*const c_char> = room(texts.len())?;
+        raw.extend(texts.iter().map(|text| text.as_ptr()));
         // SAFETY: `count` C strings, which the call copies.
         Self::new(unsafe { ati_string_list(raw.as_ptr(), count) })
     }
@@ -348,6 +349,15 @@ impl Drop for Value {
     fn drop(&mut self) {
         // SAFETY: made by the C interface with `new`, freed once.
         unsafe { ati_free(self.raw) };
+    }
+}
+
+/// Room for `len` items. Other allocations of Rust end the process where its bound leaves no memory for them.
+pub(crate) fn room<T>(len: usize) -> Result<Vec<T>, TorchError> {
+    let mut items = Vec::new();
+    match items.try_reserve_exact(len) {
+        Ok(()) => Ok(items),
+        Err(_) => Err(TorchError::new("Could not allocate memory for an argument")),
     }
 }
 
