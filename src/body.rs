@@ -290,8 +290,13 @@ async fn read_coded(
     let mut decoder = Decoder::new(coding);
     let mut pace = budget.pace.clone();
     let (mut buffer, mut piece) = (BytesMut::new(), vec![0; DECODED_BYTES]);
-    let mut pieces = 0;
+    let (mut received, mut pieces) = (0u64, 0);
     while let Some(chunk) = next(&mut payload, &mut pace).await? {
+        // Nothing need come out of it: a block may be empty.
+        received += chunk.len() as u64;
+        if received > body_max {
+            return Err(too_large(body_max));
+        }
         let mut input = &chunk[..];
         loop {
             let written = decoder.decode(&mut input, &mut piece)?;

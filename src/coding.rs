@@ -16,6 +16,9 @@ pub const ACCEPTED: &str = "gzip, deflate";
 /// The memory of an [`Encoder`], rounded up.
 pub const ENCODER_BYTES: u64 = 512 * 1024;
 
+/// Members of a gzip body at most. Each takes a decoder of its own, and may be empty.
+const MEMBERS_MAX: u32 = 4096;
+
 /// The window of DEFLATE, as a power of two: the largest.
 const WINDOW_BITS: u8 = 15;
 
@@ -99,6 +102,9 @@ pub enum DecodeError {
     /// It ends too early.
     #[error("the {0} of the body ends too early")]
     Cut(&'static str),
+    /// It has more than [`MEMBERS_MAX`] members.
+    #[error("the gzip of the body has more than {MEMBERS_MAX} members")]
+    Members,
 }
 
 /// Decodes one body.
@@ -108,6 +114,7 @@ pub struct Decoder {
     state: Decompress,
     /// Whether the end of the data was there, and no further member began.
     is_complete: bool,
+    members: u32,
 }
 
 impl Decoder {
@@ -117,6 +124,7 @@ impl Decoder {
             coding,
             state: Self::state(coding),
             is_complete: false,
+            members: 1,
         }
     }
 
@@ -131,7 +139,7 @@ impl Decoder {
     /// written. If all are, there may be more.
     ///
     /// # Errors
-    /// The bytes are not of this coding.
+    /// The bytes are not of this coding, or have too many members.
     pub fn decode(&mut self, input: &mut &[u8], output: &mut [u8]) -> Result<usize, DecodeError> {
         let invalid = DecodeError::Invalid(self.coding.name());
         if self.is_complete {
@@ -141,6 +149,10 @@ impl Decoder {
             }
             if self.coding == Coding::Deflate {
                 return Err(invalid);
+            }
+            self.members += 1;
+            if self.members > MEMBERS_MAX {
+                return Err(DecodeError::Members);
             }
             self.state = Self::state(self.coding);
             self.is_complete = false;
@@ -302,6 +314,15 @@ mod tests {
             encode(Coding::Deflate, &[b"b"]),
         ];
         assert!(decode(Coding::Deflate, &two.concat(), 5, 5).is_err());
+    }
+
+    #[test]
+    fn the_members_of_a_gzip_body_are_bounded() {
+        let empty = encode(Coding::Gzip, &[]);
+        let most = empty.repeat(MEMBERS_MAX as usize);
+        assert_eq!(decode(Coding::Gzip, &most, 1000, 16).unwrap(), b"");
+        let more = decode(Coding::Gzip, &[most, empty].concat(), 1000, 16);
+        assert!(matches!(more, Err(DecodeError::Members)), "{more:?}");
     }
 
     #[test]

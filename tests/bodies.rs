@@ -290,6 +290,21 @@ fn a_compressed_body_is_decoded_however_it_arrives() {
 }
 
 #[test]
+fn a_compressed_body_in_chunks_is_bounded_whatever_comes_out_of_it() {
+    let app = start(&[("request_body_max", "1KiB")]);
+    let head = "content-encoding: gzip\r\ntransfer-encoding: chunked";
+    let (first, second) = HELLO.split_at(12);
+    let body = [&chunk(first)[..], &chunk(second), b"0\r\n\r\n"].concat();
+    let text = answer(app.begin(head, &body));
+    assert_status(&text, 200);
+    assert!(text.ends_with("\r\n\r\n5"), "{text}");
+    // The head, and then empty blocks that are not compressed.
+    let empty = b"\x00\x00\x00\xff\xff".repeat(300);
+    let body = [&chunk(&HELLO[..10])[..], &chunk(&empty), b"0\r\n\r\n"].concat();
+    assert_status(&answer(app.begin(head, &body)), 413);
+}
+
+#[test]
 fn a_body_that_cannot_be_decoded_is_refused() {
     let app = start(&[]);
     for (coding, body, status) in [
