@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 pub use json::{read_json, read_json_with_lists};
 
-use crate::coding::{Coding, Decoder};
+use crate::coding::{Coding, Decoder, content_encoding};
 use crate::connection::Pace;
 use crate::problem::{Problem, ProblemKind, no_memory, too_large};
 use crate::settings::sections::ServerSettings;
@@ -357,13 +357,11 @@ pub(crate) fn announced_length(request: &HttpRequest) -> Option<u64> {
 
 /// Refuses a compressed body where the bytes themselves are wanted, as those of a file.
 pub(crate) fn refuse_compressed(request: &HttpRequest) -> Result<(), Problem> {
-    match request.headers().get(header::CONTENT_ENCODING) {
-        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            Err(Problem::new(
-                ProblemKind::UnsupportedMediaType,
-                "compressed bodies are not accepted; send it without Content-Encoding",
-            ))
-        }
-        _ => Ok(()),
+    match content_encoding(request.headers()) {
+        Some(_) => Err(Problem::new(
+            ProblemKind::UnsupportedMediaType,
+            "compressed bodies are not accepted; send it without Content-Encoding",
+        )),
+        None => Ok(()),
     }
 }

@@ -53,13 +53,9 @@ impl Coding {
     /// # Errors
     /// 415 if it has another one, or several.
     pub fn of_request(headers: &HeaderMap) -> Result<Option<Self>, Problem> {
-        let Some(name) = headers.get(header::CONTENT_ENCODING) else {
+        let Some(name) = content_encoding(headers) else {
             return Ok(None);
         };
-        let name = String::from_utf8_lossy(name.as_bytes());
-        if name.trim().eq_ignore_ascii_case("identity") {
-            return Ok(None);
-        }
         match Self::parse(&name) {
             Some(coding) => Ok(Some(coding)),
             None => {
@@ -91,6 +87,19 @@ impl Coding {
         }
         best.map(|(coding, _)| coding)
     }
+}
+
+/// What `Content-Encoding` says, if it says more than `identity`. Several lines are one list.
+pub(crate) fn content_encoding(headers: &HeaderMap) -> Option<String> {
+    let lines = headers.get_all(header::CONTENT_ENCODING);
+    let lines = lines.map(|line| String::from_utf8_lossy(line.as_bytes()));
+    let lines: Vec<_> = lines.collect();
+    let is_coded = match &lines[..] {
+        [] => false,
+        [line] => !line.trim().eq_ignore_ascii_case("identity"),
+        _ => true,
+    };
+    is_coded.then(|| lines.join(", "))
 }
 
 /// Why a body cannot be decoded.
@@ -353,10 +362,20 @@ mod tests {
         };
         assert_eq!(of("Identity").unwrap(), None);
         assert_eq!(of("X-Gzip").unwrap(), Some(Coding::Gzip));
-        for value in ["zstd", "gzip, gzip", "", "br"] {
-            let problem = of(value).unwrap_err();
+        let assert_refused = |coding: Result<Option<Coding>, Problem>| {
+            let problem = coding.unwrap_err();
             assert_eq!(problem.kind, ProblemKind::UnsupportedMediaType);
             assert!(problem.detail.contains(ACCEPTED), "{problem}");
+        };
+        for value in ["zstd", "gzip, gzip", "", "br"] {
+            assert_refused(of(value));
+        }
+        for second in ["gzip", "br"] {
+            let mut headers = HeaderMap::new();
+            for value in ["identity", second] {
+                headers.append(header::CONTENT_ENCODING, HeaderValue::from_static(value));
+            }
+            assert_refused(Coding::of_request(&headers));
         }
     }
 }
