@@ -69,15 +69,21 @@ impl Coding {
         }
     }
 
-    /// The coding that the client asks for, if it names one. The first of those with the highest quality.
+    /// The coding that the client asks for, if it names one. The first of those with the highest quality, unless it likes
+    /// none better.
     pub fn wanted(headers: &HeaderMap) -> Option<Self> {
         let mut best: Option<(Self, f32)> = None;
+        let mut plain = 0.0;
         for value in headers.get_all(header::ACCEPT_ENCODING) {
             for entry in value.to_str().unwrap_or_default().split(',') {
                 let (name, parameters) = entry.split_once(';').unwrap_or((entry, ""));
-                let quality = parameters.trim().strip_prefix("q=");
-                let quality = quality.map_or(Some(1.0), |it| it.trim().parse().ok());
-                let (Some(coding), Some(quality)) = (Self::parse(name), quality) else {
+                let Some(quality) = quality(parameters) else {
+                    continue;
+                };
+                if name.trim().eq_ignore_ascii_case("identity") {
+                    plain = quality;
+                }
+                let Some(coding) = Self::parse(name) else {
                     continue;
                 };
                 if quality > best.map_or(0.0, |(_, quality)| quality) {
@@ -85,8 +91,16 @@ impl Coding {
                 }
             }
         }
+        let best = best.filter(|(_, quality)| *quality >= plain);
         best.map(|(coding, _)| coding)
     }
+}
+
+/// The quality in the parameters of a coding, 1 without one. `None` if it is no number.
+fn quality(parameters: &str) -> Option<f32> {
+    let mut parameters = parameters.split(';').filter_map(|it| it.split_once('='));
+    let quality = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
+    quality.map_or(Some(1.0), |(_, value)| value.trim().parse().ok())
 }
 
 /// What `Content-Encoding` says, if it says more than `identity`. Several lines are one list.
@@ -342,6 +356,11 @@ mod tests {
             ("deflate;q=0.5, GZIP ; q=0.8", Some(Coding::Gzip)),
             ("gzip;q=0, deflate", Some(Coding::Deflate)),
             ("gzip;q=0", None),
+            ("gzip;Q=0", None),
+            ("gzip;x=1; q=0", None),
+            ("identity;q=1, gzip;q=0.5", None),
+            ("gzip, identity;q=0.5", Some(Coding::Gzip)),
+            ("identity, gzip", Some(Coding::Gzip)),
             ("identity, *", None),
             ("br", None),
             ("", None),
