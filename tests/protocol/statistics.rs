@@ -1,9 +1,9 @@
 //! The extensions for the configuration and the statistics of models.
 
 use headroom_test_support::models::Models;
-use headroom_test_support::protocol::{floats, milliseconds};
+use headroom_test_support::protocol::{floats, milliseconds, tensor};
 use headroom_test_support::server::Server;
-use headroom_test_support::torchscript;
+use headroom_test_support::torchscript::{self, Script};
 use serde_json::{Value, json};
 
 use crate::BINARY;
@@ -72,6 +72,24 @@ async fn statistics_count_requests_and_their_time() {
     assert_eq!(all.len(), 4);
     assert!(all.contains(slow) && all.contains(&throws[1]));
     server.get_json("/v2/models/none/stats").await.error(404);
+}
+
+#[tokio::test]
+async fn rows_are_counted_whatever_the_order_of_the_inputs() {
+    let models = Models::new();
+    let forward = "def forward(self, x: Tensor, scale: float) -> Tensor:\n  return x * scale\n";
+    models
+        .add("scaled", 1, |path| Script::new(forward).write(path))
+        .settings("scaled", 1, "max_batch = 8");
+    let server = Server::start(models.options(BINARY));
+    let x = tensor("x", "FP32", &[4], json!([1, 2, 3, 4]));
+    let scale = tensor("scale", "FP32", &[1], json!([2]));
+    for inputs in [[&x, &scale], [&scale, &x]] {
+        let answer = server.infer("scaled", &json!({ "inputs": inputs })).await;
+        assert_eq!(answer.output(), [2.0, 4.0, 6.0, 8.0]);
+    }
+    let scaled = &statistics(&server, "/v2/models/scaled/stats").await[0];
+    assert_eq!(scaled["inference_count"], 8);
 }
 
 #[tokio::test]

@@ -86,7 +86,11 @@ impl InputPlan {
                 _ => None,
             };
             bound.push(match group {
-                Some(group) => group,
+                Some(tensors) => {
+                    tensors.iter().try_for_each(|part| self.check_rows(part))?;
+                    let name = argument.name.clone();
+                    BoundInput::Group { name, tensors }
+                }
                 None => self.bind_one(argument, tensor)?,
             });
         }
@@ -144,14 +148,19 @@ impl InputPlan {
                 ));
             }
         }
+        self.check_rows(&tensor)?;
+        Ok(BoundInput::Tensor(tensor))
+    }
+
+    fn check_rows(&self, tensor: &Tensor) -> Result<(), InferError> {
         let rows = tensor.shape.first().copied().unwrap_or(1);
         if self.max_batch > 0 && rows > i64::from(self.max_batch) {
             return refuse(format!(
-                "input {name:?} has {rows} rows, the model takes at most {} in one request",
-                self.max_batch
+                "input {:?} has {rows} rows, the model takes at most {} in one request",
+                tensor.name, self.max_batch
             ));
         }
-        Ok(BoundInput::Tensor(tensor))
+        Ok(())
     }
 
     /// The arguments, for error messages.
@@ -226,14 +235,13 @@ fn refuse<T>(why: String) -> Result<T, InferError> {
 }
 
 /// Takes the tensors that are parts of the argument `name`, if there are any.
-fn take_group(tensors: &mut Vec<Tensor>, name: &str) -> Option<BoundInput> {
+fn take_group(tensors: &mut Vec<Tensor>, name: &str) -> Option<Vec<Tensor>> {
     let is_part = |tensor: &mut Tensor| {
         let rest = tensor.name.strip_prefix(name);
         rest.is_some_and(|rest| rest.starts_with('.'))
     };
-    let tensors: Vec<Tensor> = tensors.extract_if(.., is_part).collect();
-    let name = name.to_owned();
-    (!tensors.is_empty()).then_some(BoundInput::Group { name, tensors })
+    let parts: Vec<Tensor> = tensors.extract_if(.., is_part).collect();
+    (!parts.is_empty()).then_some(parts)
 }
 
 /// Compares the length with datatype and shape. The process checks the elements of BYTES.
@@ -484,6 +492,16 @@ mod tests {
             check_names(&request(inputs.collect(), names("output"))),
             Ok(())
         );
+    }
+
+    #[test]
+    fn the_rows_of_parts_are_bounded_too() {
+        let settings = ModelSettings::parse("max_batch = 2").unwrap();
+        let plan = InputPlan::new(&settings, &[input("x", "List[Tensor]")]);
+        let part = |rows: u8| tensor("x.0", Datatype::Int8, &[rows.into()], vec![0; rows.into()]);
+        assert!(plan.bind(vec![part(2)]).is_ok());
+        let error = plan.bind(vec![part(3)]).unwrap_err().to_string();
+        assert!(error.contains("\"x.0\" has 3 rows"), "{error}");
     }
 
     #[test]

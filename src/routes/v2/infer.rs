@@ -92,10 +92,8 @@ pub(in crate::routes) async fn infer(
     let body = read_body(&request, payload, &bodies).await?.into_bytes();
     let Request { id, infer, binary } = read_request(body, json_length, &handles).await?;
     let began = Instant::now();
-    let rows = infer
-        .inputs
-        .first()
-        .and_then(|it| it.shape.first().copied());
+    let rows = infer.inputs.iter();
+    let rows = rows.filter_map(|it| it.shape.first().copied()).max();
     let work = ask(handles.clone(), path.into_inner(), infer);
     let (model, output) = handles.thread.run(work).await??;
     let name = model.file.resource();
