@@ -231,6 +231,10 @@ async fn lists_tuples_and_dicts_are_made_of_inputs_with_names_of_their_places() 
         tensor("output_2", "INT64", &[2], json!([5, 6])),
     ];
     assert_eq!(answer.ok()["outputs"], json!(expected));
+    let metadata = server.get_json("/v2/models/parts").await.ok();
+    let inputs = metadata["inputs"].as_array().unwrap().iter();
+    let names: Vec<&Value> = inputs.map(|input| &input["name"]).collect();
+    assert_eq!(names, ["x.0", "x.1", "by.b", "by.a", "sizes"]);
     let missing = [one("x.0", 1), one("x.2", 2), one("by.b", 4), sizes];
     let answer = server.infer("parts", &json!({ "inputs": missing })).await;
     answer.assert_refused(400, "`x.1` (Tensor) is missing");

@@ -10,6 +10,9 @@ use super::infer::{BoundInput, Tensor};
 /// Inputs and outputs at most that are kept, each. Real models have fewer.
 const TENSORS_MAX: usize = 256;
 
+/// Bytes of a name that is kept, at most. Callers choose the keys of dicts.
+const NAME_MAX: usize = 256;
+
 /// A tensor without its elements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedTensor {
@@ -39,8 +42,12 @@ impl Observer {
     pub(super) fn see(&self, inputs: &[BoundInput], outputs: &[Tensor]) {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for input in inputs {
-            if let BoundInput::Tensor(tensor) = input {
-                see(&mut seen.inputs, tensor);
+            match input {
+                BoundInput::Tensor(tensor) => see(&mut seen.inputs, tensor),
+                BoundInput::Group { tensors, .. } => {
+                    tensors.iter().for_each(|it| see(&mut seen.inputs, it));
+                }
+                BoundInput::Scalar(_) | BoundInput::Default => {}
             }
         }
         // An output that was asked for by its position has another name of its own.
@@ -57,7 +64,7 @@ impl Observer {
 
 fn see(all: &mut Vec<ObservedTensor>, tensor: &Tensor) {
     let Some(known) = all.iter_mut().find(|known| known.name == tensor.name) else {
-        if all.len() < TENSORS_MAX {
+        if all.len() < TENSORS_MAX && tensor.name.len() <= NAME_MAX {
             all.push(ObservedTensor {
                 name: tensor.name.clone(),
                 datatype: tensor.datatype,
@@ -108,6 +115,21 @@ mod tests {
         assert_eq!(see(Datatype::Fp32, &[1, 4]), (Datatype::Fp32, vec![-1, 4]));
         assert_eq!(see(Datatype::Int8, &[1]), (Datatype::Int8, vec![-1]));
         assert_eq!(see(Datatype::Int8, &[7, 7]), (Datatype::Int8, vec![-1, -1]));
+    }
+
+    #[test]
+    fn the_parts_of_an_argument_are_kept_by_their_names() {
+        let observer = Observer::default();
+        let long = format!("x.{}", "n".repeat(NAME_MAX));
+        let part = |name: &str| tensor(name, Datatype::Int8, &[2]);
+        let group = BoundInput::Group {
+            name: "x".to_owned(),
+            tensors: vec![part("x.0"), part(&long), part("x.key")],
+        };
+        observer.see(&[group], &[]);
+        let inputs = observer.seen().inputs.into_iter();
+        let names: Vec<String> = inputs.map(|input| input.name).collect();
+        assert_eq!(names, ["x.0", "x.key"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use headroom_actors::kernel::LoadErrorKind;
 use headroom_actors::lazy::{Acquire, AcquireError, Lease, Phase, ResourceStatus, Status};
 use headroom_actors::model::{
     Describe, Description, InputSetting, Model, ModelSettings, Observed, ObservedTensor, Resolve,
-    Versions, Wanted, parse_version,
+    SignatureInput, Versions, Wanted, parse_version,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -238,6 +238,21 @@ pub(in crate::routes) async fn metadata(
     }))
 }
 
+/// An argument of the file, or its parts if these were seen.
+fn known_input(input: &SignatureInput, observed: &Observed) -> Vec<TensorMetadata> {
+    let is_part = |seen: &&ObservedTensor| {
+        let rest = seen.name.strip_prefix(&input.name);
+        rest.is_some_and(|rest| rest.starts_with('.'))
+    };
+    let parts = observed.inputs.iter().filter(is_part);
+    let parts: Vec<TensorMetadata> = parts.map(TensorMetadata::seen).collect();
+    if parts.is_empty() {
+        let known = TensorMetadata::input(&input.name, input.inner_type(), &observed.inputs);
+        return vec![known];
+    }
+    parts
+}
+
 /// The inputs from the settings; otherwise those of the file, with what was seen of them.
 fn inputs(
     settings: &ModelSettings,
@@ -247,7 +262,7 @@ fn inputs(
     if settings.inputs.is_empty() {
         let inputs = description.inputs.iter();
         return inputs
-            .map(|input| TensorMetadata::input(&input.name, input.inner_type(), &observed.inputs))
+            .flat_map(|input| known_input(input, observed))
             .collect();
     }
     let input = |input: &InputSetting| {
