@@ -233,6 +233,27 @@ async fn binary_data_that_does_not_fit_its_description_is_refused() {
 }
 
 #[tokio::test]
+async fn outputs_with_zero_bytes_are_refused_and_not_cut() {
+    let models = Models::new();
+    let forward = "def forward(self, x: Tensor) -> Tuple[Tensor, str, List[str]]:\n  \
+                   zero = torch.chr(0)\n  return (x, zero, [\"a\", zero])\n";
+    models.add("zeros", 1, |path| Script::new(forward).write(path));
+    let server = start(&models);
+    let x = tensor("x", "INT8", &[1], json!([7]));
+    for (output, name) in [
+        (json!([]), "output_1"),
+        (json!([{ "name": "output_2" }]), "output_2"),
+    ] {
+        let request = json!({ "inputs": [x.clone()], "outputs": output });
+        let answer = server.infer("zeros", &request).await;
+        answer.assert_refused(422, &format!("`{name}` has a string with a zero byte"));
+    }
+    let request = json!({ "inputs": [x], "outputs": [{ "name": "output_0" }] });
+    let answer = server.infer("zeros", &request).await.ok();
+    assert_eq!(answer["outputs"][0]["data"], json!([7]));
+}
+
+#[tokio::test]
 async fn more_elements_than_a_list_can_have_are_refused() {
     let models = Models::new();
     let forward = "def forward(self, name: str, names: List[str], sizes: List[int]) -> int:\n  return torch.len(names) + torch.len(sizes)\n";

@@ -54,8 +54,8 @@ impl Strings {
         Ok(Output::Strings(Rc::new(strings)))
     }
 
-    /// The items of a list. `None` if they are no strings.
-    fn list(items: &[Value]) -> Result<Option<Output>, Failure> {
+    /// The items of the list `name`. `None` if they are no strings.
+    fn list(items: &[Value], name: &str) -> Result<Option<Output>, Failure> {
         let mut strings = Self {
             shape: vec![items.len() as i64],
             bytes: Vec::new(),
@@ -63,6 +63,9 @@ impl Strings {
         for item in items {
             let Content::String(text) = item.content()? else {
                 return Ok(None);
+            };
+            let Some(text) = text else {
+                return Ok(Some(has_zero_byte(name)));
             };
             strings.push(&text)?;
         }
@@ -83,6 +86,14 @@ impl Output {
             Self::Other(why) => Self::Other(why.clone()),
         }
     }
+}
+
+/// The output `name`, of which only the beginning is known.
+fn has_zero_byte(name: &str) -> Output {
+    let name = or_output(name.to_owned());
+    Output::Other(format!(
+        "output `{name}` has a string with a zero byte, which cannot be sent"
+    ))
 }
 
 /// A result of the model that has no usable outputs.
@@ -120,12 +131,13 @@ fn flatten(
         Content::None => return Ok(()),
         Content::Tensor(tensor) => Output::Tensor(tensor),
         Content::Int(int) => Output::Tensor(torch::number(int)?),
-        Content::String(text) => Strings::one(&text)?,
+        Content::String(Some(text)) => Strings::one(&text)?,
+        Content::String(None) => has_zero_byte(&name),
         Content::Other => Output::Other(format!(
             "output `{}` is neither a tensor nor a number nor a string",
             or_output(name.clone())
         )),
-        Content::List(items) => match Strings::list(&items)? {
+        Content::List(items) => match Strings::list(&items, &name)? {
             Some(strings) => strings,
             None => return flatten_items(&items, name, depth, outputs),
         },
@@ -133,12 +145,12 @@ fn flatten(
         Content::Entries(entries) => {
             for (key, value) in &entries {
                 let key = match key.content()? {
-                    Content::String(key) => String::from_utf8_lossy(&key).into_owned(),
+                    Content::String(Some(key)) => String::from_utf8_lossy(&key).into_owned(),
                     Content::Int(key) => key.to_string(),
                     _ => {
                         let name = or_output(name);
                         return Err(unusable(format!(
-                            "output `{name}` is a dict whose keys are neither strings nor ints"
+                            "output `{name}` is a dict whose keys are neither strings without zero bytes nor ints"
                         )));
                     }
                 };

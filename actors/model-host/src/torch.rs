@@ -136,8 +136,8 @@ pub(crate) enum Content {
     /// Also a float, a bool, or a list of numbers.
     Tensor(Tensor),
     Int(i64),
-    /// Bytes, which need not be UTF-8. A zero byte ends them here, though not in TorchScript.
-    String(Vec<u8>),
+    /// Bytes, which need not be UTF-8. `None` if one of them is zero: libtorch's C interface gives those before it only.
+    String(Option<Vec<u8>>),
     Tuple(Vec<Value>),
     List(Vec<Value>),
     /// A dict, in the order of insertion.
@@ -337,11 +337,14 @@ impl Value {
         check(places)
     }
 
-    fn to_string(&self) -> Result<Vec<u8>, TorchError> {
+    fn to_string(&self) -> Result<Option<Vec<u8>>, TorchError> {
         // SAFETY: the value is valid; the string was made by strdup and belongs to the caller.
         let text = check(unsafe { ati_to_string(self.raw) })?;
         // SAFETY: see above.
-        unsafe { take_string(text) }.ok_or_else(|| TorchError::new("libtorch returned no string"))
+        let text = unsafe { take_string(text) };
+        let text = text.ok_or_else(|| TorchError::new("libtorch returned no string"))?;
+        let is_whole = usize::try_from(self.len()?) == Ok(text.len());
+        Ok(is_whole.then_some(text))
     }
 }
 
