@@ -47,7 +47,7 @@ pub(crate) fn confine(mode: SandboxMode, model: &File) -> Result<Sandbox, Failur
 
 fn apply(model: &File, sandbox: &mut Sandbox) {
     memory::open_figures();
-    trap::hand_over(model);
+    trap::keep_open(model);
     let mut missing = Vec::new();
     let mut missed = |part: &str, reason: &dyn ToString| {
         missing.push(format!("{part} ({})", reason.to_string()));
@@ -65,7 +65,7 @@ fn apply(model: &File, sandbox: &mut Sandbox) {
         Ok(abi) => sandbox.landlock_abi = Some(abi),
         Err(error) => missed("landlock", &error),
     }
-    match system_calls::restrict() {
+    match system_calls::restrict(sandbox.landlock_abi.is_some()) {
         Ok(()) => sandbox.seccomp = true,
         Err(error) => missed("seccomp", &error),
     }

@@ -6,6 +6,7 @@
 mod owner;
 
 use std::{
+    ffi::OsStr,
     fs,
     io::{ErrorKind, Read},
     net::TcpListener,
@@ -24,10 +25,12 @@ use nix::unistd::Uid;
 use owner::*;
 
 /// What `native/hostile.c` tries, and whom the sandbox tells of it.
-const ATTEMPTS: [(&str, &str); 15] = [
+const ATTEMPTS: [(&str, &str); 17] = [
     ("to read a file", "open to read "),
     ("to write a file", "open to write "),
     ("to read the server's environment", "open to read /proc/"),
+    ("to write with the mark", "open to write "),
+    ("to truncate its model", "open to write /proc/self/fd/"),
     ("to make a socket", "socket"),
     ("to connect", "connect"),
     ("to listen", "listen"),
@@ -77,9 +80,9 @@ fn status_of(pid: i32) -> String {
     fs::read_to_string(format!("/proc/{pid}/status")).unwrap()
 }
 
-/// Runs the hostile library in a host. Returns the host's log, whether it reached the network, whether it wrote a file,
-/// and whether its victim lives.
-fn attack(sandbox: SandboxMode) -> Option<(String, [bool; 3])> {
+/// Runs the hostile library in a host, on a kernel with this version of Landlock or with its own. Returns the host's log,
+/// whether it reached the network, whether it wrote a file, and whether its victim lives.
+fn attack(sandbox: SandboxMode, landlock: Option<&str>) -> Option<(String, [bool; 3])> {
     let (folder, path) = model(torchscript::echo);
     let library = hostile_library(folder.path())?;
     let (secret, new_file) = (folder.path().join("secret"), folder.path().join("new"));
@@ -87,17 +90,18 @@ fn attack(sandbox: SandboxMode) -> Option<(String, [bool; 3])> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let mut victim = child::start(child::command("sleep").arg("100")).unwrap();
-    let mut zygote = Zygote::spawn_with(&[
+    let port = listener.local_addr().unwrap().port().to_string();
+    let (server, victim_id) = (std::process::id().to_string(), victim.id().to_string());
+    let mut variables: Vec<(&str, &OsStr)> = vec![
         ("LD_PRELOAD", library.as_os_str()),
         ("SECRET", secret.as_os_str()),
         ("NEW_FILE", new_file.as_os_str()),
-        (
-            "PORT",
-            listener.local_addr().unwrap().port().to_string().as_ref(),
-        ),
-        ("SERVER", std::process::id().to_string().as_ref()),
-        ("VICTIM", victim.id().to_string().as_ref()),
-    ]);
+        ("PORT", port.as_ref()),
+        ("SERVER", server.as_ref()),
+        ("VICTIM", victim_id.as_ref()),
+    ];
+    variables.extend(landlock.map(|version| ("LANDLOCK", OsStr::new(version))));
+    let mut zygote = Zygote::spawn_with(&variables);
     let (mut host, pid, log) = zygote.fork();
     let start = Start {
         sandbox,
@@ -136,12 +140,27 @@ fn native_code_in_a_host_reaches_nothing_and_each_attempt_is_logged() {
     if is_old_kernel() {
         return;
     }
-    let Some((log, [connected, wrote, victim_lives])) = attack(SandboxMode::Required) else {
+    reaches_nothing(SandboxMode::Required, None);
+}
+
+#[test]
+fn native_code_in_a_host_reaches_nothing_on_kernels_with_little_or_no_landlock() {
+    if is_old_kernel() {
+        return;
+    }
+    for version in ["0", "1", "2"] {
+        reaches_nothing(SandboxMode::BestEffort, Some(version));
+    }
+}
+
+fn reaches_nothing(sandbox: SandboxMode, landlock: Option<&str>) {
+    let Some((log, [connected, wrote, victim_lives])) = attack(sandbox, landlock) else {
         return skip("there is no C compiler");
     };
     for (attempt, call) in ATTEMPTS {
         let result = result(&log, attempt);
-        assert!(["EPERM", "EACCES"].contains(&result), "{attempt}: {result}");
+        let is_denied = ["EPERM", "EACCES"].contains(&result);
+        assert!(is_denied, "landlock {landlock:?}: {attempt}: {result}");
         let denied = format!("denied: {call}");
         assert!(log.contains(&denied), "no line {denied} in {log}");
     }
@@ -151,7 +170,7 @@ fn native_code_in_a_host_reaches_nothing_and_each_attempt_is_logged() {
 /// The attempts of the test above are real ones.
 #[test]
 fn native_code_in_a_host_without_a_sandbox_reaches_all_that_the_server_can() {
-    let Some((log, [connected, wrote, victim_lives])) = attack(SandboxMode::Off) else {
+    let Some((log, [connected, wrote, victim_lives])) = attack(SandboxMode::Off, None) else {
         return skip("there is no C compiler");
     };
     for (attempt, _) in ATTEMPTS {
@@ -335,7 +354,7 @@ fn a_kernel_that_lacks_a_part_loads_nothing_if_that_is_required() {
     };
     let mut zygote = Zygote::spawn_with(&[
         ("LD_PRELOAD", library.as_os_str()),
-        ("OLD_KERNEL", "1".as_ref()),
+        ("LANDLOCK", "0".as_ref()),
     ]);
     let mut start = |sandbox| {
         let (mut host, _, _log) = zygote.fork();

@@ -140,9 +140,12 @@ pub(crate) fn is_available() -> bool {
     found == 0
 }
 
-/// Applies the filter to this thread, and so to all that it starts.
-pub(super) fn restrict() -> Result<(), FilterError> {
+/// Applies the filter to this thread, and so to all that it starts. Lets it open files to read if Landlock decides which.
+pub(super) fn restrict(has_landlock: bool) -> Result<(), FilterError> {
     trap::install()?;
+    if !has_landlock {
+        trap::replace_opens();
+    }
     // With all signals blocked, where a trap would end the process, the C library tries `clone3`, whose flags a filter
     // cannot read. This error makes it use `clone`.
     let no_clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
@@ -151,7 +154,11 @@ pub(super) fn restrict() -> Result<(), FilterError> {
         SeccompAction::Allow,
         SeccompAction::Errno(libc::ENOSYS.cast_unsigned()),
     )?;
-    let allowed = compile(allowed()?, SeccompAction::Trap, SeccompAction::Allow)?;
+    let allowed = compile(
+        allowed(has_landlock)?,
+        SeccompAction::Trap,
+        SeccompAction::Allow,
+    )?;
     apply_filter(&no_clone3)?;
     apply_filter(&allowed)?;
     Ok(())
@@ -166,7 +173,7 @@ fn compile(
 }
 
 /// The calls that the filter lets through, with the conditions on their arguments.
-fn allowed() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
+fn allowed(has_landlock: bool) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     let own = u64::from(getpid().as_raw().cast_unsigned());
     let mut rules = BTreeMap::new();
     for &call in ALLOWED.iter().chain(ALLOWED_OLD) {
@@ -174,15 +181,15 @@ fn allowed() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     }
     // The other filter refuses it.
     rules.insert(libc::SYS_clone3, Vec::new());
-    rules.insert(
-        libc::SYS_openat,
-        vec![one(
-            5,
-            SeccompCmpArgLen::Qword,
-            SeccompCmpOp::Eq,
-            trap::REPEATED,
-        )?],
-    );
+    if has_landlock {
+        // Never to write: old versions of Landlock have no rule for O_TRUNC.
+        let writes = SeccompCmpOp::MaskedEq(u64::from(trap::WRITES.cast_unsigned()));
+        let is_read = SeccompCondition::new(2, SeccompCmpArgLen::Dword, writes, 0)?;
+        let is_marked =
+            SeccompCondition::new(5, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, trap::REPEATED)?;
+        let marked_read = SeccompRule::new(vec![is_read, is_marked])?;
+        rules.insert(libc::SYS_openat, vec![marked_read]);
+    }
     // A thread of this process, in its namespaces.
     let namespaces = libc::CLONE_NEWCGROUP
         | libc::CLONE_NEWIPC

@@ -1,9 +1,10 @@
 //! The signal handler for system calls that the filter does not let through.
 //!
 //! The kernel sends SIGSYS in the place of the call; what the handler writes into the registers is the call's result.
-//! Opens of files come here too: the handler repeats each with a mark that the filter knows, so that Landlock decides,
-//! and records it if that denies it. All else gets an error. The handler only explains: it grants nothing that the
-//! process could not do without it.
+//! Opens of files come here too. Where Landlock holds, the handler repeats an open to read with a mark that the filter
+//! knows, so that Landlock decides, and records it if that denies it. Where it does not, the filter lets no open through,
+//! and the handler gives a copy of the descriptor of a file that was opened before. All else gets an error. The handler
+//! only explains: it grants nothing that the process could not do without it.
 //!
 //! The kernel ends a process that blocks the signal, as `posix_spawn` does, at its first denied call.
 
@@ -12,7 +13,7 @@ use std::{
     fs::File,
     io,
     os::fd::{AsRawFd, IntoRawFd},
-    sync::atomic::{AtomicI32, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed},
 };
 
 use headroom_model_protocol::DeniedAction;
@@ -30,21 +31,63 @@ pub(super) const REPEATED: u64 = 0x6865_6164_726f_6f6d;
 /// The `si_code` of a signal that a seccomp filter sent.
 const SYS_SECCOMP: c_int = 1;
 
-/// The file that holds this process's environment. libtorch's MKL looks for its own variables there.
-const ENVIRONMENT: &str = "/proc/self/environ";
+/// The flags of an open that changes a file, or may change it later.
+pub(super) const WRITES: c_int = libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC;
 
-/// Descriptors that are returned for opens which the file's owner and mode deny to this process's user; -1 for none.
+/// The descriptor of the model's file; -1 before the confinement.
 static MODEL: AtomicI32 = AtomicI32::new(-1);
-static OWN_ENVIRONMENT: AtomicI32 = AtomicI32::new(-1);
 
-/// Lets later opens of the path of `model`'s descriptor, and of this process's environment, get what is open already.
-/// To be called before the process changes its user.
-pub(super) fn hand_over(model: &File) {
-    MODEL.store(model.as_raw_fd(), Relaxed);
-    // Without it, MKL uses its defaults.
-    if let Ok(environment) = File::open(ENVIRONMENT) {
-        OWN_ENVIRONMENT.store(environment.into_raw_fd(), Relaxed);
+/// This process's environment. libtorch's MKL looks for its own variables there.
+static ENVIRONMENT: OpenFile = OpenFile::new("/proc/self/environ");
+
+/// What libtorch reads while it works, file by file, for a kernel without Landlock.
+static READABLE: [OpenFile; 7] = [
+    OpenFile::new("/proc/cpuinfo"),
+    OpenFile::new("/sys/devices/system/cpu/kernel_max"),
+    OpenFile::new("/sys/devices/system/cpu/online"),
+    OpenFile::new("/sys/devices/system/cpu/possible"),
+    OpenFile::new("/sys/devices/system/cpu/present"),
+    OpenFile::new("/dev/urandom"),
+    OpenFile::new("/etc/localtime"),
+];
+
+/// Whether Landlock decides what may be opened to read.
+static REPEATS_OPENS: AtomicBool = AtomicBool::new(true);
+
+/// A file that is opened before the confinement, for opens after it.
+struct OpenFile {
+    path: &'static str,
+    /// -1 while it is not open.
+    descriptor: AtomicI32,
+}
+
+impl OpenFile {
+    const fn new(path: &'static str) -> Self {
+        Self {
+            path,
+            descriptor: AtomicI32::new(-1),
+        }
     }
+
+    /// Opens it. Without these files, libraries use their defaults.
+    fn open(&self) {
+        if let Ok(file) = File::open(self.path) {
+            self.descriptor.store(file.into_raw_fd(), Relaxed);
+        }
+    }
+}
+
+/// Lets later opens of the path of `model`'s descriptor, and of this process's environment, get what is open already: the
+/// files' owner and mode may deny them to the user that the process becomes. To be called before that.
+pub(super) fn keep_open(model: &File) {
+    MODEL.store(model.as_raw_fd(), Relaxed);
+    ENVIRONMENT.open();
+}
+
+/// Prepares the handler for a filter that lets no open through.
+pub(super) fn replace_opens() {
+    READABLE.iter().for_each(OpenFile::open);
+    REPEATS_OPENS.store(false, Relaxed);
 }
 
 /// Installs the handler.
@@ -74,23 +117,28 @@ extern "C" fn on_trap(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void
     Errno::set_raw(interrupted);
 }
 
-/// Opens a file as far as Landlock lets it.
+/// Opens a file to read it, as far as Landlock lets it.
 fn open(folder: u64, path: u64, flags: u64, mode: u64) -> i64 {
-    // SAFETY: the process's own call, with an argument more. The kernel checks all pointers.
-    let opened = unsafe { libc::syscall(libc::SYS_openat, folder, path, flags, mode, 0, REPEATED) };
-    if opened >= 0 {
-        return opened;
-    }
-    let error = Errno::last();
+    let writes = flags as c_int & WRITES != 0;
+    let error = if writes || !REPEATS_OPENS.load(Relaxed) {
+        error_of_denied_open(folder, path, writes)
+    } else {
+        // SAFETY: the process's own call, with an argument more. The kernel checks all pointers.
+        let opened =
+            unsafe { libc::syscall(libc::SYS_openat, folder, path, flags, mode, 0, REPEATED) };
+        if opened >= 0 {
+            return opened;
+        }
+        Errno::last()
+    };
     let path = path as *const c_char;
     if !matches!(error, Errno::EACCES | Errno::EPERM) {
         return -i64::from(error as i32);
     }
     // SAFETY: the kernel has read the path up to its zero byte, or the error would be another one.
-    if let Some(file) = unsafe { handed_over(path) } {
+    if !writes && let Some(file) = unsafe { copy_of_open_file(path) } {
         return file;
     }
-    let writes = flags as c_int & (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) != 0;
     let line = Line::new(if writes {
         "open to write "
     } else {
@@ -101,20 +149,32 @@ fn open(folder: u64, path: u64, flags: u64, mode: u64) -> i64 {
     -i64::from(error as i32)
 }
 
+/// The error of an open that the handler does not try: EACCES, or why there is no file to open.
+fn error_of_denied_open(folder: u64, path: u64, writes: bool) -> Errno {
+    // SAFETY: the call reads a path. The kernel checks the pointer.
+    let found = unsafe { libc::syscall(libc::SYS_faccessat, folder, path, libc::F_OK) };
+    match Errno::last() {
+        _ if found == 0 => Errno::EACCES,
+        // It would be made.
+        Errno::ENOENT if writes => Errno::EACCES,
+        error => error,
+    }
+}
+
 /// A new descriptor of the file with this path, if it is one that is open already.
 ///
 /// # Safety
 /// `path` can be read up to its zero byte.
-unsafe fn handed_over(path: *const c_char) -> Option<i64> {
+unsafe fn copy_of_open_file(path: *const c_char) -> Option<i64> {
     // SAFETY: see above.
     let path = unsafe { std::ffi::CStr::from_ptr(path) }.to_bytes();
     let model = MODEL.load(Relaxed);
-    let file = if path == ENVIRONMENT.as_bytes() {
-        OWN_ENVIRONMENT.load(Relaxed)
-    } else if path.strip_prefix(b"/proc/self/fd/").and_then(number) == Some(model) {
+    let file = if path.strip_prefix(b"/proc/self/fd/").and_then(number) == Some(model) {
         model
     } else {
-        -1
+        let mut files = READABLE.iter().chain([&ENVIRONMENT]);
+        let found = files.find(|file| file.path.as_bytes() == path)?;
+        found.descriptor.load(Relaxed)
     };
     // SAFETY: both calls take numbers; for -1 they fail.
     let copy = unsafe {

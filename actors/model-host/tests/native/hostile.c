@@ -2,7 +2,7 @@
  * calls malloc_trim once it has loaded its model: the library then tries what a model must not do, and writes one line
  * per attempt. What it attacks comes from the environment; without that it does nothing.
  *
- * With OLD_KERNEL set, it answers as a kernel without Landlock. */
+ * With LANDLOCK set, it answers as a kernel with that version of Landlock; 0 for none. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -40,9 +40,15 @@ long syscall(long number, ...)
 	for (int i = 0; i < 6; i++)
 		argument[i] = va_arg(list, long);
 	va_end(list);
-	if (number == SYS_landlock_create_ruleset && getenv("OLD_KERNEL")) {
-		errno = ENOSYS;
-		return -1;
+	if (number == SYS_landlock_create_ruleset && getenv("LANDLOCK")) {
+		int version = atoi(getenv("LANDLOCK"));
+
+		if (version == 0) {
+			errno = ENOSYS;
+			return -1;
+		}
+		if (argument[2] == 1) /* LANDLOCK_CREATE_RULESET_VERSION */
+			return version;
 	}
 	return real_syscall(number, argument[0], argument[1], argument[2], argument[3], argument[4],
 			    argument[5]);
@@ -58,8 +64,25 @@ static void report(const char *attempt, long result)
 		_exit(1);
 }
 
+/* The descriptor of this process whose link has this text; -1 for none. */
+static int find_descriptor(const char *text)
+{
+	char path[64], link[256];
+
+	for (int file = 3; file < 64; file++) {
+		snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+		ssize_t length = readlink(path, link, sizeof link - 1);
+		link[length < 0 ? 0 : length] = 0;
+		if (strstr(link, text))
+			return file;
+	}
+	return -1;
+}
+
 static void attack_files(const char *secret, const char *new_file, int server)
 {
+	/* What the handler of denied calls adds to its own. */
+	const long mark = 0x68656164726f6f6d;
 	char path[64], byte;
 	int file = open(secret, O_RDONLY);
 
@@ -68,6 +91,10 @@ static void attack_files(const char *secret, const char *new_file, int server)
 	snprintf(path, sizeof path, "/proc/%d/environ", server);
 	file = open(path, O_RDONLY);
 	report("to read the server's environment", file < 0 ? -1 : read(file, &byte, 1));
+	report("to write with the mark",
+	       real_syscall(SYS_openat, (long)AT_FDCWD, (long)secret, (long)O_RDWR, 0L, 0L, mark));
+	snprintf(path, sizeof path, "/proc/self/fd/%d", find_descriptor("model.pt"));
+	report("to truncate its model", open(path, O_RDONLY | O_TRUNC));
 }
 
 static void attack_network(int port)
