@@ -294,7 +294,7 @@ fn a_kernel_that_cannot_confine_models_is_found() {
     let folder = settings("");
     let host = folder.path().join("host");
     let version = env!("CARGO_PKG_VERSION");
-    let lines = format!("headroom-model-host {version}\nconfinement by no landlock, seccomp");
+    let lines = format!("headroom-model-host {version}\nconfinement without landlock");
     fs::write(&host, format!("#!/bin/sh\necho '{lines}'\n")).unwrap();
     fs::set_permissions(&host, fs::Permissions::from_mode(0o755)).unwrap();
     for (mode, outcome, code) in [
@@ -310,7 +310,12 @@ fn a_kernel_that_cannot_confine_models_is_found() {
         let checks = checks(doctor(folder.path(), &["--json"]), code);
         let check = &checks["models.sandbox"];
         assert_eq!(check["outcome"], outcome, "{check:?}");
-        assert!(check["found"].as_str().unwrap().contains("no landlock"));
+        assert!(
+            check["found"]
+                .as_str()
+                .unwrap()
+                .contains("without landlock")
+        );
     }
 }
 

@@ -11,11 +11,11 @@ use serde_json::Value;
 
 use crate::BINARY;
 
-/// Whether the kernel lacks a part of the sandbox, which is then not tested.
+/// Whether the system lacks a part of the sandbox, which is then not tested.
 fn is_old_kernel() -> bool {
     let is_old = !confines_models(Path::new(BINARY).with_file_name("headroom-model-host"));
     if is_old {
-        skip("the kernel lacks Landlock or seccomp");
+        skip("the system lacks a part of the sandbox");
     }
     is_old
 }

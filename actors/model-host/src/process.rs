@@ -16,7 +16,7 @@ use nix::{
     unistd::{Pid, dup2_stdin, setpgid},
 };
 
-/// Open descriptors of a host at most. It has some ten.
+/// Open descriptors of a host at most. It needs fewer than 30.
 const DESCRIPTORS_MAX: u64 = 64;
 
 /// This process's exit codes. The numbers are those of `sysexits.h`.
@@ -92,6 +92,15 @@ pub(crate) fn raise_oom_score() {
     // Far above the server's own score.
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "800") {
         log(&format!("cannot set oom_score_adj: {error}"));
+    }
+}
+
+/// Fails where this process has more than one thread.
+pub(crate) fn expect_one_thread() -> io::Result<()> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    match threads {
+        1 => Ok(()),
+        _ => Err(io::Error::other(format!("the process has {threads}"))),
     }
 }
 

@@ -24,9 +24,7 @@ use nix::{sys::prctl, unistd::geteuid};
 
 use crate::{failure::failure, memory, process};
 
-pub(crate) use self::{
-    denials::take as take_denials, files::landlock_abi, system_calls::is_available as has_seccomp,
-};
+pub(crate) use self::denials::take as take_denials;
 
 /// Confines this process, which is about to load `model`. To be called while it has one thread.
 pub(crate) fn confine(mode: SandboxMode, model: &File) -> Result<Sandbox, Failure> {
@@ -40,7 +38,7 @@ pub(crate) fn confine(mode: SandboxMode, model: &File) -> Result<Sandbox, Failur
             "models.sandbox is \"required\", and this system lacks: {}",
             sandbox.missing.join("; ")
         );
-        return Err(failure(FailureKind::Internal, message));
+        return Err(failure(FailureKind::Settings, message));
     }
     Ok(sandbox)
 }
@@ -49,25 +47,32 @@ fn apply(model: &File, sandbox: &mut Sandbox) {
     memory::open_figures();
     trap::keep_open(model);
     let mut missing = Vec::new();
-    let mut missed = |part: &str, reason: &dyn ToString| {
+    let mut add_missing = |part: &str, reason: &dyn ToString| {
         missing.push(format!("{part} ({})", reason.to_string()));
     };
+    // Another thread would stay as it is.
+    if let Err(error) = process::expect_one_thread() {
+        add_missing("one thread", &error);
+    }
     if let Err(error) = prctl::set_no_new_privs() {
-        missed("no_new_privs", &error);
+        add_missing("no_new_privs", &error);
     }
     if let Err(error) = process::limit_resources() {
-        missed("resource limits", &error);
+        add_missing("resource limits", &error);
     }
-    if let Err(error) = user::drop_rights() {
-        missed("an unprivileged user", &error);
+    if let Err(error) = user::leave_root() {
+        add_missing("an unprivileged user", &error);
+    }
+    if let Err(error) = user::drop_capabilities() {
+        add_missing("no capabilities", &error);
     }
     match files::restrict(model) {
         Ok(abi) => sandbox.landlock_abi = Some(abi),
-        Err(error) => missed("landlock", &error),
+        Err(error) => add_missing("landlock", &error),
     }
     match system_calls::restrict(sandbox.landlock_abi.is_some()) {
         Ok(()) => sandbox.seccomp = true,
-        Err(error) => missed("seccomp", &error),
+        Err(error) => add_missing("seccomp", &error),
     }
     sandbox.state = match missing.is_empty() {
         true => SandboxState::Full,

@@ -1,16 +1,18 @@
 //! The versions of this program and of the libtorch that it has mapped.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
 };
+
+use headroom_model_protocol::SandboxMode;
 
 use crate::sandbox;
 
 /// The library that holds most of libtorch.
 const LIBRARY: &str = "libtorch_cpu.so";
 
-/// One line for this program, one for libtorch, and one for what the kernel has for the confinement of models.
+/// One line for this program, one for libtorch, and one for how hosts are confined here. This process is confined then.
 pub(crate) fn lines() -> [String; 3] {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let libtorch = match folder(&maps) {
@@ -24,16 +26,17 @@ pub(crate) fn lines() -> [String; 3] {
     ]
 }
 
+/// Confines this process as a host. Only that tells what the system allows.
 fn confinement() -> String {
-    let landlock = match sandbox::landlock_abi() {
-        Some(abi) => format!("landlock {abi}"),
-        None => "no landlock".to_owned(),
-    };
-    let seccomp = match sandbox::has_seccomp() {
-        true => "seccomp",
-        false => "no seccomp",
-    };
-    format!("confinement by {landlock}, {seccomp}")
+    let program = File::open("/proc/self/exe").map_err(|error| error.to_string());
+    let confined = program.and_then(|program| {
+        sandbox::confine(SandboxMode::BestEffort, &program).map_err(|failure| failure.message)
+    });
+    match confined {
+        Ok(sandbox) if sandbox.missing.is_empty() => "confinement complete".to_owned(),
+        Ok(sandbox) => format!("confinement without {}", sandbox.missing.join("; ")),
+        Err(error) => format!("confinement fails: {error}"),
+    }
 }
 
 /// The folder of the mapped libtorch. The paths in `maps` begin at the first slash of their lines.

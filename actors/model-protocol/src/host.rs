@@ -334,7 +334,8 @@ pub enum FailureKind {
     BadFile,
     /// libtorch cannot load it.
     Load,
-    /// The model fails with inputs of the declared shapes, or does not fit its settings.
+    /// The model fails with inputs of the declared shapes, or does not fit its settings, or the system does not allow what
+    /// the settings require.
     Settings,
     /// The host or the system failed.
     Internal,

@@ -21,8 +21,8 @@ use crate::startup::pools::{self, POSTGRES_FOLDER, embedded};
 
 const GROUP: Group = Group::Programs;
 
-/// How the model host begins the line about the kernel.
-const CONFINEMENT: &str = "confinement by ";
+/// How the model host begins the line about its confinement.
+const CONFINEMENT: &str = "confinement ";
 
 /// The model host: it runs, has the version of this program, and finds libtorch.
 pub(super) async fn host(settings: Settings) -> Vec<Check> {
@@ -87,13 +87,14 @@ pub(super) async fn host(settings: Settings) -> Vec<Check> {
     checks
 }
 
-/// What the kernel has to confine models, beside what the settings ask for.
+/// How a process of a model is confined here, beside what the settings ask for.
 fn sandbox(found: &str, mode: SandboxMode) -> Check {
     let name = "models.sandbox";
-    let shown = format!("{}: the kernel has {found}", mode.label());
-    let remedy = "enable Landlock (Linux 5.13, in `lsm=` at boot) and seccomp, also in a container's profile";
+    let shown = format!("{}: the confinement is {found}", mode.label());
+    let remedy = "enable Landlock (Linux 5.13, in `lsm=` at boot) and seccomp, also in a container's profile; run the \
+                  server as a user of its own, not as root";
     match mode {
-        _ if !found.contains("no ") => Check::ok(GROUP, name, shown),
+        _ if found == "complete" => Check::ok(GROUP, name, shown),
         SandboxMode::Off => Check::ok(GROUP, name, shown),
         SandboxMode::BestEffort => Check::warning(GROUP, name, shown)
             .would_fail("a hostile model can reach more than a model needs")

@@ -10,6 +10,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
+use nix::errno::Errno;
 
 /// The newest rules that are asked for; the tests run with them. A kernel that has fewer applies those that it has.
 const NEWEST: ABI = ABI::V7;
@@ -27,15 +28,21 @@ const READABLE: [&str; 5] = [
 /// Why the rules do not hold.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FilesError {
-    #[error("the kernel does not have it, or it is disabled at boot")]
-    Unsupported,
+    #[error("the kernel does not have it")]
+    Absent,
+    #[error("it is disabled at boot")]
+    Disabled,
+    #[error("a system call of it fails, as under a container's profile: {0}")]
+    Failed(Errno),
+    #[error("the kernel has none of the rules")]
+    NotEnforced,
     #[error(transparent)]
     Refused(#[from] RulesetError),
 }
 
 /// Applies the rules. Returns their version.
 pub(super) fn restrict(model: &File) -> Result<u32, FilesError> {
-    let abi = landlock_abi().ok_or(FilesError::Unsupported)?;
+    let abi = abi()?;
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST))?
         .handle_access(AccessNet::from_all(NEWEST))?
@@ -52,18 +59,19 @@ pub(super) fn restrict(model: &File) -> Result<u32, FilesError> {
             true => AccessFs::ReadFile | AccessFs::ReadDir,
             false => AccessFs::ReadFile.into(),
         };
-        rules = rules.add_rule(PathBeneath::new(&found, access))?;
+        // Without the rule, opens of the path are denied.
+        (&mut rules).add_rule(PathBeneath::new(&found, access)).ok();
         // A rule holds for an inode. procfs would make another one for the same path if nothing kept this one.
         std::mem::forget(found);
     }
     match rules.restrict_self()?.ruleset {
-        RulesetStatus::NotEnforced => Err(FilesError::Unsupported),
+        RulesetStatus::NotEnforced => Err(FilesError::NotEnforced),
         RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(abi),
     }
 }
 
-/// The version of the kernel's Landlock; `None` if it has none.
-pub(crate) fn landlock_abi() -> Option<u32> {
+/// The version of the kernel's Landlock.
+fn abi() -> Result<u32, FilesError> {
     const VERSION: u32 = 1;
     // SAFETY: with this flag the call reads nothing, and returns a number.
     let version = unsafe {
@@ -74,5 +82,9 @@ pub(crate) fn landlock_abi() -> Option<u32> {
             VERSION,
         )
     };
-    u32::try_from(version).ok().filter(|&version| version > 0)
+    u32::try_from(version).map_err(|_| match Errno::last() {
+        Errno::ENOSYS => FilesError::Absent,
+        Errno::EOPNOTSUPP => FilesError::Disabled,
+        error => FilesError::Failed(error),
+    })
 }

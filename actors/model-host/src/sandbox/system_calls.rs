@@ -125,21 +125,6 @@ pub(super) enum FilterError {
     Refused(#[from] seccompiler::Error),
 }
 
-/// Whether the kernel has what the filter needs.
-pub(crate) fn is_available() -> bool {
-    let action = libc::SECCOMP_RET_TRAP;
-    // SAFETY: the call reads one number.
-    let found = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_GET_ACTION_AVAIL,
-            0,
-            &raw const action,
-        )
-    };
-    found == 0
-}
-
 /// Applies the filter to this thread, and so to all that it starts. Lets it open files to read if Landlock decides which.
 pub(super) fn restrict(has_landlock: bool) -> Result<(), FilterError> {
     trap::install()?;

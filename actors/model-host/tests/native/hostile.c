@@ -2,13 +2,14 @@
  * calls malloc_trim once it has loaded its model: the library then tries what a model must not do, and writes one line
  * per attempt. What it attacks comes from the environment; without that it does nothing.
  *
- * With LANDLOCK set, it answers as a kernel with that version of Landlock; 0 for none. */
+ * With LACKS_CAPABILITY set, the process begins without that capability. With LANDLOCK set, it answers as a kernel with that version of Landlock; 0 for none. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -26,9 +27,34 @@
 
 static long (*real_syscall)(long, ...);
 
+static void drop_capability(int capability)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct sets[2];
+
+	if (real_syscall(SYS_capget, &header, sets) < 0)
+		_exit(1);
+	sets[capability / 32].effective &= ~(1U << capability % 32);
+	sets[capability / 32].permitted &= ~(1U << capability % 32);
+	if (real_syscall(SYS_capset, &header, sets) < 0)
+		_exit(1);
+}
+
 __attribute__((constructor)) static void find_real_syscall(void)
 {
 	real_syscall = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
+	if (getenv("LACKS_CAPABILITY"))
+		drop_capability(atoi(getenv("LACKS_CAPABILITY")));
+}
+
+/* With KEEPS_USER set, as where a profile refuses it. */
+int setresuid(uid_t real, uid_t effective, uid_t saved)
+{
+	if (getenv("KEEPS_USER")) {
+		errno = EPERM;
+		return -1;
+	}
+	return real_syscall(SYS_setresuid, real, effective, saved);
 }
 
 long syscall(long number, ...)
