@@ -10,7 +10,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::fs::FileExt,
     },
 };
@@ -67,6 +67,17 @@ impl Arena {
     /// The operating system cannot create it.
     pub fn create(name: &str) -> io::Result<Self> {
         Ok(memfd_create(name, MemfdFlags::CLOEXEC)?.into())
+    }
+
+    /// A descriptor of the arena for the other end. It shares no flags with this one: with `O_APPEND`, writes here would
+    /// go to the end of the file.
+    ///
+    /// # Errors
+    /// The operating system cannot open it.
+    pub fn for_other_end(&self) -> io::Result<OwnedFd> {
+        let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
+        let opened = File::options().read(true).write(true).open(path)?;
+        Ok(opened.into())
     }
 
     /// Moves exactly `buffer.len()` bytes at `offset` out of the arena. Frees the memory of a tensor larger than
@@ -243,14 +254,25 @@ impl TensorMeta {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rustix::fs::{OFlags, fcntl_setfl};
 
     use super::*;
     use crate::Datatype;
 
     fn pair() -> (Arena, Arena) {
         let reader = Arena::create("test").unwrap();
-        let writer = reader.as_fd().try_clone_to_owned().unwrap().into();
+        let writer = reader.for_other_end().unwrap().into();
         (writer, reader)
+    }
+
+    #[test]
+    fn the_other_end_cannot_make_writes_go_to_the_end() {
+        let (writer, other_end) = pair();
+        fcntl_setfl(&other_end, OFlags::APPEND).unwrap();
+        for _ in 0..2 {
+            write_100(&writer);
+        }
+        assert_eq!(writer.size().unwrap(), 100);
     }
 
     /// Writes 100 bytes to the arena, not to the payload.

@@ -1,6 +1,6 @@
 //! Starts a host process, loads its model, and ends the process; and why that fails.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -206,7 +206,7 @@ async fn try_boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel), Host
     let model = model.map_err(HostError::ModelFile)?.into();
     let process = create_process(&spec, process_end).await?;
     spec.state.set_process(&process.process);
-    let arenas = [&requests, &replies].map(|arena| arena.as_fd().try_clone_to_owned());
+    let arenas = [&requests, &replies].map(|arena| arena.for_other_end());
     let descriptors = [Ok(model)].into_iter().chain(arenas);
     let descriptors = descriptors.collect::<Result<_, _>>()?;
     let start = Start {

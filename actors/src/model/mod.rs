@@ -49,7 +49,6 @@ pub use headroom_model_protocol::tensor::DIMENSIONS_MAX;
 pub use headroom_model_protocol::{
     Datatype, Description, Elements, LENGTH_BYTES, SandboxMode, SignatureInput, check_elements,
     element_count, push_element,
-    push_element,
 };
 pub use host_state::HostMemory;
 pub use infer::{Infer, InferError, InferOutput, InferRequest, ModelGuard, Sequence, Tensor};

@@ -45,10 +45,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_readv,
     libc::SYS_write,
     libc::SYS_writev,
-    // The socket to the server. `sendmsg` could send descriptors, which the host never does.
-    libc::SYS_recvfrom,
-    libc::SYS_recvmsg,
-    libc::SYS_sendto,
     libc::SYS_shutdown,
     // What can be seen of a file without opening it.
     libc::SYS_faccessat,
@@ -190,6 +186,17 @@ fn allowed(has_landlock: bool) -> Result<BTreeMap<i64, Vec<SeccompRule>>, Backen
         libc::SYS_clone,
         vec![one(0, SeccompCmpArgLen::Qword, is_thread, thread)?],
     );
+    // The socket to the server, without urgent data, which had faults in kernels. `sendmsg` could send descriptors, which
+    // the host never does.
+    let not_urgent = SeccompCmpOp::MaskedEq(u64::from(libc::MSG_OOB.cast_unsigned()));
+    for (call, flags) in [
+        (libc::SYS_sendto, 3),
+        (libc::SYS_recvfrom, 3),
+        (libc::SYS_recvmsg, 2),
+    ] {
+        let rule = one(flags, SeccompCmpArgLen::Dword, not_urgent.clone(), 0)?;
+        rules.insert(call, vec![rule]);
+    }
     // This process and its threads only: 0 is the caller.
     for (call, process) in [
         (libc::SYS_tgkill, own),
@@ -205,14 +212,13 @@ fn allowed(has_landlock: bool) -> Result<BTreeMap<i64, Vec<SeccompRule>>, Backen
     // Names of threads and of memory.
     let names = [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA];
     rules.insert(libc::SYS_prctl, any_of(0, names)?);
-    // Not the commands that choose whom a signal goes to.
+    // Not the commands that choose whom a signal goes to, and none that changes flags which the server's end may share.
     let commands = [
         libc::F_DUPFD,
         libc::F_DUPFD_CLOEXEC,
         libc::F_GETFD,
         libc::F_SETFD,
         libc::F_GETFL,
-        libc::F_SETFL,
     ];
     rules.insert(libc::SYS_fcntl, any_of(1, commands)?);
     // Whether a descriptor is a terminal.

@@ -137,6 +137,22 @@ static void attack_network(int port)
 	report("to listen", listen(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), 1));
 }
 
+/* What it shares with the server. */
+static void attack_descriptors(void)
+{
+	char byte;
+	struct msghdr message = { 0 };
+	int arena = find_descriptor("/memfd:"), server = find_descriptor("socket:");
+	int flags = fcntl(arena, F_GETFL);
+	int changed = fcntl(arena, F_SETFL, flags | O_APPEND);
+
+	report("to append to its arena", changed);
+	if (changed == 0)
+		fcntl(arena, F_SETFL, flags);
+	report("to send a message", sendmsg(server, &message, 0));
+	report("to receive urgent data", recv(server, &byte, 1, MSG_OOB | MSG_DONTWAIT));
+}
+
 static void attack_processes(int server, int victim)
 {
 	char byte;
@@ -175,6 +191,7 @@ int malloc_trim(size_t pad)
 
 		attack_files(secret, getenv("NEW_FILE"), server);
 		attack_network(atoi(getenv("PORT")));
+		attack_descriptors();
 		attack_processes(server, victim);
 		attack_itself();
 	}
