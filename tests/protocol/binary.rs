@@ -233,6 +233,34 @@ async fn binary_data_that_does_not_fit_its_description_is_refused() {
 }
 
 #[tokio::test]
+async fn a_body_whose_tensors_wait_for_the_model_takes_no_room_of_other_bodies() {
+    let models = Models::new();
+    let forward = "def forward(self, x: Tensor, milliseconds: int) -> int:\n  \
+        begun = ops.prim.TimePoint()\n  wanted = milliseconds * 1000000\n  \
+        while ops.prim.TimePoint() - begun < wanted:\n    pass\n  return milliseconds\n";
+    models.add("waits", 1, |path| Script::new(forward).write(path));
+    let server = start(&models);
+    let data = vec![0; 1 << 20];
+    let json = json!({ "inputs": [
+        input("x", "UINT8", &[1 << 20], &data),
+        tensor("milliseconds", "INT64", &[1], json!([2000])),
+    ]});
+    let answer = Answer::to(request(&server, "waits", &json, &data));
+    let freed = wait_for_async(DEADLINE, || async {
+        let bodies = server.buffer_bytes("request_bodies").await;
+        let tensors = server.buffer_bytes("tensors").await;
+        let is_waiting = bodies == 0 && tensors > 2 << 20;
+        if is_waiting {
+            Ok(())
+        } else {
+            Err((bodies, tensors))
+        }
+    });
+    let (answer, ()) = tokio::join!(answer, freed);
+    assert_eq!(answer.output(), [2000.0]);
+}
+
+#[tokio::test]
 async fn outputs_with_zero_bytes_are_refused_and_not_cut() {
     let models = Models::new();
     let forward = "def forward(self, x: Tensor) -> Tuple[Tensor, str, List[str]]:\n  \

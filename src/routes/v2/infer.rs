@@ -5,8 +5,8 @@
 //! part of the call, so the model stays loaded until the work ends, even if the caller leaves.
 //!
 //! With the binary tensor data extension, the bytes of tensors follow the JSON, in requests and in
-//! responses. Such an input is a part of the body, which is not copied and stays until the host has
-//! answered.
+//! responses. Such inputs are parts of the body, which is not copied if they are most of it: it then counts as
+//! tensors. The body's share of `server.bodies_in_flight_max` is free again before the model runs.
 //!
 //! Memory for large data is reserved before the data exists: the body as it arrives, the tensors here,
 //! the outputs by the host actor, the text of the response in [`response`](super::response).
@@ -34,7 +34,7 @@ use super::infer_docs::{InferRequestBody, InferResponseBody, request_example, re
 use super::models::{self, ModelPath};
 use super::response::{Binary, respond};
 use super::tensor_json;
-use crate::body::{BodyBudget, read_body, read_json_with_lists};
+use crate::body::{Body, BodyBudget, read_body, read_json_with_lists};
 use crate::coding::Coding;
 use crate::figures::{Inference, ModelFigures};
 use crate::handles::RequestHandles;
@@ -50,10 +50,6 @@ const TENSORS_MAX: usize = 1024;
 
 /// If the tensors of a request have at most this size in total, no memory is reserved for them.
 const SMALL_BYTES: u64 = 64 * 1024;
-
-/// The copies of a request's tensors that exist at the same time, beside the body: one in the server, and one in the
-/// arena that the server shares with the host. The server's copy of a binary tensor is the body.
-const COPIES: u64 = 2;
 
 /// Says how many bytes of JSON there are before the bytes of tensors.
 pub(super) const JSON_LENGTH: HeaderName =
@@ -89,7 +85,7 @@ pub(in crate::routes) async fn infer(
     handles: RequestHandles,
 ) -> Result<HttpResponse, Problem> {
     let json_length = json_length(request.headers())?;
-    let body = read_body(&request, payload, &bodies).await?.into_bytes();
+    let body = Arc::new(read_body(&request, payload, &bodies).await?);
     let Request { id, infer, binary } = read_request(body, json_length, &handles).await?;
     let began = Instant::now();
     let rows = infer.inputs.iter();
@@ -121,10 +117,10 @@ fn json_length(headers: &HeaderMap) -> Result<Option<usize>, Problem> {
     }
 }
 
-/// Converts a body to tensors. Memory for the tensors is reserved first; the body and its reservation are
-/// released at the end, or with the last tensor that is a part of it.
+/// Converts a body to tensors. Memory for the tensors is reserved first; the body's own reservation is released at the
+/// end. The bytes stay as long as tensors are parts of them.
 async fn read_request(
-    body: Bytes,
+    body: Arc<Body>,
     json_length: Option<usize>,
     handles: &RequestHandles,
 ) -> Result<Request, Problem> {
@@ -373,6 +369,8 @@ enum Content<'a> {
 struct BinaryData {
     /// `None` without the header.
     left: Option<Bytes>,
+    /// Whether inputs get bytes of their own. A part keeps all of the body in memory.
+    is_copied: bool,
 }
 
 impl BinaryData {
@@ -388,7 +386,11 @@ impl BinaryData {
                 left.len()
             ));
         }
-        Ok(left.split_to(length))
+        let data = left.split_to(length);
+        Ok(match self.is_copied {
+            true => Bytes::copy_from_slice(&data),
+            false => data,
+        })
     }
 
     fn finish(self) -> Result<(), Problem> {
@@ -499,16 +501,29 @@ fn parse(
         made = made.saturating_add(from_json);
         there = there.saturating_add(binary);
     }
+    // What stays of the body: all of it, or nothing.
+    let mut kept = body.len() as u64;
+    let is_copied = there < kept / 2;
+    if is_copied {
+        made = made.saturating_add(there);
+        there = 0;
+    }
+    if there == 0 {
+        kept = 0;
+    }
     let mut reservation = None;
-    let bytes = made.saturating_mul(COPIES).saturating_add(there);
-    if made.saturating_add(there) > SMALL_BYTES {
-        let reserved = memory.reserve(bytes);
+    let in_server = made.saturating_add(kept);
+    if in_server > SMALL_BYTES {
+        let reserved = memory.reserve(in_server.saturating_add(made).saturating_add(there));
         let mut reserved =
             reserved.map_err(|error| no_memory("the tensors of this request", error))?;
-        reserved.fill(made);
+        reserved.fill(in_server);
         reservation = Some(Arc::new(reserved));
     }
-    let mut binary = BinaryData { left: binary };
+    let mut binary = BinaryData {
+        left: binary,
+        is_copied,
+    };
     let inputs = request.inputs.into_iter();
     let inputs = inputs.map(|input| input.read(&mut binary, reservation.as_ref()));
     let inputs = inputs.collect::<Result<_, _>>()?;
@@ -695,10 +710,23 @@ mod tests {
         assert_eq!(inputs[2].data.as_ptr() as usize, begin + 4);
         assert_eq!(inputs[2].data.len(), 100_000);
         // The body is the server's copy; one byte comes from the JSON, where it has a text of three.
-        assert_eq!(memory.held(), 100_004 + 2);
+        assert_eq!(memory.held(), body.len() as u64 + 100_004 + 2);
         assert!(request.binary.is(0) && !request.binary.is(1));
         drop(request);
         assert_eq!(memory.held(), 0);
+    }
+
+    #[test]
+    fn a_small_binary_input_does_not_keep_a_large_body() {
+        let json = r#"{"inputs":[
+            {"name":"a","shape":[2],"datatype":"INT16","parameters":{"binary_data_size":4}}]}"#;
+        let json = format!("{json}{}", " ".repeat(100_000));
+        let (body, length) = with_data(&json, &[1, 2, 3, 4]);
+        let memory = FixedBuffers::new(0);
+        let request = parse(&body, length, &memory).unwrap();
+        let data = &request.infer.inputs[0].data;
+        assert_eq!(data.as_ref(), [1, 2, 3, 4]);
+        assert!(!body.as_ptr_range().contains(&data.as_ptr()));
     }
 
     #[test]
