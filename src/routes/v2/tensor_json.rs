@@ -371,9 +371,10 @@ pub(super) fn element_text_max(tensor: &Tensor) -> usize {
     match element_form(tensor.datatype) {
         Some((_, text_max)) => text_max,
         None => {
-            let lengths = Elements::new(&tensor.data).filter_map(|it| Some(it.ok()?.len()));
-            let longest = lengths.max().unwrap_or_default();
-            longest.saturating_mul(ESCAPED_MAX) + STRING_MARKS
+            let strings = Elements::new(&tensor.data).filter_map(Result::ok);
+            let lengths =
+                strings.map(|it| it.iter().map(|&byte| escaped_bytes(byte)).sum::<usize>());
+            lengths.max().unwrap_or_default() + STRING_MARKS
         }
     }
 }
@@ -386,6 +387,15 @@ pub(super) fn is_unicode(tensor: &Tensor) -> bool {
 
 /// The most bytes of text of one byte of a string: `\u0000`.
 const ESCAPED_MAX: usize = 6;
+
+/// The bytes of text of one byte of a string, as `serde_json` writes it.
+fn escaped_bytes(byte: u8) -> usize {
+    match byte {
+        b'"' | b'\\' | b'\x08' | b'\t' | b'\n' | b'\x0c' | b'\r' => 2,
+        0..=0x1f => ESCAPED_MAX,
+        _ => 1,
+    }
+}
 
 /// The quotation marks of a string and a comma.
 const STRING_MARKS: usize = 3;
@@ -516,6 +526,31 @@ mod tests {
     fn read_text(text: &str, datatype: Datatype, shape: &[i64]) -> Result<Vec<u8>, String> {
         let raw: &RawValue = serde_json::from_str(text).map_err(|error| error.to_string())?;
         read(raw, datatype, shape)
+    }
+
+    #[test]
+    fn the_text_of_a_string_is_as_long_as_was_reckoned() {
+        let all: String = (0..=0x2ff).filter_map(char::from_u32).collect();
+        for text in [
+            "",
+            "plain",
+            "\u{1}\u{1f}",
+            "\"\\\n\r\t\u{8}\u{c}\u{7f}",
+            &all,
+        ] {
+            let mut data = Vec::new();
+            push_element(&mut data, text.as_bytes()).unwrap();
+            let tensor = Tensor {
+                name: "y".to_owned(),
+                datatype: Datatype::Bytes,
+                shape: vec![1],
+                data: data.into(),
+            };
+            let mut written = Vec::new();
+            write_elements(&mut written, &tensor, 0, usize::MAX);
+            // The comma before it is counted, too.
+            assert_eq!(written.len() + 1, element_text_max(&tensor), "{text:?}");
+        }
     }
 
     #[test]
