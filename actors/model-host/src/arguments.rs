@@ -9,7 +9,7 @@ use headroom_model_protocol::{
     Datatype, Elements, Failure, Input, InputKind, Scalar, ScalarKind, TensorMeta, TensorReader,
     check_elements, element_count,
 };
-use tch::{Kind, Tensor, kind::Element};
+use tch::{Tensor, kind::Element};
 
 use crate::{
     signature,
@@ -159,30 +159,29 @@ fn from_tensor(
         }
         (Type::Str | Type::Strs | Type::Tensors | Type::Dict | Type::Tuple(_), _)
         | (_, Datatype::Bytes) => Err(wrong()),
-        (Type::Scalar(scalar) | Type::Scalars(scalar), datatype) => {
-            if !can_be(datatype, *scalar) {
+        (Type::Scalar(kind), datatype) => match element_count(&meta.shape).map_err(invalid)? {
+            1 => {
+                let element = frame.read(meta).map_err(invalid)?;
+                let scalar = Scalar::of_element(datatype, &element, *kind);
+                Ok(Value::scalar(scalar.ok_or_else(wrong)?)?)
+            }
+            found => Err(invalid(format!(
+                "input `{name}` has {found} elements, the model takes one"
+            ))),
+        },
+        (Type::Scalars(kind), datatype) => {
+            if !can_be(datatype, *kind) {
                 return Err(wrong());
             }
-            if kind == Type::Scalars(*scalar) {
-                check_items(meta)?;
-            }
-            let tensor = tensor::read(frame, meta)?;
-            if let Type::Scalars(kind) = kind {
-                return Ok(scalars(&tensor, kind)?);
-            }
-            match tensor.numel() {
-                1 => Ok(Value::scalar(one(&tensor, *scalar)?)?),
-                found => Err(invalid(format!(
-                    "input `{name}` has {found} elements, the model takes one"
-                ))),
-            }
+            check_items(meta)?;
+            Ok(scalars(&tensor::read(frame, meta)?, *kind)?)
         }
         // libtorch says what is wrong with other types.
         _ => Ok(Value::tensor(&tensor::read(frame, meta)?)?),
     }
 }
 
-/// Whether elements of a datatype are numbers of this kind, without loss.
+/// Whether the elements of a datatype can be a list of numbers of this kind.
 fn can_be(datatype: Datatype, kind: ScalarKind) -> bool {
     match datatype {
         Datatype::Bool => kind == ScalarKind::Bool,
@@ -192,15 +191,6 @@ fn can_be(datatype: Datatype, kind: ScalarKind) -> bool {
         Datatype::Uint64 | Datatype::Bytes => false,
         _ => kind != ScalarKind::Bool,
     }
-}
-
-/// The only element of a tensor.
-fn one(tensor: &Tensor, kind: ScalarKind) -> Result<Scalar, TorchError> {
-    Ok(match kind {
-        ScalarKind::Int => Scalar::Int(tensor.f_to_kind(Kind::Int64)?.f_int64_value(&[])?),
-        ScalarKind::Float => Scalar::Float(tensor.f_to_kind(Kind::Double)?.f_double_value(&[])?),
-        ScalarKind::Bool => Scalar::Bool(tensor.f_to_kind(Kind::Int64)?.f_int64_value(&[])? != 0),
-    })
 }
 
 /// A list of the elements of a tensor, in row-major order.

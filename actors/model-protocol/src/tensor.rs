@@ -57,6 +57,46 @@ pub enum ScalarKind {
     Bool,
 }
 
+impl Scalar {
+    /// The number of this kind that an element of a tensor is. `None` if it is none: half floats are no numbers here, BOOL
+    /// is a bool only, an integer is a bool if it is 0 or 1, and any integer is a float.
+    pub fn of_element(datatype: Datatype, element: &[u8], kind: ScalarKind) -> Option<Self> {
+        let int = match (datatype, element) {
+            (Datatype::Int64, &[a, b, c, d, e, f, g, h]) => {
+                Some(i64::from_le_bytes([a, b, c, d, e, f, g, h]))
+            }
+            (Datatype::Int32, &[a, b, c, d]) => Some(i32::from_le_bytes([a, b, c, d]).into()),
+            (Datatype::Int16, &[a, b]) => Some(i16::from_le_bytes([a, b]).into()),
+            (Datatype::Int8, &[a]) => Some(i8::from_le_bytes([a]).into()),
+            (Datatype::Uint64, &[a, b, c, d, e, f, g, h]) => {
+                i64::try_from(u64::from_le_bytes([a, b, c, d, e, f, g, h])).ok()
+            }
+            (Datatype::Uint32, &[a, b, c, d]) => Some(u32::from_le_bytes([a, b, c, d]).into()),
+            (Datatype::Uint16, &[a, b]) => Some(u16::from_le_bytes([a, b]).into()),
+            (Datatype::Uint8 | Datatype::Bool, &[a]) => Some(a.into()),
+            _ => None,
+        };
+        let float = match (datatype, element) {
+            (Datatype::Fp64, &[a, b, c, d, e, f, g, h]) => {
+                Some(f64::from_le_bytes([a, b, c, d, e, f, g, h]))
+            }
+            (Datatype::Fp32, &[a, b, c, d]) => Some(f32::from_le_bytes([a, b, c, d]).into()),
+            _ => None,
+        };
+        match (kind, int, float) {
+            (ScalarKind::Bool, Some(value @ (0 | 1)), _) => Some(Self::Bool(value == 1)),
+            (ScalarKind::Int, Some(value), _) if datatype != Datatype::Bool => {
+                Some(Self::Int(value))
+            }
+            (ScalarKind::Float, Some(value), _) if datatype != Datatype::Bool => {
+                Some(Self::Float(value as f64))
+            }
+            (ScalarKind::Float, _, Some(value)) => Some(Self::Float(value)),
+            _ => None,
+        }
+    }
+}
+
 /// Why a shape cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
@@ -143,6 +183,37 @@ pub fn check_data(datatype: Datatype, shape: &[i64], bytes: &[u8]) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_element_is_a_number_of_the_kinds_that_can_have_it() {
+        let kinds = [ScalarKind::Int, ScalarKind::Float, ScalarKind::Bool];
+        let of = |datatype, element: &[u8]| {
+            kinds.map(|kind| Scalar::of_element(datatype, element, kind))
+        };
+        let int = |value: i64| {
+            [
+                Some(Scalar::Int(value)),
+                Some(Scalar::Float(value as f64)),
+                None,
+            ]
+        };
+        assert_eq!(of(Datatype::Int8, &[0xfe]), int(-2));
+        assert_eq!(of(Datatype::Uint64, &7u64.to_le_bytes()), int(7));
+        assert_eq!(of(Datatype::Uint64, &u64::MAX.to_le_bytes()), [None; 3]);
+        let [one, _, truth] = of(Datatype::Int32, &1i32.to_le_bytes());
+        assert_eq!(
+            (one, truth),
+            (Some(Scalar::Int(1)), Some(Scalar::Bool(true)))
+        );
+        let float = [None, Some(Scalar::Float(0.5)), None];
+        assert_eq!(of(Datatype::Fp32, &0.5f32.to_le_bytes()), float);
+        assert_eq!(of(Datatype::Fp16, &[0, 0x38]), [None; 3]);
+        assert_eq!(
+            of(Datatype::Bool, &[1]),
+            [None, None, Some(Scalar::Bool(true))]
+        );
+        assert_eq!(of(Datatype::Int32, &[1]), [None; 3]);
+    }
 
     #[test]
     fn counts_elements_and_bytes() {

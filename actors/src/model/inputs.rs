@@ -265,39 +265,11 @@ fn scalar_of(tensor: &Tensor, kind: ScalarKind) -> Result<Scalar, InferError> {
             tensor.shape
         ));
     }
-    // `check` has compared the length with the datatype.
-    let int = match (tensor.datatype, &tensor.data[..]) {
-        (Datatype::Int64, &[a, b, c, d, e, f, g, h]) => {
-            Some(i64::from_le_bytes([a, b, c, d, e, f, g, h]))
-        }
-        (Datatype::Int32, &[a, b, c, d]) => Some(i32::from_le_bytes([a, b, c, d]).into()),
-        (Datatype::Int16, &[a, b]) => Some(i16::from_le_bytes([a, b]).into()),
-        (Datatype::Int8, &[a]) => Some(i8::from_le_bytes([a]).into()),
-        (Datatype::Uint64, &[a, b, c, d, e, f, g, h]) => {
-            i64::try_from(u64::from_le_bytes([a, b, c, d, e, f, g, h])).ok()
-        }
-        (Datatype::Uint32, &[a, b, c, d]) => Some(u32::from_le_bytes([a, b, c, d]).into()),
-        (Datatype::Uint16, &[a, b]) => Some(u16::from_le_bytes([a, b]).into()),
-        (Datatype::Uint8 | Datatype::Bool, &[a]) => Some(a.into()),
-        _ => None,
-    };
-    let float = match (tensor.datatype, &tensor.data[..]) {
-        (Datatype::Fp64, &[a, b, c, d, e, f, g, h]) => {
-            Some(f64::from_le_bytes([a, b, c, d, e, f, g, h]))
-        }
-        (Datatype::Fp32, &[a, b, c, d]) => Some(f32::from_le_bytes([a, b, c, d]).into()),
-        _ => None,
-    };
-    match (kind, int, float) {
-        (ScalarKind::Bool, Some(value @ (0 | 1)), _) => Ok(Scalar::Bool(value == 1)),
-        (ScalarKind::Int, Some(value), _) if tensor.datatype != Datatype::Bool => {
-            Ok(Scalar::Int(value))
-        }
-        (ScalarKind::Float, _, Some(value)) => Ok(Scalar::Float(value)),
-        (ScalarKind::Float, Some(value), _) => Ok(Scalar::Float(value as f64)),
-        _ => refuse(format!(
-            "input {name:?} has datatype {}, the model takes one {} value",
-            tensor.datatype,
+    let datatype: Datatype = tensor.datatype;
+    match Scalar::of_element(datatype, &tensor.data, kind) {
+        Some(scalar) => Ok(scalar),
+        None => refuse(format!(
+            "input {name:?} has datatype {datatype}, the model takes one {} value",
             kind_name(kind)
         )),
     }
