@@ -27,6 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout, timeout_at};
 
+pub(crate) use json::string_length;
 pub use json::{read_json, read_json_with_lists};
 
 use crate::coding::{Coding, Decoder, content_encoding};

@@ -100,8 +100,8 @@ fn has_string_beyond(mut json: &[u8], bytes_max: usize, lists: Option<&str>) -> 
     false
 }
 
-/// How many bytes of a string there are before its closing quote, or before the end.
-fn string_length(text: &[u8]) -> usize {
+/// How many bytes of a string there are before its closing quote, or before the end. `text` begins after the first quote.
+pub(crate) fn string_length(text: &[u8]) -> usize {
     let mut at = 0;
     loop {
         let left = text.get(at..).unwrap_or_default();

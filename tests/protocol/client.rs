@@ -49,6 +49,7 @@ fn kserves_client_works_with_the_server() {
 fn the_http_client_of_the_jdk_works_with_the_server() {
     // A JDK is large, so only systems that have one run this.
     let Some(java) = child::find("java").filter(|_| child::find("javac").is_some()) else {
+        println!("skipped, because there is no JDK");
         return;
     };
     let models = Models::new();

@@ -176,9 +176,6 @@ impl Value {
 
     /// The default of an argument.
     pub(crate) fn default(default: &Default) -> Result<Self, TorchError> {
-        let count = |len: usize| {
-            c_int::try_from(len).map_err(|_| TorchError::new("a default has too many items"))
-        };
         match default {
             // SAFETY: takes nothing.
             Default::None => Self::new(unsafe { ati_none() }),
@@ -188,16 +185,8 @@ impl Value {
                     .map_err(|_| TorchError::new("a default has a zero byte"))?;
                 Self::string(&text)
             }
-            Default::Ints(ints) => {
-                let len = count(ints.len())?;
-                // SAFETY: there are `len` ints, which the call copies.
-                Self::new(unsafe { ati_int_list(ints.as_ptr(), len) })
-            }
-            Default::Floats(floats) => {
-                let len = count(floats.len())?;
-                // SAFETY: there are `len` floats, which the call copies.
-                Self::new(unsafe { ati_double_list(floats.as_ptr(), len) })
-            }
+            Default::Ints(ints) => Self::ints(ints),
+            Default::Floats(floats) => Self::floats(floats),
         }
     }
 

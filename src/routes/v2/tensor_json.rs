@@ -11,10 +11,12 @@ use half::{bf16, f16};
 use headroom_actors::model::{
     Datatype, Elements, LENGTH_BYTES, Tensor, element_count, push_element,
 };
-use memchr::{memchr2, memchr3, memmem};
+use memchr::{memchr3, memmem};
 use serde::Serialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+
+use crate::body::string_length;
 
 /// The names of what is no number, as JavaScript and Python write and read them.
 pub(super) const NON_FINITE: [(&str, f64); 3] = [
@@ -37,7 +39,8 @@ pub(super) fn quote_non_finite(text: &[u8]) -> Option<Vec<u8>> {
     while let Some(found) = memchr3(b'"', b'N', b'I', &text[at..]) {
         at += found;
         if text[at] == b'"' {
-            at += string_len(&text[at..]);
+            let string = string_length(&text[at + 1..]);
+            at = text.len().min(at + 1 + string + 1);
             continue;
         }
         let is_negative = at > copied && text[at - 1] == b'-';
@@ -63,19 +66,6 @@ pub(super) fn quote_non_finite(text: &[u8]) -> Option<Vec<u8>> {
     }
     quoted.extend_from_slice(&text[copied..]);
     Some(quoted)
-}
-
-/// The length of the string that `text` begins with, or of all of it if the string has no end.
-fn string_len(text: &[u8]) -> usize {
-    let mut at = 1;
-    while let Some(found) = memchr2(b'"', b'\\', text.get(at..).unwrap_or_default()) {
-        at += found + 1;
-        match text[at - 1] {
-            b'"' => return at,
-            _ => at += 1,
-        }
-    }
-    text.len()
 }
 
 /// Floats up to this stand for one integer each.
