@@ -3,8 +3,8 @@
 use std::{ffi::CStr, fs::File, time::Instant};
 
 use headroom_model_protocol::{
-    Arena, Datatype, Failure, FailureKind, HostReply, Infer, Input, InputKind, LoadedModel,
-    Sandbox, Scalar, SignatureInput, Start, TensorReader, TensorWriter, encode_frame,
+    Arena, Datatype, Failure, FailureKind, HostReply, Infer, Input, InputKind, LoadedModel, Scalar,
+    SignatureInput, Start, TensorReader, TensorWriter, encode_frame,
 };
 use tch::NoGradGuard;
 
@@ -102,12 +102,11 @@ impl Model {
     }
 
     /// What the server must know of the model.
-    pub(crate) fn describe(&self, sandbox: Sandbox) -> LoadedModel {
+    pub(crate) fn describe(&self) -> LoadedModel {
         LoadedModel {
             description: self.signature.describe(),
             has_reset_states: self.signature.has_reset_states,
             memory: memory::measure(),
-            sandbox,
         }
     }
 

@@ -89,11 +89,14 @@ fn try_serve(socket: UnixStream) -> io::Result<ExitCode> {
         .name("hr-reader".to_owned())
         .stack_size(READER_STACK)
         .spawn(move || reader.run())?;
-    let loaded = sandbox.and_then(|sandbox| Ok((Model::load(start, file)?, sandbox)));
+    let loaded = sandbox.and_then(|sandbox| {
+        shared.reply(&HostReply::Confined(sandbox));
+        Model::load(start, file)
+    });
     shared.report_denials();
     Ok(match loaded {
-        Ok((model, sandbox)) => {
-            shared.reply(&HostReply::Ready(model.describe(sandbox)));
+        Ok(model) => {
+            shared.reply(&HostReply::Ready(model.describe()));
             let worker = Worker {
                 model,
                 requests: requests.into(),
@@ -115,9 +118,13 @@ fn try_serve(socket: UnixStream) -> io::Result<ExitCode> {
 fn describe(socket: UnixStream, file: File, sandbox: SandboxMode) -> io::Result<ExitCode> {
     process::set_name("hr-describe");
     process::raise_oom_score();
-    let described = sandbox::confine(sandbox, &file)
-        .and_then(|_| Ok(Archive::read(file, Extent::Code)?.signature.describe()));
-    Shared::new(socket).reply(&match described {
+    let shared = Shared::new(socket);
+    let described = sandbox::confine(sandbox, &file).and_then(|sandbox| {
+        shared.reply(&HostReply::Confined(sandbox));
+        Ok(Archive::read(file, Extent::Code)?.signature.describe())
+    });
+    shared.report_denials();
+    shared.reply(&match described {
         Ok(description) => HostReply::Described(description),
         Err(failure) => HostReply::StartFailed(failure),
     });

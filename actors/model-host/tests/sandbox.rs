@@ -292,9 +292,8 @@ fn a_host_keeps_no_right_that_it_does_not_need() {
     let (_folder, path) = model(torchscript::echo);
     let mut zygote = Zygote::spawn();
     let (mut host, pid, _log) = zygote.fork();
-    let HostReply::Ready(loaded) = host.start(Start::new("echo", &path)) else {
-        panic!("not ready")
-    };
+    let reply = host.start(Start::new("echo", &path));
+    assert!(matches!(reply, HostReply::Ready(_)), "{reply:?}");
     let status = status_of(pid);
     for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
         assert!(status.contains(line), "no {line} in {status}");
@@ -311,7 +310,7 @@ fn a_host_keeps_no_right_that_it_does_not_need() {
             .take(2)
             .eq(["0", "0"])
     );
-    let sandbox = loaded.sandbox;
+    let sandbox = host.sandbox;
     assert_eq!(sandbox.state, SandboxState::Full, "{sandbox:?}");
     assert!(
         sandbox.seccomp && sandbox.landlock_abi.is_some(),
@@ -367,10 +366,10 @@ fn a_host_that_must_stay_root_has_no_capability_and_says_why() {
             let reply = host.start(start);
             (host, pid, reply)
         };
-        let (_host, pid, HostReply::Ready(loaded)) = start(SandboxMode::BestEffort) else {
+        let (host, pid, HostReply::Ready(_)) = start(SandboxMode::BestEffort) else {
             panic!("it was not loaded")
         };
-        let sandbox = loaded.sandbox;
+        let sandbox = &host.sandbox;
         assert_eq!((sandbox.state, sandbox.user), (SandboxState::Partial, 0));
         let missing = sandbox.missing.join("; ");
         assert!(
@@ -415,12 +414,13 @@ fn a_kernel_that_lacks_a_part_loads_nothing_if_that_is_required() {
     ]);
     let mut start = |sandbox| {
         let (mut host, _, _log) = zygote.fork();
-        host.start(Start {
+        let reply = host.start(Start {
             sandbox,
             ..Start::new("echo", &path)
-        })
+        });
+        (host.sandbox, reply)
     };
-    let HostReply::StartFailed(failure) = start(SandboxMode::Required) else {
+    let (_, HostReply::StartFailed(failure)) = start(SandboxMode::Required) else {
         panic!("it was loaded")
     };
     assert_eq!(failure.kind, FailureKind::Settings);
@@ -431,15 +431,27 @@ fn a_kernel_that_lacks_a_part_loads_nothing_if_that_is_required() {
         "{}",
         failure.message
     );
-    let HostReply::Ready(loaded) = start(SandboxMode::BestEffort) else {
+    let (sandbox, HostReply::Ready(_)) = start(SandboxMode::BestEffort) else {
         panic!("it was not loaded")
     };
-    let sandbox = loaded.sandbox;
     assert_eq!(sandbox.state, SandboxState::Partial);
     assert_eq!((sandbox.landlock_abi, sandbox.seccomp), (None, true));
     assert_eq!(sandbox.missing.len(), 1, "{sandbox:?}");
-    let HostReply::Ready(loaded) = start(SandboxMode::Off) else {
+    let (sandbox, HostReply::Ready(_)) = start(SandboxMode::Off) else {
         panic!("it was not loaded")
     };
-    assert_eq!(loaded.sandbox.state, SandboxState::Off);
+    assert_eq!(sandbox.state, SandboxState::Off);
+}
+
+#[test]
+fn a_host_says_how_it_is_confined_before_it_reads_the_file() {
+    if is_old_kernel() {
+        return;
+    }
+    let (_folder, path) = model(|path| fs::write(path, "no model"));
+    let mut zygote = Zygote::spawn();
+    let (mut host, _, _log) = zygote.fork();
+    let reply = host.start(Start::new("none", &path));
+    assert!(matches!(reply, HostReply::StartFailed(_)), "{reply:?}");
+    assert_eq!(host.sandbox.state, SandboxState::Full);
 }

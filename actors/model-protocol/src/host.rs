@@ -1,7 +1,8 @@
 //! The conversation between the server and a host.
 //!
 //! The server sends [`HostRequest::Start`] first, with three file descriptors: the model file, open for reading, the
-//! request arena and the reply arena. The host confines itself before it reads the file. It answers [`HostReply::Ready`] or [`HostReply::StartFailed`]. After that, at most one
+//! request arena and the reply arena. The host confines itself before it reads the file, and says how by
+//! [`HostReply::Confined`]. It answers [`HostReply::Ready`] or [`HostReply::StartFailed`]. After that, at most one
 //! [`HostRequest::Infer`] is in progress at a time. The host answers pings at any time, also while the model runs.
 //! It exits when its socket closes, and when the server breaks these rules.
 
@@ -142,6 +143,9 @@ pub enum Input {
 /// A reply of the host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum HostReply {
+    /// How the process is confined. Sent before it reads the model file, which may take over the process: a second such
+    /// reply means nothing.
+    Confined(Sandbox),
     /// The model is loaded and warm.
     Ready(LoadedModel),
     /// The model cannot be loaded; the host exits.
@@ -210,8 +214,6 @@ pub struct LoadedModel {
     pub has_reset_states: bool,
     /// Memory after load and warm-up.
     pub memory: Memory,
-    /// How the process is confined.
-    pub sandbox: Sandbox,
 }
 
 /// What a model file declares of `forward`.

@@ -103,8 +103,8 @@ impl ModelHost {
         self.growth_gauge.set(0);
         self.growth_bound = GrowthBound::default();
         self.set_measured(bytes);
+        self.set_sandbox(running.sandbox.clone());
         self.running = Some(running);
-        self.set_sandbox(loaded.sandbox.clone());
         self.spec.state.set_ready(loaded);
         self.heartbeat.on_frame();
         let frames = wrap_stream::<_, Self>(frames);
@@ -197,7 +197,10 @@ impl ModelHost {
             }
             HostReply::Trimmed(trimmed) => self.on_trimmed(trimmed),
             HostReply::Denied { action, count } => self.spec.on_denied(action, count),
-            HostReply::Ready(_) | HostReply::StartFailed(_) | HostReply::Described(_) => {
+            HostReply::Confined(_)
+            | HostReply::Ready(_)
+            | HostReply::StartFailed(_)
+            | HostReply::Described(_) => {
                 tracing::warn!(host = self.spec.name, "a host sent an unexpected reply");
             }
         }

@@ -8,7 +8,7 @@ use futures_util::future::{FutureExt, LocalBoxFuture, Shared};
 use futures_util::stream::{LocalBoxStream, StreamExt, TryStreamExt};
 use headroom_model_protocol::{
     Arena, ArenaError, DeniedAction, Failure, FailureKind, Frame, HostReply, HostRequest,
-    LoadedModel, Start,
+    LoadedModel, Sandbox, SandboxMode, SandboxState, Start,
 };
 use nix::sys::signal::Signal;
 use tokio::net::unix::pipe;
@@ -61,8 +61,10 @@ impl HostSpec {
 
     /// The sandbox has denied the model some actions. The process's own lines in the log tell more of each.
     pub(super) fn on_denied(&self, action: DeniedAction, count: u64) {
-        let (host, denied) = (&self.name, action.label());
-        tracing::warn!(host, denied, count, "a model tried what its sandbox denies");
+        if self.state.tells_denial() {
+            let (host, denied) = (&self.name, action.label());
+            tracing::warn!(host, denied, count, "a model tried what its sandbox denies");
+        }
         count_denied(&self.model, action, count);
     }
 
@@ -89,6 +91,8 @@ pub(super) enum HostError {
     ModelFile(#[source] std::io::Error),
     #[error("{}", .0.message)]
     StartFailed(Failure),
+    #[error("models.sandbox is \"required\", and the process is not confined: {0}")]
+    NotConfined(String),
     #[error("the process ended while it loaded the model: {0}")]
     EndedEarly(ProcessExit),
     #[error("the connection to the process failed")]
@@ -112,7 +116,8 @@ impl HostError {
             Self::StartFailed(Failure {
                 kind: FailureKind::BadFile | FailureKind::Load | FailureKind::Settings,
                 ..
-            }) => LoadErrorKind::Invalid,
+            })
+            | Self::NotConfined(_) => LoadErrorKind::Invalid,
             Self::EndedEarly(exit) if exit.is_crash() => LoadErrorKind::Invalid,
             Self::ForwardDeadline(_) | Self::LoadDeadline(_) => LoadErrorKind::Deadline,
             _ => LoadErrorKind::Unavailable,
@@ -175,6 +180,8 @@ pub(super) struct Running {
     pub(super) sender: FrameSender,
     pub(super) requests: Arc<Arena>,
     pub(super) replies: Arc<Arena>,
+    /// How the process is confined.
+    pub(super) sandbox: Sandbox,
 }
 
 impl Running {
@@ -217,14 +224,18 @@ async fn try_boot(spec: HostSpec) -> Result<(Running, Frames, LoadedModel), Host
         Ok(()) => wait_until_loaded(&mut frames, &process, &spec).await,
         Err(error) => Err(error.into()),
     };
-    let running = Running {
+    let mut running = Running {
         process,
         sender,
         requests,
         replies,
+        sandbox: Sandbox::default(),
     };
     match loaded {
-        Ok(loaded) => Ok((running, frames, loaded)),
+        Ok((loaded, sandbox)) => {
+            running.sandbox = sandbox;
+            Ok((running, frames, loaded))
+        }
         Err(error) => {
             running.stop().await;
             Err(error)
@@ -236,11 +247,22 @@ async fn wait_until_loaded(
     frames: &mut Frames,
     process: &HostProcess,
     spec: &HostSpec,
-) -> Result<LoadedModel, HostError> {
+) -> Result<(LoadedModel, Sandbox), HostError> {
+    let mode = spec.start.sandbox;
+    let mut confined = None;
     loop {
         match frames.next().await {
             Some(Ok(frame)) => match frame.header {
-                HostReply::Ready(loaded) => return Ok(loaded),
+                // Later ones may come from the model.
+                HostReply::Confined(sandbox) if confined.is_none() => {
+                    check_confined(mode, &sandbox)?;
+                    confined = Some(sandbox);
+                }
+                HostReply::Ready(loaded) => {
+                    let sandbox = confined.unwrap_or_default();
+                    check_confined(mode, &sandbox)?;
+                    return Ok((loaded, sandbox));
+                }
                 HostReply::StartFailed(failure) => return Err(HostError::StartFailed(failure)),
                 HostReply::Denied { action, count } => spec.on_denied(action, count),
                 _ => {}
@@ -252,6 +274,16 @@ async fn wait_until_loaded(
                 return Err(HostError::EndedEarly(exit));
             }
         }
+    }
+}
+
+/// Whether a process that is confined like this may go on. The process has checked it, too.
+fn check_confined(mode: SandboxMode, sandbox: &Sandbox) -> Result<(), HostError> {
+    match (mode, sandbox.state) {
+        (SandboxMode::Required, SandboxState::Partial | SandboxState::Off) => {
+            Err(HostError::NotConfined(sandbox.missing.join("; ")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -305,4 +337,28 @@ async fn fork(
         }
     }
     Err(HostError::NoZygote(AskError::TimedOut))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_lacks_a_part_of_a_required_sandbox_is_refused() {
+        for mode in SandboxMode::ALL {
+            for state in SandboxState::ALL {
+                let sandbox = Sandbox {
+                    state,
+                    missing: vec!["landlock".to_owned()],
+                    ..Sandbox::default()
+                };
+                let checked = check_confined(mode, &sandbox);
+                let is_refused = mode == SandboxMode::Required && state != SandboxState::Full;
+                assert_eq!(checked.is_err(), is_refused, "{mode:?} {state:?}");
+                if let Err(error) = checked {
+                    assert!(error.to_string().ends_with("landlock"), "{error}");
+                }
+            }
+        }
+    }
 }

@@ -2,8 +2,9 @@
 //! and the host actor's incarnations.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use headroom_model_protocol::LoadedModel;
+use headroom_model_protocol::{DeniedAction, LoadedModel};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -48,7 +49,12 @@ pub(super) struct State {
     replace_reason: Option<ReplaceReason>,
     overgrown_to: u64,
     measured: Option<Measured>,
+    /// When the first of the last denials was told, and how many have been since.
+    denials_told: Option<(Instant, usize)>,
 }
+
+/// In this time, denials of each kind are told once in the log: a process may report any number of them.
+const DENIALS_WITHIN: Duration = Duration::from_secs(1);
 
 /// The last measurement of a process.
 #[derive(Debug, Clone, Copy)]
@@ -154,6 +160,20 @@ impl HostState {
         });
     }
 
+    /// Whether to log a denied action that the process reports.
+    pub(super) fn tells_denial(&self) -> bool {
+        let mut tells = false;
+        self.change(|state| {
+            let now = Instant::now();
+            let current = state.denials_told;
+            let current = current.filter(|(begun, _)| now - *begun < DENIALS_WITHIN);
+            let (begun, told) = current.unwrap_or((now, 0));
+            tells = told < DeniedAction::ALL.len();
+            state.denials_told = Some((begun, told + usize::from(tells)));
+        });
+        tells
+    }
+
     /// The process takes no more requests.
     pub(super) fn set_not_serving(&self) {
         self.change(|state| state.serving = None);
@@ -195,5 +215,20 @@ impl HostState {
                 state.overgrown_to = state.overgrown_to.max(bytes);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn denials_that_come_in_masses_are_told_a_few_times() {
+        let state = HostState::default();
+        for _ in 0..2 {
+            let told = (0..100).filter(|_| state.tells_denial()).count();
+            assert_eq!(told, DeniedAction::ALL.len());
+            tokio::time::advance(DENIALS_WITHIN).await;
+        }
     }
 }

@@ -79,13 +79,16 @@ pub(super) fn start_at_zero(model: &str) {
     }
 }
 
+/// More in one report are not believed: a process that lies could overflow the counter.
+const DENIED_MAX: u64 = 1 << 24;
+
 /// The sandbox has denied a process some actions.
 pub(super) fn count_denied(model: &str, action: DeniedAction, count: u64) {
     let labels = [
         ("name", model.to_owned()),
         ("action", action.label().to_owned()),
     ];
-    metrics::counter!(DENIED.name, &labels).increment(count);
+    metrics::counter!(DENIED.name, &labels).increment(count.min(DENIED_MAX));
 }
 
 /// A process leaks.

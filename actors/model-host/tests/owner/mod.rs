@@ -144,6 +144,8 @@ pub(crate) struct Host {
     pub(crate) socket: FrameSocket<HostReply>,
     requests: Arena,
     pub(crate) replies: Arena,
+    /// How the process says that it is confined.
+    pub(crate) sandbox: Sandbox,
     id: u64,
     /// The process, if the test started it and not the zygote.
     pub(crate) process: Option<Process>,
@@ -179,6 +181,7 @@ impl Host {
             socket: FrameSocket::new(socket),
             requests,
             replies,
+            sandbox: Sandbox::default(),
             id: 0,
             process: None,
         }
@@ -192,12 +195,14 @@ impl Host {
         self.reply()
     }
 
-    /// The next reply that is not about denied actions.
+    /// The next reply that is not about the sandbox.
     pub(crate) fn reply(&mut self) -> HostReply {
         loop {
             let frame = self.socket.receive().expect("the host closed the socket");
-            if !matches!(frame.header, HostReply::Denied { .. }) {
-                return frame.header;
+            match frame.header {
+                HostReply::Denied { .. } => {}
+                HostReply::Confined(sandbox) => self.sandbox = sandbox,
+                reply => return reply,
             }
         }
     }

@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use headroom_model_protocol::{
-    Description, Frame, FrameDecoder, HostReply, HostRequest, LoadedModel, Memory, Sandbox,
-    Trimmed, encode_frame,
+    Description, Frame, FrameDecoder, HostReply, HostRequest, LoadedModel, Memory, Trimmed,
+    encode_frame,
 };
 use nix::sys::signal::{Signal, raise};
 
@@ -101,7 +101,6 @@ impl FakeHost {
                     description: Description::default(),
                     has_reset_states: false,
                     memory,
-                    sandbox: Sandbox::default(),
                 })
             }
             HostRequest::Infer(infer) => {
