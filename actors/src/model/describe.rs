@@ -4,16 +4,18 @@
 use std::time::Duration;
 
 use futures_util::stream::StreamExt;
-use headroom_model_protocol::{Description, HostReply, HostRequest};
+use headroom_model_protocol::{DeniedAction, Description, HostReply, HostRequest};
+use nix::sys::signal::Signal;
 use tokio::time::timeout;
 
 use super::blocking::run_blocking;
 use super::connection;
 use super::files::ModelFile;
 use super::host_process::HostError;
+use super::metrics::count_denied;
 use super::resource::Runtime;
 use crate::kernel::process::{Process, SpawnError};
-use crate::kernel::{BudgetError, regular_file};
+use crate::kernel::{BudgetError, ProcessExit, regular_file};
 
 /// What the process may need: libtorch's relocated pages, and the code of a model.
 const PROCESS_BYTES: u64 = 80 << 20;
@@ -55,7 +57,7 @@ async fn run(runtime: &Runtime, file: &ModelFile) -> Result<Description, Describ
     let (sender, frames, process_end) = connection::pair::<HostReply>().map_err(HostError::from)?;
     let spec = runtime.process("--serve", &format!("describe {}", file.resource()));
     // Dropping it kills it.
-    let _process = Process::spawn(&spec, process_end.into())
+    let mut process = Process::spawn(&spec, process_end.into())
         .map_err(|source| HostError::from(SpawnError::new(&spec, source)))?;
     let request = HostRequest::Describe {
         sandbox: runtime.config.sandbox,
@@ -63,13 +65,33 @@ async fn run(runtime: &Runtime, file: &ModelFile) -> Result<Description, Describ
     };
     let sent = sender.send(&request, &[], vec![model.into()]);
     sent.map_err(HostError::from)?;
+    let mut reports = 0;
+    let mut on_denied = |action: DeniedAction, count: u64| {
+        reports += 1;
+        // A process that is still itself reports each kind once.
+        if reports <= DeniedAction::ALL.len() {
+            let (model, denied) = (file.resource(), action.label());
+            tracing::warn!(
+                model,
+                denied,
+                count,
+                "a model tried what its sandbox denies"
+            );
+        }
+        count_denied(&file.resource(), action, count);
+    };
     let mut frames = std::pin::pin!(frames);
     while let Some(received) = frames.next().await {
         match received.map_err(HostError::from)?.frame.header {
             HostReply::Described(description) => return Ok(description),
             HostReply::StartFailed(failure) => return Err(HostError::StartFailed(failure).into()),
+            HostReply::Denied { action, count } => on_denied(action, count),
             _ => {}
         }
+    }
+    // The sandbox ends a process like this if it cannot refuse a call otherwise.
+    if process.ended().await == ProcessExit::Signal(Signal::SIGSYS as i32) {
+        on_denied(DeniedAction::System, 1);
     }
     Err(DescribeError::Ended)
 }

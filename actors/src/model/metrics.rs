@@ -217,6 +217,8 @@ mod tests {
             SandboxGauge::new("m:1").set(SandboxState::Full);
             for action in DeniedAction::ALL {
                 count_denied("m:1", action, 2);
+                // Of a process that lies.
+                count_denied("m:1", action, u64::MAX);
             }
         });
         for (metric, count) in [
@@ -224,7 +226,7 @@ mod tests {
             (PAST_ESTIMATE, 1),
             (OOM_KILLS, 1),
             (RECYCLES, 3),
-            (DENIED, 10),
+            (DENIED, 5 * (2 + DENIED_MAX)),
         ] {
             assert_eq!(counters.get(metric.name), count, "{}", metric.name);
         }
