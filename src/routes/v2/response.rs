@@ -34,6 +34,9 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// The memory of a response in pieces beyond its tensors: the piece being sent and the next one.
 const PIECES: u64 = 2;
 
+/// Pieces that are counted at once.
+const COUNTED_PIECES: usize = 16;
+
 /// Smaller responses are not compressed.
 const COMPRESSED_MIN: usize = 1024;
 
@@ -122,9 +125,7 @@ pub(super) async fn respond(
     // The length of the JSON comes before the JSON.
     let mut length = None;
     if has_data {
-        let same = text.clone();
-        let counted = spawn_blocking(move || same.count()).await;
-        let counted = counted.map_err(|error| Problem::internal(&error))?;
+        let counted = count(text.clone()).await?;
         let binary = data.iter().map(Bytes::len);
         length = Some(binary.fold(counted, usize::saturating_add));
         describe(&mut response, Some(counted));
@@ -292,6 +293,20 @@ fn make(mut rest: Text, reservation: BufferReservation) -> JoinHandle<Made> {
     })
 }
 
+/// The bytes of a text. It is made for that, some pieces at a time: when the client leaves, no further ones are.
+async fn count(mut text: Text) -> Result<usize, Problem> {
+    let mut bytes = 0;
+    loop {
+        let counted = spawn_blocking(move || (text.count_next(COUNTED_PIECES), text)).await;
+        let (counted, rest) = counted.map_err(|error| Problem::internal(&error))?;
+        if counted == 0 {
+            return Ok(bytes);
+        }
+        bytes += counted;
+        text = rest;
+    }
+}
+
 /// The part of a response's text that is not written yet.
 #[derive(Clone)]
 struct Text {
@@ -342,11 +357,10 @@ impl Text {
         (!piece.is_empty()).then_some(piece)
     }
 
-    /// The bytes of all pieces.
-    fn count(mut self) -> usize {
-        std::iter::from_fn(|| self.next_piece(PIECE_BYTES))
-            .map(|piece| piece.len())
-            .sum()
+    /// The bytes of the next pieces, as many as `pieces`. 0 after the last piece.
+    fn count_next(&mut self, pieces: usize) -> usize {
+        let pieces = std::iter::from_fn(|| self.next_piece(PIECE_BYTES)).take(pieces);
+        pieces.map(|piece| piece.len()).sum()
     }
 }
 
@@ -467,7 +481,6 @@ mod tests {
             );
             assert_eq!(pieces.concat(), whole);
         }
-        assert_eq!(text(tensors(), false).count(), whole.len());
         let mut parsed: serde_json::Value = serde_json::from_slice(&whole).unwrap();
         let data = parsed["outputs"][0]["data"].take();
         let read: Vec<f32> = serde_json::from_value(data).unwrap();
@@ -480,6 +493,15 @@ mod tests {
             ]
         });
         assert_eq!(parsed, expected);
+    }
+
+    #[tokio::test]
+    async fn the_bytes_of_a_text_are_those_of_its_pieces() {
+        for elements in [0, 1, 999, 500_000] {
+            let tensors = || vec![tensor("y", &vec![0.125; elements]), tensor("z", &[1.0])];
+            let bytes = pieces(tensors(), PIECE_BYTES).concat().len();
+            assert_eq!(count(text(tensors(), false)).await.unwrap(), bytes);
+        }
     }
 
     #[test]
