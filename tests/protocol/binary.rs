@@ -240,7 +240,7 @@ async fn a_body_whose_tensors_wait_for_the_model_takes_no_room_of_other_bodies()
         while ops.prim.TimePoint() - begun < wanted:\n    pass\n  return milliseconds\n";
     models.add("waits", 1, |path| Script::new(forward).write(path));
     let server = start(&models);
-    let data = vec![0; 1 << 20];
+    let data = vec![0u8; 1 << 20];
     let json = json!({ "inputs": [
         input("x", "UINT8", &[1 << 20], &data),
         tensor("milliseconds", "INT64", &[1], json!([2000])),
@@ -295,7 +295,7 @@ async fn more_elements_than_a_list_can_have_are_refused() {
         (1, most + 1, 1, Some("at most 1048576")),
         (1, 1, most + 1, Some("at most 1048576")),
     ] {
-        let data = vec![0; (name + names) * 4 + sizes];
+        let data = vec![0u8; (name + names) * 4 + sizes];
         let count = |count: usize| count as i64;
         let json = json!({ "inputs": [
             input("name", "BYTES", &[count(name)], &data[..name * 4]),
