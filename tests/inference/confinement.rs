@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use headroom_test_support::capability::{confines_models, skip};
+use headroom_test_support::capability::lacks_sandbox;
 use headroom_test_support::models::Models;
 use headroom_test_support::protocol::{floats, host_path};
 use headroom_test_support::server::Server;
@@ -11,13 +11,9 @@ use serde_json::Value;
 
 use crate::BINARY;
 
-/// Whether the system lacks a part of the sandbox, which is then not tested.
-fn is_old_kernel() -> bool {
-    let is_old = !confines_models(Path::new(BINARY).with_file_name("headroom-model-host"));
-    if is_old {
-        skip("the system lacks a part of the sandbox");
-    }
-    is_old
+/// Whether a test is to be skipped, because the system lacks a part of the sandbox.
+fn is_skipped() -> bool {
+    lacks_sandbox(Path::new(BINARY).with_file_name("headroom-model-host"))
 }
 
 /// What the host of a model says of its sandbox.
@@ -36,7 +32,7 @@ fn add_reader(models: &Models, path: &str) {
 
 #[tokio::test]
 async fn what_a_model_is_denied_is_named_in_the_answer_the_log_and_the_metrics() {
-    if is_old_kernel() {
+    if is_skipped() {
         return;
     }
     let models = Models::new();
@@ -95,7 +91,7 @@ async fn without_a_sandbox_a_model_reads_what_the_server_can_read() {
 /// Where hosts are not forked from the zygote.
 #[tokio::test]
 async fn a_host_that_starts_by_itself_is_confined_as_well() {
-    if is_old_kernel() {
+    if is_skipped() {
         return;
     }
     let models = Models::new();

@@ -10,8 +10,8 @@
 //!
 //! [`archive`], [`pickle`], [`signature`] and [`default`] read a model file without libtorch and refuse files on which
 //! libtorch would crash. [`sandbox`] confines the process before that. [`torch`] calls libtorch's C interface, [`failure`]
-//! shortens its errors, [`tensor`] and [`flatten`]
-//! convert its values, [`model`] is one loaded model. [`memory`] and [`process`] call the operating system.
+//! shortens its errors, [`tensor`] and [`flatten`] convert its values, [`model`] is one loaded model. [`memory`] and
+//! [`process`] call the operating system.
 
 mod archive;
 mod arguments;

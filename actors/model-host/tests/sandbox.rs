@@ -16,7 +16,7 @@ use std::{
 
 use headroom_model_protocol::*;
 use headroom_test_support::{
-    capability::{confines_models, skip},
+    capability::{lacks_sandbox, skip},
     child,
     process_tree::is_alive,
     torchscript::{self, Script},
@@ -59,15 +59,6 @@ fn hostile_library(folder: &Path) -> Option<PathBuf> {
     let errors = String::from_utf8_lossy(&compiled.stderr);
     assert!(compiled.status.success(), "{errors}");
     Some(library)
-}
-
-/// Whether the kernel lacks a part of the sandbox, which is then not tested.
-fn is_old_kernel() -> bool {
-    let is_old = !confines_models(BINARY);
-    if is_old {
-        skip("the system lacks a part of the sandbox");
-    }
-    is_old
 }
 
 /// What the host has written until its end.
@@ -140,7 +131,7 @@ fn result<'a>(log: &'a str, attempt: &str) -> &'a str {
 
 #[test]
 fn native_code_in_a_host_reaches_nothing_and_each_attempt_is_logged() {
-    if is_old_kernel() {
+    if lacks_sandbox(BINARY) {
         return;
     }
     reaches_nothing(SandboxMode::Required, None);
@@ -148,7 +139,7 @@ fn native_code_in_a_host_reaches_nothing_and_each_attempt_is_logged() {
 
 #[test]
 fn native_code_in_a_host_reaches_nothing_on_kernels_with_little_or_no_landlock() {
-    if is_old_kernel() {
+    if lacks_sandbox(BINARY) {
         return;
     }
     for version in ["0", "1", "2"] {
@@ -218,7 +209,7 @@ fn reads(path: &str) -> String {
 
 #[test]
 fn a_model_reads_no_file() {
-    if is_old_kernel() {
+    if lacks_sandbox(BINARY) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -238,9 +229,20 @@ fn a_model_reads_no_file() {
     assert_eq!(error, None);
 }
 
+/// As the C library does for the variable TZ.
+#[test]
+fn the_files_of_time_zones_can_be_read() {
+    let path = "/usr/share/zoneinfo/UTC";
+    if lacks_sandbox(BINARY) || !Path::new(path).exists() {
+        return;
+    }
+    let (error, log) = call(&reads(path), SandboxMode::Required);
+    assert_eq!((error, log.as_str()), (None, ""));
+}
+
 #[test]
 fn a_model_writes_no_file() {
-    if is_old_kernel() {
+    if lacks_sandbox(BINARY) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -259,7 +261,7 @@ fn a_model_writes_no_file() {
 
 #[test]
 fn denials_are_reported_in_numbers_and_their_lines_are_bounded() {
-    if is_old_kernel() {
+    if lacks_sandbox(BINARY) {
         return;
     }
     let code = "def forward(self, x: Tensor) -> Tensor:\n  \
@@ -286,7 +288,7 @@ fn denials_are_reported_in_numbers_and_their_lines_are_bounded() {
 
 #[test]
 fn a_host_keeps_no_right_that_it_does_not_need() {
-    if is_old_kernel() {
+    if lacks_sandbox(BINARY) {
         return;
     }
     let (_folder, path) = model(torchscript::echo);
@@ -335,7 +337,7 @@ fn assert_no_capabilities(status: &str) {
 /// As under root in a container, or under a profile that refuses a change of the user.
 #[test]
 fn a_host_that_must_stay_root_has_no_capability_and_says_why() {
-    if is_old_kernel() || !Uid::effective().is_root() {
+    if lacks_sandbox(BINARY) || !Uid::effective().is_root() {
         return;
     }
     let (folder, path) = model(torchscript::echo);
@@ -401,7 +403,7 @@ fn a_model_file_need_not_be_readable_to_the_user_of_its_host() {
 /// As on a kernel without Landlock.
 #[test]
 fn a_kernel_that_lacks_a_part_loads_nothing_if_that_is_required() {
-    if is_old_kernel() {
+    if lacks_sandbox(BINARY) {
         return;
     }
     let (folder, path) = model(torchscript::echo);
@@ -445,7 +447,7 @@ fn a_kernel_that_lacks_a_part_loads_nothing_if_that_is_required() {
 
 #[test]
 fn a_host_says_how_it_is_confined_before_it_reads_the_file() {
-    if is_old_kernel() {
+    if lacks_sandbox(BINARY) {
         return;
     }
     let (_folder, path) = model(|path| fs::write(path, "no model"));

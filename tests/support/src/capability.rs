@@ -20,11 +20,20 @@ pub fn skip(reason: &str) {
     println!("skipped, because {reason}");
 }
 
-/// Whether the system allows all that the model host `program` confines itself with.
+/// Whether a test of the sandbox of the model host `program` is to be skipped, because the system lacks a part of it.
 ///
 /// # Panics
-/// When the program does not run.
-pub fn confines_models(program: impl AsRef<Path>) -> bool {
+/// When the program does not run, and as [`skip`].
+pub fn lacks_sandbox(program: impl AsRef<Path>) -> bool {
+    let lacks = !confines_models(program);
+    if lacks {
+        skip("the system lacks a part of the sandbox");
+    }
+    lacks
+}
+
+/// Whether the system allows all that the model host `program` confines itself with.
+fn confines_models(program: impl AsRef<Path>) -> bool {
     let mut version = child::command(program.as_ref());
     let output = child::output(version.arg("--version"), DEADLINE);
     let lines = output.expect("the model host runs").stdout;

@@ -16,13 +16,14 @@ use nix::errno::Errno;
 const NEWEST: ABI = ABI::V7;
 
 /// What libtorch reads while it works: the processor's features and topology, random numbers, and the time zone of what it
-/// logs.
-const READABLE: [&str; 5] = [
+/// logs, which may be one that the variable TZ names.
+const READABLE: [&str; 6] = [
     "/proc/cpuinfo",
     "/sys/devices/system/cpu",
     "/sys/devices/system/node",
     "/dev/urandom",
     "/etc/localtime",
+    "/usr/share/zoneinfo",
 ];
 
 /// Why the rules do not hold.
