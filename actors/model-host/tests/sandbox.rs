@@ -10,7 +10,7 @@ use std::{
     fs,
     io::{ErrorKind, Read},
     net::TcpListener,
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
 };
 
@@ -21,7 +21,7 @@ use headroom_test_support::{
     process_tree::is_alive,
     torchscript::{self, Script},
 };
-use nix::unistd::Uid;
+use nix::{sys::signal::Signal, unistd::Uid};
 use owner::*;
 
 /// What `native/hostile.c` tries, and whom the sandbox tells of it.
@@ -183,6 +183,30 @@ fn native_code_in_a_host_without_a_sandbox_reaches_all_that_the_server_can() {
     }
     assert!(connected && wrote && !victim_lives, "{log}");
     assert!(!log.contains("denied: "), "{log}");
+}
+
+/// As `posix_spawn` does.
+#[test]
+fn code_that_blocks_all_signals_is_ended_at_its_first_denied_call() {
+    let (folder, path) = model(torchscript::echo);
+    let Some(library) = hostile_library(folder.path()) else {
+        return skip("there is no C compiler");
+    };
+    if is_old_kernel() {
+        return;
+    }
+    let variables = [
+        ("LD_PRELOAD", library.as_os_str()),
+        ("BLOCK_SIGNALS", "1".as_ref()),
+    ];
+    let mut zygote = Zygote::spawn_with(&variables);
+    let (mut host, pid, mut log) = zygote.fork();
+    host.send_start(Start::new("hostile", &path));
+    let exit = zygote.exit_of(pid);
+    assert_eq!(exit.signal(), Some(Signal::SIGSYS as i32), "{exit:?}");
+    let mut text = String::new();
+    log.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "");
 }
 
 /// Loads a model with this code and calls it. Returns the error of the call, if any, and the host's log.

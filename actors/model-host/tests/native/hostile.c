@@ -186,6 +186,13 @@ int malloc_trim(size_t pad)
 	const char *secret = getenv("SECRET");
 
 	(void)pad;
+	if (getenv("BLOCK_SIGNALS")) {
+		sigset_t all;
+
+		sigfillset(&all);
+		sigprocmask(SIG_BLOCK, &all, NULL);
+		report("to make a socket", socket(AF_INET, SOCK_STREAM, 0));
+	}
 	if (secret) {
 		int server = atoi(getenv("SERVER")), victim = atoi(getenv("VICTIM"));
 

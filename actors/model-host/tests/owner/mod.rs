@@ -188,11 +188,15 @@ impl Host {
     }
 
     pub(crate) fn start(&mut self, start: Start) -> HostReply {
+        self.send_start(start);
+        self.reply()
+    }
+
+    pub(crate) fn send_start(&mut self, start: Start) {
         let file = File::open(&start.path).unwrap();
         let frame = encode_frame(&HostRequest::Start(start), &[]).unwrap();
         let descriptors = [file.as_fd(), self.requests.as_fd(), self.replies.as_fd()];
         fds::send_all_with_fds(&self.socket.stream, &frame, &descriptors).unwrap();
-        self.reply()
     }
 
     /// The next reply that is not about the sandbox.
