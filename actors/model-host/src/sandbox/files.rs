@@ -61,7 +61,7 @@ pub(super) fn restrict(model: &File) -> Result<u32, FilesError> {
             false => AccessFs::ReadFile.into(),
         };
         // Without the rule, opens of the path are denied.
-        (&mut rules).add_rule(PathBeneath::new(&found, access)).ok();
+        RulesetCreatedAttr::add_rule(&mut rules, PathBeneath::new(&found, access)).ok();
         // A rule holds for an inode. procfs would make another one for the same path if nothing kept this one.
         std::mem::forget(found);
     }
