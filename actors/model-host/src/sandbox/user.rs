@@ -49,18 +49,22 @@ pub(super) fn leave_root() -> Result<(), UserError> {
 
 fn become_nobody() -> nix::Result<()> {
     let parent = getppid();
-    // The kernel clears it when a process changes its user.
+    // The kernel clears it when a process changes its user or its group, so also where only one is changed.
     let on_end_of_parent = prctl::get_pdeathsig()?;
-    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-    setgroups(&[])?;
-    setresgid(group, group, group)?;
-    setresuid(user, user, user)?;
+    let changed = change_user_and_groups();
     prctl::set_pdeathsig(on_end_of_parent)?;
     // The parent has ended while there was no signal for it.
     if getppid() != parent {
         process::exit(process::ExitCode::Ok);
     }
-    Ok(())
+    changed
+}
+
+fn change_user_and_groups() -> nix::Result<()> {
+    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    setgroups(&[])?;
+    setresgid(group, group, group)?;
+    setresuid(user, user, user)
 }
 
 /// Gives up all capabilities. Also where the process stays root.
