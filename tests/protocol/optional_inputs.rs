@@ -63,6 +63,9 @@ async fn arguments_that_are_left_out_have_their_defaults() {
         let answer = server.infer("m", &request(&inputs)).await;
         assert_eq!(answer.number(), expected, "{inputs:?}");
     }
+    let misspelt = request(&[input("y", "FP32", json!([1.0]))]);
+    let error = server.infer("m", &misspelt).await.error(400);
+    assert!(error.contains("no input \"y\""), "{error}");
     let error = server.infer("m", &request(&[scale()])).await.error(400);
     assert!(error.contains("\"x\" is missing"), "{error}");
     assert!(error.contains("optional"), "{error}");
@@ -174,7 +177,8 @@ async fn a_file_that_metadata_shows_to_be_invalid_is_not_ready() {
     let models = Models::new();
     models.add("m", 1, |path| std::fs::write(path, "<!DOCTYPE html>"));
     let server = Server::start(models.options(BINARY));
-    assert_eq!(metadata(&server, "m").await, (json!([]), json!([])));
+    let error = server.get_json("/v2/models/m").await.error(422);
+    assert!(error.contains("HTML"), "{error}");
     let error = server.get_json("/v2/models/m/ready").await.error(503);
     assert!(error.contains("HTML"), "{error}");
     server.infer("m", &floats("x", &[0.0])).await.error(422);

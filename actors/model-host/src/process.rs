@@ -4,9 +4,11 @@ use std::{
     ffi::CString,
     io::{self, Write},
     os::{fd::AsFd, unix::net::UnixStream},
+    ptr,
 };
 
 use headroom_model_protocol::arena::ARENA_MAX;
+use nix::libc::{_IOLBF, FILE, setvbuf};
 use nix::{
     sys::{
         prctl,
@@ -45,6 +47,18 @@ pub(crate) fn exit(code: ExitCode) -> ! {
 /// (`eprintln!` would panic).
 pub(crate) fn log(line: &str) {
     io::stderr().write_all(format!("{line}\n").as_bytes()).ok();
+}
+
+unsafe extern "C" {
+    /// The C library's standard output.
+    static stdout: *mut FILE;
+}
+
+/// Has the C library write each line to standard output at once. What a model prints would otherwise stay in its buffer, and
+/// be lost at the end of the process.
+pub(crate) fn write_output_by_lines() {
+    // SAFETY: the stream is open, nothing was written to it yet, and the C library allocates the buffer itself.
+    unsafe { setvbuf(stdout, ptr::null_mut(), _IOLBF, 0) };
 }
 
 /// Writes one line to standard output.

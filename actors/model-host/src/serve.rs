@@ -43,6 +43,7 @@ const READER_STACK: usize = 256 << 10;
 /// Serves one model until the server stops it.
 pub(crate) fn serve(socket: UnixStream) -> ExitCode {
     memory::limit_arenas();
+    process::write_output_by_lines();
     try_serve(socket).unwrap_or_else(|error| {
         process::log(&format!("the host cannot start: {error}"));
         match error.kind() {

@@ -76,6 +76,9 @@ impl InputPlan {
             }
             check(tensor)?;
         }
+        if let Some(unknown) = tensors.iter().find(|tensor| !self.knows(&tensor.name)) {
+            return self.refuse_unknown(&unknown.name);
+        }
         let mut bound = Vec::with_capacity(self.arguments.len());
         for argument in &self.arguments {
             let is_for = |tensor: &Tensor| tensor.name == argument.name;
@@ -95,13 +98,22 @@ impl InputPlan {
             });
         }
         match tensors.first() {
-            Some(unknown) => refuse(format!(
-                "the model has no input {:?}; it takes {}",
-                unknown.name,
-                self.describe()
-            )),
+            Some(unknown) => self.refuse_unknown(&unknown.name),
             None => Ok(bound),
         }
+    }
+
+    /// Whether it is the name of an argument or of a part of one.
+    fn knows(&self, name: &str) -> bool {
+        self.arguments.iter().any(|argument| {
+            let rest = name.strip_prefix(&argument.name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        })
+    }
+
+    fn refuse_unknown<T>(&self, name: &str) -> Result<T, InferError> {
+        let takes = self.describe();
+        refuse(format!("the model has no input {name:?}; it takes {takes}"))
     }
 
     /// The argument that a name such as `INPUT__0` means. `None` for the name of an argument.

@@ -7,6 +7,7 @@ pub(super) mod config;
 mod form;
 pub(super) mod infer;
 mod infer_docs;
+mod infer_request;
 pub(super) mod models;
 pub(super) mod repository;
 mod response;

@@ -198,6 +198,7 @@ pub(in crate::routes) fn metadata_docs() -> Docs {
              a tensor is `UNKNOWN`.",
         )
         .answer::<Metadata>(200, "The model.")
+        .problems(&[ProblemKind::Unusable])
         .example(json!({
             "name": "silero-vad", "versions": ["1"], "platform": PLATFORM,
             "inputs": [{ "name": "input", "datatype": "FP32", "shape": [-1, 512] }],
@@ -219,6 +220,9 @@ pub(in crate::routes) async fn metadata(
             describe.await?
         }
     };
+    if let Some(error) = model.failure().filter(|_| !model.is_loaded()) {
+        return Err(error.into());
+    }
     let description = description.unwrap_or_default();
     let observed = model.observed();
     let versions = match path.version {

@@ -22,7 +22,7 @@ use headroom_actors::model::{Datatype, InferOutput, Model, Tensor};
 use serde::Serialize;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::infer::JSON_LENGTH;
+use super::infer_request::JSON_LENGTH;
 use super::tensor_json::{element_text_max, is_unicode, text_bytes_max, write_elements};
 use crate::coding::{Coding, ENCODER_BYTES, Encoder};
 use crate::problem::{Problem, ProblemKind, no_memory};
