@@ -1,8 +1,9 @@
 //! Sequences: each has one instance exclusively, from its start to its end.
 
 use headroom_test_support::models::{Models, Reference, SAMPLE, sample_settings};
-use headroom_test_support::protocol::Answer;
+use headroom_test_support::protocol::{Answer, floats};
 use headroom_test_support::server::Server;
+use headroom_test_support::torchscript;
 use serde_json::{Value, json};
 
 use crate::BINARY;
@@ -164,4 +165,20 @@ async fn a_third_sequence_waits_until_one_of_two_ends() {
         &last,
         &Reference::stream(300, 3).outputs(BINARY)[2]
     ));
+}
+
+#[tokio::test]
+async fn a_sequence_of_a_model_without_state_keeps_nobody_waiting() {
+    let models = Models::new();
+    models.add("affine", 1, torchscript::affine);
+    let server = Server::start(models.options(BINARY));
+    let mut step = floats("x", &[1.0]);
+    step["parameters"] = json!({ "sequence_id": 7, "sequence_start": true });
+    assert_eq!(server.infer("affine", &step).await.number(), 3.5);
+    let owner = server.owner("affine").await;
+    assert_eq!(owner["sequences"], json!([]), "{owner}");
+    let answer = server.infer("affine", &floats("x", &[1.0])).await;
+    assert_eq!(answer.number(), 3.5);
+    step["parameters"] = json!({ "sequence_id": 7, "sequence_end": true });
+    assert_eq!(server.infer("affine", &step).await.number(), 3.5);
 }

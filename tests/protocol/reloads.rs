@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use headroom_test_support::models::Models;
 use headroom_test_support::protocol::floats;
 use headroom_test_support::server::Server;
-use headroom_test_support::torchscript::Script;
+use headroom_test_support::torchscript::{self, Script};
 use headroom_test_support::wait::DEADLINE;
 use serde_json::{Value, json};
 
@@ -169,18 +169,18 @@ async fn no_request_fails_while_a_model_is_reloaded() {
 #[tokio::test]
 async fn a_reload_ends_sequences_and_frees_the_memory_of_the_earlier_files() {
     let models = Models::new();
-    add_adder(&models, "m", 1);
+    models.add("m", 1, torchscript::counter);
     let server = Server::start(models.options(BINARY));
     let mut step = floats("x", &[0.0]);
     step["parameters"] = json!({ "sequence_id": 7, "sequence_start": true });
     server.infer("m", &step).await.ok();
-    add_adder(&models, "m", 2);
+    models.settings("m", 1, "stateful = true");
     server.load("m").await.ok();
     wait_until_unloaded(&server, "m:1 (old)").await;
     step["parameters"] = json!({ "sequence_id": 7 });
     let error = server.infer("m", &step).await.error(400);
     assert!(error.contains("sequence"), "{error}");
-    assert_eq!(answer(&server, "m").await, 2.0);
+    assert_eq!(answer(&server, "m").await, 1.0);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use torch_sys::{
     ati_string, ati_string_list, ati_tag, ati_tensor, ati_tensor_list, ati_to_bool,
     ati_to_bool_list, ati_to_double, ati_to_double_list, ati_to_generic_dict, ati_to_generic_list,
     ati_to_int, ati_to_int_list, ati_to_string, ati_to_tensor, ati_to_tuple, ati_tuple,
-    ati_tuple_length, atm_free, atm_load_on_device, atm_method_, c_generated::atg_zeros,
+    ati_tuple_length, atm_eval, atm_free, atm_load_on_device, atm_method_, c_generated::atg_zeros,
     get_and_reset_last_err,
 };
 
@@ -100,10 +100,13 @@ impl Module {
         // SAFETY: a C string that outlives the call.
         let raw = check(unsafe { atm_load_on_device(path.as_ptr(), CPU) })?;
         if raw.is_null() {
-            Err(TorchError::new("libtorch returned no module"))
-        } else {
-            Ok(Self { raw })
+            return Err(TorchError::new("libtorch returned no module"));
         }
+        let module = Self { raw };
+        // Dropout and batch normalisation must not depend on how the module was saved.
+        // SAFETY: the module is valid; a module without the attribute `training` is left as it is.
+        check(unsafe { atm_eval(module.raw) })?;
+        Ok(module)
     }
 
     /// Calls a method.

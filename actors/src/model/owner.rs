@@ -134,8 +134,11 @@ impl ModelOwner {
             let why = "the request has reset_states, the model has no such method";
             return Err(InferError::InvalidInput(why.to_owned()));
         }
+        // A model without state serves the steps of a sequence as it serves all requests: a sequence would keep an instance from
+        // other callers for nothing.
+        let has_state = self.spec.settings.stateful || self.has_reset_states;
+        let sequence = request.sequence.filter(|_| has_state);
         // Without a sequence, a stateful model must not use the state of an earlier caller.
-        let sequence = request.sequence;
         let begins = sequence.as_ref().is_none_or(|sequence| sequence.start);
         let resets_itself = self.spec.settings.stateful && begins && self.has_reset_states;
         let bound = BoundRequest {

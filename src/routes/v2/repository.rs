@@ -26,7 +26,8 @@ const RELOAD_WITHIN: Duration = Duration::from_secs(3600);
 #[serde(default)]
 struct IndexRequest {
     /// List loaded models only.
-    ready: bool,
+    #[schema(value_type = Option<bool>)]
+    ready: Option<bool>,
 }
 
 /// The optional body of a request to load.
@@ -134,7 +135,7 @@ pub(in crate::routes) async fn index(
     let misplaced = listing.misplaced.iter().map(IndexEntry::misplaced);
     let entries: Vec<IndexEntry> = versions
         .chain(misplaced)
-        .filter(|entry| !asked.ready || entry.state == "READY")
+        .filter(|entry| !asked.ready.unwrap_or_default() || entry.state == "READY")
         .collect();
     Ok(web::Json(RepositoryIndex(entries)))
 }

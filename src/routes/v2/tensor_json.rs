@@ -213,6 +213,10 @@ impl Sink {
             _ if value.fract() == 0.0 && value.abs() <= INTEGERS_MAX => {
                 self.put_integer(value as i128)
             }
+            _ if value.fract() == 0.0 => Err(format!(
+                "{value:?} is larger than a float is exact ({}); write it without a point and an exponent",
+                self.datatype
+            )),
             _ => Err(format!("{value:?} is not an integer ({})", self.datatype)),
         }
     }
@@ -587,7 +591,7 @@ mod tests {
             ("[\"1\"]", Datatype::Fp32, &[1], "string"),
             ("[\"nan\"]", Datatype::Fp32, &[1], "string"),
             ("[\"NaN\"]", Datatype::Int32, &[1], "INT32"),
-            ("[1e16]", Datatype::Int64, &[1], "not an integer"),
+            ("[1e16]", Datatype::Int64, &[1], "exact"),
             ("[300.0]", Datatype::Uint8, &[1], "300"),
             ("[1]", Datatype::Bool, &[1], "BOOL"),
             ("[true]", Datatype::Fp32, &[1], "FP32"),

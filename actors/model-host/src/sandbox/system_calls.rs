@@ -34,6 +34,8 @@ const ALLOWED: &[i64] = &[
     libc::SYS_close,
     libc::SYS_dup,
     libc::SYS_fallocate,
+    // Advice about how a file will be read.
+    libc::SYS_fadvise64,
     libc::SYS_fstat,
     libc::SYS_ftruncate,
     libc::SYS_getdents64,

@@ -99,7 +99,7 @@ impl FakeHost {
                 }
                 HostReply::Ready(LoadedModel {
                     description: Description::default(),
-                    has_reset_states: false,
+                    has_reset_states: true,
                     memory,
                 })
             }
