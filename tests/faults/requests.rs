@@ -89,14 +89,10 @@ fn bad_bodies() -> Vec<(String, &'static str)> {
             "sequence_id",
         ),
         (
-            format!("{{\"inputs\":[{one}],\"parameters\":{{\"sequence_id\":9}}}}"),
-            "sequence",
-        ),
-        (
             format!("{{\"inputs\":[{one}],\"parameters\":{{\"reset_states\":true}}}}"),
             "reset_states",
         ),
-        (good.replace("\"x\"", "\"y\""), "missing"),
+        (good.replace("\"x\"", "\"y\""), "no input"),
         (
             good.replace("\"x\"", &format!("{:?}", "y".repeat(1_000_000))),
             "",

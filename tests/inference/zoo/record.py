@@ -104,8 +104,12 @@ class Zoo:
         path = os.path.join(version, "model.pt")
         torch.jit.save(model, path, **saving)
         for request in requests:
+            loaded = torch.jit.load(path)
+            # As the server does, so that dropout and batch normalisation do not depend on how a module was saved.
+            if hasattr(loaded, "training"):
+                loaded.eval()
             with torch.no_grad():
-                expected = request.expect(torch.jit.load(path))
+                expected = request.expect(loaded)
             inputs = [wire(*part) for input, value in request.inputs.items() for part in parts(value, input)]
             body = {"inputs": inputs, "parameters": request.parameters}
             self.requests.append({"model": name, "body": body, **expected})
