@@ -125,7 +125,7 @@ pub enum DecodeError {
     /// It ends too early.
     #[error("the {0} of the body ends too early")]
     Cut(&'static str),
-    /// It has more than [`MEMBERS_MAX`] members.
+    /// It has more members than any program writes.
     #[error("the gzip of the body has more than {MEMBERS_MAX} members")]
     Members,
 }
