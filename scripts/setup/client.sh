@@ -5,6 +5,8 @@
 
 need_protocol_client() {
   python_packages protocol-client client.txt "clients of the Open Inference Protocol from PyPI (70 MiB, for the tests)"
+  # Without a JDK the test of Java's HTTP client says that it is skipped.
+  { have java && have javac; } || apt_install default-jdk-headless || true
 }
 
 need_openapi_client() {

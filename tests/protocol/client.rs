@@ -47,7 +47,7 @@ fn kserves_client_works_with_the_server() {
 
 #[test]
 fn the_http_client_of_the_jdk_works_with_the_server() {
-    // A JDK is large, so only systems that have one run this.
+    // The setup installs one where it can.
     let Some(java) = child::find("java").filter(|_| child::find("javac").is_some()) else {
         println!("skipped, because there is no JDK");
         return;
