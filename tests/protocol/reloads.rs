@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use futures_util::future::join_all;
 use headroom_test_support::models::Models;
-use headroom_test_support::protocol::floats;
+use headroom_test_support::protocol::{Answer, floats};
 use headroom_test_support::server::Server;
 use headroom_test_support::torchscript::{self, Script};
-use headroom_test_support::wait::DEADLINE;
+use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use serde_json::{Value, json};
 
 use crate::BINARY;
@@ -338,4 +338,38 @@ async fn what_is_not_used_as_a_model_is_told_in_the_index_and_once_in_the_log() 
     }
     let log = server.log();
     assert_eq!(log.matches("not used as a model").count(), 2, "{log}");
+}
+
+#[tokio::test]
+async fn a_default_version_that_is_removed_leaves_its_place_to_another() {
+    let models = Models::new();
+    for version in [1, 2] {
+        add_version(&models, version);
+    }
+    let server = Server::start(models.options(BINARY));
+    assert_eq!(answer(&server, "m").await, 2.0);
+    fs::remove_dir_all(models.version("m", 2)).unwrap();
+    assert_eq!(answer(&server, "m").await, 2.0);
+    let path = "/api/performance/lazy-loader/cache?name=m:2";
+    Answer::to(server.client().delete(server.url(path)))
+        .await
+        .ok();
+    wait_until_cold(&server, "m:2").await;
+    assert_eq!(answer(&server, "m").await, 1.0);
+    server
+        .infer("m/versions/2", &floats("x", &[0.0]))
+        .await
+        .error(404);
+}
+
+/// Waits until a resource is not loaded.
+async fn wait_until_cold(server: &Server, resource: &str) {
+    wait_for_async(DEADLINE, || async {
+        let path = "/api/performance/lazy-loader/status";
+        let status = server.get_json(path).await.ok();
+        let mut resources = status["resources"].as_array().unwrap().iter();
+        let is_loaded = resources.any(|it| it["name"] == resource && it["phase"] != "cold");
+        if is_loaded { Err(status) } else { Ok(()) }
+    })
+    .await;
 }

@@ -317,7 +317,7 @@ impl Repository {
         self.misplaced = misplaced;
         self.policies = policies;
         // The unload of a model in use may take long. Nobody waits for it.
-        cx.spawn(wrap_future(self.remove_missing(&files)));
+        cx.spawn(wrap_future(self.remove_missing(None, &files)));
         self.add(files)
     }
 
@@ -371,11 +371,18 @@ impl Repository {
         }
     }
 
-    /// Removes and unregisters versions that are no longer on disk and not loaded.
-    fn remove_missing(&mut self, found: &[ModelFile]) -> impl Future<Output = ()> + use<> {
+    /// Takes note of which versions a look at the whole folder, or at the model `name`, has found. Removes and unregisters those
+    /// that are gone and not loaded.
+    fn remove_missing(
+        &mut self,
+        name: Option<&str>,
+        found: &[ModelFile],
+    ) -> impl Future<Output = ()> + use<> {
         let on_disk: BTreeSet<Key> = found.iter().map(ModelFile::key).collect();
         for (key, known) in &mut self.versions {
-            known.is_on_disk = on_disk.contains(key);
+            if name.is_none_or(|name| key.0 == name) {
+                known.is_on_disk = on_disk.contains(key);
+            }
         }
         let is_gone = |known: &Known| {
             let is_active = known.models().any(|model| model.resource.state.is_active());
@@ -486,15 +493,21 @@ impl Handler<Call<Resolve>> for Repository {
         }
         let looked_for = name.clone();
         let found = self.look_with(move |dir| scan_model(dir, &looked_for));
-        let add = wrap_future::<_, Self>(found).then(|(one, found), repository: &mut Self, _| {
-            repository.policies.extend(found.policies);
-            let added = repository.add(found.files);
-            wrap_future::<_, Self>(async move {
-                let refused = added.await;
-                drop(one);
-                refused
-            })
-        });
+        let model = name.clone();
+        let add =
+            wrap_future::<_, Self>(found).then(move |(one, found), repository: &mut Self, cx| {
+                repository.policies.remove(&model);
+                repository.policies.extend(found.policies);
+                cx.spawn(wrap_future(
+                    repository.remove_missing(Some(&model), &found.files),
+                ));
+                let added = repository.add(found.files);
+                wrap_future::<_, Self>(async move {
+                    let refused = added.await;
+                    drop(one);
+                    refused
+                })
+            });
         cx.spawn(add.map(move |refused, repository, _| {
             repository.forget_refused(refused);
             reply.send(repository.find(&name, wanted));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use headroom_model_protocol::{Description, LoadedModel, Start};
+use tokio::time::Instant;
 
 use super::blocking::run_blocking;
 use super::config::{MemoryDeps, ModelsConfig};
@@ -21,8 +22,8 @@ use super::settings::{InputSetting, ModelSettings};
 use super::zygote::{Zygote, ZygoteError};
 use crate::kernel::process::{ProcessSpec, SpawnError};
 use crate::kernel::{
-    ChildSpec, Clock, Exit, Handle, Load, LoadContext, LoadError, LoadErrorKind, Loaded, Resource,
-    Restart, StartChildError, SupervisorHandle, SupervisorSpec,
+    AskError, ChildSpec, Clock, Exit, Handle, Load, LoadContext, LoadError, LoadErrorKind, Loaded,
+    Resource, Restart, StartChildError, SupervisorHandle, SupervisorSpec,
 };
 
 /// Estimated bytes of a host beyond its weights: libtorch's pages that are not shared, and memory for
@@ -51,6 +52,9 @@ const OWNER_STOP_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long an owner may take to end its sequences.
 const END_SEQUENCES_WITHIN: Duration = Duration::from_secs(10);
+
+/// The time between two tries, while its queue is full.
+const END_SEQUENCES_AGAIN: Duration = Duration::from_millis(50);
 
 /// How long a host actor may take to stop, including its process.
 const HOST_STOP_WITHIN: Duration = Duration::from_secs(3);
@@ -348,8 +352,14 @@ impl Load for ModelResource {
     fn on_drain(&self) {
         let owner = self.owner.clone();
         actix_rt::spawn(async move {
-            // An owner that is not running has no sequences.
-            owner.ask(EndSequences, END_SEQUENCES_WITHIN).await.ok();
+            let end = Instant::now() + END_SEQUENCES_WITHIN;
+            // An owner that is not running has no sequences. One whose queue is full admits the call when it has answered.
+            while let Err(AskError::Busy) = owner.ask(EndSequences, END_SEQUENCES_WITHIN).await {
+                if Instant::now() >= end {
+                    return;
+                }
+                tokio::time::sleep(END_SEQUENCES_AGAIN).await;
+            }
         });
     }
 

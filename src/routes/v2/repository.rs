@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, Responder, rt, web};
 
+use futures_util::future::try_join_all;
 use headroom_actors::lazy::{Phase, Reload, ResourceStatus, Status, Unload};
 use headroom_actors::model::{Files, Listed, Listing, Misplaced, Model, Rescan, SetDefault};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -284,9 +285,8 @@ pub(in crate::routes) async fn unload(
     if names.is_empty() {
         models::resolve(&handles, &path).await?;
     }
-    for name in names {
-        handles.loader.ask(Unload { name }, handles.left()).await?;
-    }
+    let unload = |name| handles.loader.ask(Unload { name }, handles.left());
+    try_join_all(names.into_iter().map(unload)).await?;
     // Those whose files have been removed are no longer listed.
     rescan(&handles).await?;
     Ok(HttpResponse::Ok().finish())
