@@ -14,7 +14,7 @@ use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use serde_json::{Value, json};
 
 use crate::BINARY;
-use crate::repository::{add_adder, answer, entry, wait_until_unloaded};
+use crate::repository::{add_adder, answer, entry, serve_adder, wait_until_unloaded};
 
 /// Adds version `version` of the model "m", which adds its version to its input.
 fn add_version(models: &Models, version: u64) {
@@ -103,10 +103,7 @@ async fn after_a_start_the_highest_version_that_can_be_loaded_serves() {
 
 #[tokio::test]
 async fn files_that_cannot_be_loaded_do_not_replace_loaded_ones() {
-    let models = Models::new();
-    add_adder(&models, "m", 1);
-    let server = Server::start(models.options(BINARY));
-    assert_eq!(answer(&server, "m").await, 1.0);
+    let (models, server) = serve_adder().await;
     models.add("m", 1, garbage);
     let error = server.load("m").await.error(422);
     assert!(error.contains("the earlier files serve on"), "{error}");
@@ -137,10 +134,7 @@ async fn files_that_cannot_be_loaded_do_not_replace_loaded_ones() {
 
 #[tokio::test]
 async fn no_request_fails_while_a_model_is_reloaded() {
-    let models = Models::new();
-    add_adder(&models, "m", 1);
-    let server = Server::start(models.options(BINARY));
-    assert_eq!(answer(&server, "m").await, 1.0);
+    let (models, server) = serve_adder().await;
     let callers = (0..4).map(|_| async {
         let mut seen = vec![1.0];
         let end = Instant::now() + DEADLINE;
@@ -185,10 +179,7 @@ async fn a_reload_ends_sequences_and_frees_the_memory_of_the_earlier_files() {
 
 #[tokio::test]
 async fn removed_files_serve_while_they_are_loaded() {
-    let models = Models::new();
-    add_adder(&models, "m", 1);
-    let server = Server::start(models.options(BINARY));
-    assert_eq!(answer(&server, "m").await, 1.0);
+    let (models, server) = serve_adder().await;
     fs::remove_dir_all(models.path().join("m")).unwrap();
     let removed = entry(&server, "m").await;
     assert_eq!(removed["state"], "READY");
@@ -253,10 +244,7 @@ async fn a_policy_that_cannot_be_followed_at_the_start_is_told_to_callers() {
 
 #[tokio::test]
 async fn a_crashed_process_is_replaced_by_one_with_the_files_that_were_loaded() {
-    let models = Models::new();
-    add_adder(&models, "m", 1);
-    let server = Server::start(models.options(BINARY));
-    assert_eq!(answer(&server, "m").await, 1.0);
+    let (models, server) = serve_adder().await;
     for change in [
         |models: &Models| add_adder(models, "m", 2),
         |models: &Models| {

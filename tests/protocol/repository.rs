@@ -21,6 +21,15 @@ pub(crate) async fn answer(server: &Server, model: &str) -> f64 {
     server.infer(model, &floats("x", &[0.0])).await.number()
 }
 
+/// The model "m" that adds 1 to its input, and a server that has loaded it.
+pub(crate) async fn serve_adder() -> (Models, Server) {
+    let models = Models::new();
+    add_adder(&models, "m", 1);
+    let server = Server::start(models.options(BINARY));
+    assert_eq!(answer(&server, "m").await, 1.0);
+    (models, server)
+}
+
 /// Waits until the loader has no resource of this name.
 pub(crate) async fn wait_until_unloaded(server: &Server, resource: &str) {
     wait_for_async(DEADLINE, || async {
@@ -99,10 +108,7 @@ async fn an_unloaded_model_is_loaded_again_by_the_next_request() {
 
 #[tokio::test]
 async fn a_changed_file_takes_effect_with_the_next_load() {
-    let models = Models::new();
-    add_adder(&models, "m", 1);
-    let server = Server::start(models.options(BINARY));
-    assert_eq!(answer(&server, "m").await, 1.0);
+    let (models, server) = serve_adder().await;
     add_adder(&models, "m", 20);
     server.load("m").await.ok();
     assert_eq!(answer(&server, "m").await, 20.0);
@@ -124,10 +130,7 @@ async fn a_changed_file_takes_effect_with_the_next_load() {
 
 #[tokio::test]
 async fn changed_settings_take_effect_with_the_next_load() {
-    let models = Models::new();
-    add_adder(&models, "m", 1);
-    let server = Server::start(models.options(BINARY));
-    assert_eq!(answer(&server, "m").await, 1.0);
+    let (models, server) = serve_adder().await;
     models.settings("m", 1, "instances = 2");
     server.load("m").await.ok();
     assert_eq!(answer(&server, "m").await, 1.0);
@@ -157,10 +160,7 @@ async fn a_model_added_while_the_server_runs_is_found_by_its_first_request() {
 
 #[tokio::test]
 async fn a_removed_model_is_gone_once_it_is_unloaded() {
-    let models = Models::new();
-    add_adder(&models, "m", 1);
-    let server = Server::start(models.options(BINARY));
-    assert_eq!(answer(&server, "m").await, 1.0);
+    let (models, server) = serve_adder().await;
     fs::remove_dir_all(models.path().join("m")).unwrap();
     server.unload("m").await.ok();
     server.infer("m", &floats("x", &[0.0])).await.error(404);

@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString};
 
 use headroom_model_protocol::{
     Datatype, Elements, Failure, Input, InputKind, Scalar, ScalarKind, TensorMeta, TensorReader,
-    check_elements, element_count,
+    check_elements, element_count, part_of,
 };
 use tch::{Tensor, kind::Element};
 
@@ -40,15 +40,15 @@ enum Type<'a> {
 impl<'a> Type<'a> {
     fn parse(text: &'a str) -> Self {
         let inside = |head: &str| text.strip_prefix(head)?.strip_suffix(']');
+        if let Some(kind) = ScalarKind::of_type(text) {
+            return Self::Scalar(kind);
+        }
+        if let Some(kind) = inside("List[").and_then(ScalarKind::of_type) {
+            return Self::Scalars(kind);
+        }
         match text {
             "Tensor" => Self::Tensor,
-            "int" => Self::Scalar(ScalarKind::Int),
-            "float" => Self::Scalar(ScalarKind::Float),
-            "bool" => Self::Scalar(ScalarKind::Bool),
             "str" => Self::Str,
-            "List[int]" => Self::Scalars(ScalarKind::Int),
-            "List[float]" => Self::Scalars(ScalarKind::Float),
-            "List[bool]" => Self::Scalars(ScalarKind::Bool),
             "List[str]" => Self::Strs,
             "List[Tensor]" => Self::Tensors,
             "Dict[str, Tensor]" => Self::Dict,
@@ -265,10 +265,8 @@ impl<'a> Group<'a> {
             return from_tensor(self.frame, self.tensor(path, type_text)?, type_text);
         }
         let place = |index| format!("{path}.{index}");
-        let parts = self.tensors.iter().filter_map(|meta| {
-            let key = meta.name.strip_prefix(path)?.strip_prefix('.')?;
-            Some((key, meta))
-        });
+        let parts = self.tensors.iter();
+        let parts = parts.filter_map(|meta| Some((part_of(&meta.name, path)?, meta)));
         match kind {
             Type::Tensors => {
                 let tensors = (0..parts.count()).map(|index| {

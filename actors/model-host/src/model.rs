@@ -214,12 +214,13 @@ impl Model {
 
     /// The default of the input at `index`.
     fn default(&self, index: usize) -> Result<Value, Failure> {
+        let input = &self.signature.inputs[index];
         let SignatureInput {
             name, type_text, ..
-        } = &self.signature.inputs[index];
+        } = input;
         let default = match &self.signature.defaults[index] {
             Some(text) => default::read(text, type_text),
-            None if type_text.starts_with("Optional[") => Some(Default::None),
+            None if input.is_optional() => Some(Default::None),
             None => {
                 let message = format!("input `{name}` is missing");
                 return Err(failure(FailureKind::InvalidInput, message));

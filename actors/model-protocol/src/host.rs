@@ -225,6 +225,12 @@ pub struct Description {
     pub output_type: String,
 }
 
+/// What a name says after the name of an argument and a dot: the place of a part of the argument, such as `0` or `key`. `None` if
+/// it does not name a part of it.
+pub fn part_of<'a>(name: &'a str, argument: &str) -> Option<&'a str> {
+    name.strip_prefix(argument)?.strip_prefix('.')
+}
+
 impl Description {
     /// The names and types of the outputs, as far as the type of the result says them: a value is `output`, the items of a
     /// tuple are `output_0`, `output_1`, …. Empty where it depends on the call, as for a list or a dict.
@@ -249,7 +255,7 @@ fn add_outputs<'a>(
     if depth > DECLARED_DEPTH_MAX || outputs.len() == DECLARED_OUTPUTS_MAX {
         return false;
     }
-    if matches!(text, "Tensor" | "int" | "float" | "bool") {
+    if text == "Tensor" || ScalarKind::of_type(text).is_some() {
         outputs.push((name, text));
         return true;
     }

@@ -27,7 +27,7 @@ pub use elements::{Elements, ElementsError, LENGTH_BYTES, check_elements, push_e
 pub use frame::{Frame, FrameDecoder, FrameError, encode_frame};
 pub use host::{
     Description, Failure, FailureKind, HostReply, HostRequest, Infer, Input, InputKind,
-    LoadedModel, Memory, OUTPUTS_UNASKED_MAX, SignatureInput, Start, Trimmed,
+    LoadedModel, Memory, OUTPUTS_UNASKED_MAX, SignatureInput, Start, Trimmed, part_of,
 };
 pub use sandbox::{DeniedAction, Sandbox, SandboxMode, SandboxState};
 pub use tensor::{

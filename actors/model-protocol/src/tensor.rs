@@ -57,6 +57,23 @@ pub enum ScalarKind {
     Bool,
 }
 
+impl ScalarKind {
+    /// The kind of the numbers of a type, as TorchScript writes it. `None` for other types.
+    pub fn of_type(text: &str) -> Option<Self> {
+        let kinds = [Self::Int, Self::Float, Self::Bool];
+        kinds.into_iter().find(|kind| kind.type_name() == text)
+    }
+
+    /// The type, as TorchScript writes it.
+    pub fn type_name(self) -> &'static str {
+        match self {
+            Self::Int => "int",
+            Self::Float => "float",
+            Self::Bool => "bool",
+        }
+    }
+}
+
 impl Scalar {
     /// The number of this kind that an element of a tensor is. `None` if it is none: half floats are no numbers here, BOOL
     /// is a bool only, an integer is a bool if it is 0 or 1, and any integer is a float.

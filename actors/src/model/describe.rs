@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use futures_util::stream::StreamExt;
 use headroom_model_protocol::{DeniedAction, Description, HostReply, HostRequest};
-use nix::sys::signal::Signal;
 use tokio::time::timeout;
 
 use super::blocking::run_blocking;
 use super::connection;
 use super::files::ModelFile;
-use super::host_process::HostError;
+use super::host_process::{HostError, is_denial};
 use super::metrics::count_denied;
 use super::resource::Runtime;
 use crate::kernel::process::{Process, SpawnError};
-use crate::kernel::{BudgetError, ProcessExit, regular_file};
+use crate::kernel::{BudgetError, regular_file};
 
 /// What the process may need: libtorch's relocated pages, and the code of a model.
 const PROCESS_BYTES: u64 = 80 << 20;
@@ -89,8 +88,7 @@ async fn run(runtime: &Runtime, file: &ModelFile) -> Result<Description, Describ
             _ => {}
         }
     }
-    // The sandbox ends a process like this if it cannot refuse a call otherwise.
-    if process.ended().await == ProcessExit::Signal(Signal::SIGSYS as i32) {
+    if is_denial(process.ended().await) {
         on_denied(DeniedAction::System, 1);
     }
     Err(DescribeError::Ended)

@@ -68,12 +68,17 @@ impl HostSpec {
         count_denied(&self.model, action, count);
     }
 
-    /// A process has ended. The sandbox ends it with this signal if it cannot refuse a call otherwise.
+    /// A process has ended.
     pub(super) fn on_exit(&self, exit: ProcessExit) {
-        if exit == ProcessExit::Signal(Signal::SIGSYS as i32) {
+        if is_denial(exit) {
             self.on_denied(DeniedAction::System, 1);
         }
     }
+}
+
+/// Whether the sandbox has ended a process: it does so with this signal if it cannot refuse a call otherwise.
+pub(super) fn is_denial(exit: ProcessExit) -> bool {
+    exit == ProcessExit::Signal(Signal::SIGSYS as i32)
 }
 
 /// Why a host did not start, or failed.

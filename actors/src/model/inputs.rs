@@ -6,7 +6,7 @@
 
 use headroom_model_protocol::frame::HEADER_MAX;
 use headroom_model_protocol::{
-    Datatype, InputKind, Scalar, ScalarKind, SignatureInput, check_length,
+    Datatype, InputKind, Scalar, ScalarKind, SignatureInput, check_length, part_of,
 };
 
 use super::infer::{BoundInput, InferError, InferRequest, Tensor};
@@ -105,10 +105,8 @@ impl InputPlan {
 
     /// Whether it is the name of an argument or of a part of one.
     fn knows(&self, name: &str) -> bool {
-        self.arguments.iter().any(|argument| {
-            let rest = name.strip_prefix(&argument.name);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        })
+        let mut names = self.arguments.iter().map(|argument| &argument.name);
+        names.any(|argument| name == argument || part_of(name, argument).is_some())
     }
 
     fn refuse_unknown<T>(&self, name: &str) -> Result<T, InferError> {
@@ -201,19 +199,14 @@ pub(super) fn check_names(request: &InferRequest) -> Result<(), InferError> {
 
 impl Argument {
     fn from_signature(input: &SignatureInput) -> Self {
+        let kind = ScalarKind::of_type(input.inner_type());
         let scalar = |kind| InputKind::Scalar {
             kind,
             constant: None,
         };
-        let kind = match input.inner_type() {
-            "int" => Some(scalar(ScalarKind::Int)),
-            "float" => Some(scalar(ScalarKind::Float)),
-            "bool" => Some(scalar(ScalarKind::Bool)),
-            _ => None,
-        };
         Self {
             name: input.name.clone(),
-            kind,
+            kind: kind.map(scalar),
             is_optional: input.is_optional(),
         }
     }
@@ -230,13 +223,11 @@ impl Argument {
                     Some(_) => ", optional",
                     None => self.optional(),
                 };
-                format!("{name} (one {} value{optional})", kind_name(*kind))
+                format!("{name} (one {} value{optional})", kind.type_name())
             }
         }
     }
-}
 
-impl Argument {
     fn optional(&self) -> &'static str {
         if self.is_optional { ", optional" } else { "" }
     }
@@ -248,10 +239,7 @@ fn refuse<T>(why: String) -> Result<T, InferError> {
 
 /// Takes the tensors that are parts of the argument `name`, if there are any.
 fn take_group(tensors: &mut Vec<Tensor>, name: &str) -> Option<Vec<Tensor>> {
-    let is_part = |tensor: &mut Tensor| {
-        let rest = tensor.name.strip_prefix(name);
-        rest.is_some_and(|rest| rest.starts_with('.'))
-    };
+    let is_part = |tensor: &mut Tensor| part_of(&tensor.name, name).is_some();
     let parts: Vec<Tensor> = tensors.extract_if(.., is_part).collect();
     (!parts.is_empty()).then_some(parts)
 }
@@ -282,17 +270,8 @@ fn scalar_of(tensor: &Tensor, kind: ScalarKind) -> Result<Scalar, InferError> {
         Some(scalar) => Ok(scalar),
         None => refuse(format!(
             "input {name:?} has datatype {datatype}, the model takes one {} value",
-            kind_name(kind)
+            kind.type_name()
         )),
-    }
-}
-
-/// The name of a kind in TorchScript.
-fn kind_name(kind: ScalarKind) -> &'static str {
-    match kind {
-        ScalarKind::Int => "int",
-        ScalarKind::Float => "float",
-        ScalarKind::Bool => "bool",
     }
 }
 

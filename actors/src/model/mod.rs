@@ -47,8 +47,8 @@ pub use config::{MemoryDeps, ModelsConfig};
 pub use files::{Misplaced, ModelFile, Scan, parse_version, scan};
 pub use headroom_model_protocol::tensor::DIMENSIONS_MAX;
 pub use headroom_model_protocol::{
-    Datatype, Description, Elements, LENGTH_BYTES, SandboxMode, SignatureInput, check_elements,
-    element_count, push_element,
+    Datatype, Description, Elements, LENGTH_BYTES, SandboxMode, ScalarKind, SignatureInput,
+    check_elements, element_count, part_of, push_element,
 };
 pub use host_state::HostMemory;
 pub use infer::{Infer, InferError, InferOutput, InferRequest, ModelGuard, Sequence, Tensor};

@@ -194,35 +194,30 @@ impl Repository {
     }
 
     fn find(&mut self, name: &str, wanted: Wanted) -> Result<Model, Unresolved> {
-        let no_model = || Unresolved::Model(name.to_owned());
-        let no_version = |version| Unresolved::Version(name.to_owned(), version);
-        match wanted {
-            Wanted::Version(version) => {
-                let known = self.version(name, version);
-                Ok(known.ok_or_else(|| no_version(version))?.serving().clone())
+        let version = match wanted {
+            Wanted::Default => self.default_version(name)?,
+            Wanted::Version(version) => version,
+            Wanted::ToLoad => return self.find_to_load(name),
+        };
+        let known = self.version(name, version);
+        let no_version = || Unresolved::Version(name.to_owned(), version);
+        Ok(known.ok_or_else(no_version)?.serving().clone())
+    }
+
+    fn find_to_load(&self, name: &str) -> Result<Model, Unresolved> {
+        let mut on_disk = self.versions_of(name).filter(|(_, it)| it.is_on_disk);
+        let (found, why) = match self.policies.get(name) {
+            Some(Err(error)) => return Err(Unresolved::Settings(error.clone())),
+            Some(Ok(VersionPolicy::Specific(version))) => (
+                on_disk.find(|(it, _)| it == version),
+                Unresolved::Policy(name.to_owned(), *version),
+            ),
+            Some(Ok(VersionPolicy::Latest)) | None => {
+                (on_disk.next_back(), Unresolved::Model(name.to_owned()))
             }
-            Wanted::Default => {
-                let version = self.default_version(name)?;
-                let known = self.version(name, version);
-                Ok(known.ok_or_else(no_model)?.serving().clone())
-            }
-            Wanted::ToLoad => {
-                let version = match self.policies.get(name) {
-                    Some(Ok(VersionPolicy::Specific(version))) => Some(*version),
-                    Some(Err(error)) => return Err(Unresolved::Settings(error.clone())),
-                    Some(Ok(VersionPolicy::Latest)) | None => None,
-                };
-                let mut on_disk = self.versions_of(name).filter(|(_, known)| known.is_on_disk);
-                let known = match version {
-                    Some(version) => {
-                        let policy = || Unresolved::Policy(name.to_owned(), version);
-                        on_disk.find(|(it, _)| *it == version).ok_or_else(policy)?
-                    }
-                    None => on_disk.next_back().ok_or_else(no_model)?,
-                };
-                Ok(known.1.on_disk.clone())
-            }
-        }
+        };
+        let (_, known) = found.ok_or(why)?;
+        Ok(known.on_disk.clone())
     }
 
     /// The version for requests that name none. Only [`SetDefault`] changes it, unless it is gone, or cannot be loaded and

@@ -236,6 +236,11 @@ impl ModelSettings {
 }
 
 impl InputSetting {
+    /// The shape that it has in a request: that of one value for a scalar.
+    pub fn request_shape(&self) -> &[i64] {
+        if self.scalar { &[1] } else { &self.shape }
+    }
+
     /// What the input takes, in the form of the protocol.
     pub(super) fn kind(&self) -> InputKind {
         match scalar_kind(self.datatype) {

@@ -67,9 +67,8 @@ impl ModelConfig {
     fn new(file: &ModelFile, settings: &ModelSettings) -> Self {
         let has_batches = settings.max_batch > 0;
         let inputs = settings.inputs.iter().map(|input| {
-            let shape = if input.scalar { &[1] } else { &input.shape[..] };
             let is_batch = has_batches && !input.scalar;
-            TensorConfig::new(&input.name, input.datatype, shape, is_batch)
+            TensorConfig::new(&input.name, input.datatype, input.request_shape(), is_batch)
         });
         let outputs = settings.outputs.iter();
         let outputs =

@@ -72,25 +72,12 @@ where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    struct Optional<T>(PhantomData<T>);
+    #[derive(Deserialize)]
+    #[serde(bound(deserialize = "T: Deserialize<'de>"))]
+    struct Tensors<T>(#[serde(deserialize_with = "tensors")] Vec<T>);
 
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for Optional<T> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list of tensors")
-        }
-
-        fn visit_none<E: Error>(self) -> Result<Vec<T>, E> {
-            Ok(Vec::new())
-        }
-
-        fn visit_some<D: Deserializer<'de>>(self, list: D) -> Result<Vec<T>, D::Error> {
-            tensors(list)
-        }
-    }
-
-    deserializer.deserialize_option(Optional(PhantomData))
+    let list = Option::<Tensors<T>>::deserialize(deserializer)?;
+    Ok(list.map_or_else(Vec::new, |Tensors(list)| list))
 }
 
 /// Deserializes a list of at most `TENSORS_MAX` tensors.

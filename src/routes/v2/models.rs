@@ -6,7 +6,7 @@ use headroom_actors::kernel::LoadErrorKind;
 use headroom_actors::lazy::{Acquire, AcquireError, Lease, Phase, ResourceStatus, Status};
 use headroom_actors::model::{
     Describe, Description, InputSetting, Model, ModelSettings, Observed, ObservedTensor, Resolve,
-    SignatureInput, Versions, Wanted, parse_version,
+    ScalarKind, SignatureInput, Versions, Wanted, parse_version, part_of,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -244,10 +244,7 @@ pub(in crate::routes) async fn metadata(
 
 /// An argument of the file, or its parts if these were seen.
 fn known_input(input: &SignatureInput, observed: &Observed) -> Vec<TensorMetadata> {
-    let is_part = |seen: &&ObservedTensor| {
-        let rest = seen.name.strip_prefix(&input.name);
-        rest.is_some_and(|rest| rest.starts_with('.'))
-    };
+    let is_part = |seen: &&ObservedTensor| part_of(&seen.name, &input.name).is_some();
     let parts = observed.inputs.iter().filter(is_part);
     let parts: Vec<TensorMetadata> = parts.map(TensorMetadata::seen).collect();
     if parts.is_empty() {
@@ -270,8 +267,7 @@ fn inputs(
             .collect();
     }
     let input = |input: &InputSetting| {
-        let shape = if input.scalar { &[1] } else { &input.shape[..] };
-        TensorMetadata::new(&input.name, input.datatype.name(), shape)
+        TensorMetadata::new(&input.name, input.datatype.name(), input.request_shape())
     };
     settings.inputs.iter().map(input).collect()
 }
@@ -306,12 +302,11 @@ fn outputs(
 
 /// The datatype of a plain value of a type as TorchScript writes it.
 fn plain_datatype(type_text: &str) -> Option<&'static str> {
-    match type_text {
-        "int" => Some("INT64"),
-        "float" => Some("FP64"),
-        "bool" => Some("BOOL"),
-        _ => None,
-    }
+    ScalarKind::of_type(type_text).map(|kind| match kind {
+        ScalarKind::Int => "INT64",
+        ScalarKind::Float => "FP64",
+        ScalarKind::Bool => "BOOL",
+    })
 }
 
 /// That a request for a model can be served.
