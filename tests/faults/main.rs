@@ -11,6 +11,7 @@
 
 mod files;
 mod host_binary;
+mod hostile;
 mod kills;
 mod queue;
 mod requests;

@@ -7,9 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use headroom_test_support::capability::skip;
-use headroom_test_support::child;
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::wait::{DEADLINE, wait_for, wait_for_async};
+use headroom_test_support::{child, native};
 use nix::sys::signal::Signal;
 use nix::sys::statvfs::statvfs;
 use tempfile::TempDir;
@@ -18,29 +18,23 @@ use super::limits::{answer, connect, head};
 use super::{BINARY, Form, SETTINGS, fetch, files, folder, letters, refused, send, store, text};
 
 /// Faults of a server's file operations (`faults.c`).
-pub(super) struct Faults(TempDir);
+pub(super) struct Faults {
+    folder: TempDir,
+    library: PathBuf,
+}
 
 impl Faults {
-    /// Builds the library. Whoever builds Rust programs has a compiler of C.
+    /// Builds the library.
     pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/uploads/faults.c");
-        let mut build = child::command("cc");
-        build.args(["-shared", "-fPIC", "-Wall", "-Werror", "-o"]);
-        build.arg(folder.path().join("faults.so")).arg(source);
-        let built = child::output(&mut build, DEADLINE).unwrap();
-        assert!(
-            built.status.success(),
-            "{}",
-            String::from_utf8_lossy(&built.stderr)
-        );
-        Self(folder)
+        let library = native::library(&source, folder.path());
+        Self { folder, library }
     }
 
     pub(super) fn start(&self, settings: &str) -> Server {
-        let folder = self.0.path();
-        let library = folder.join("faults.so");
+        let (folder, library) = (self.folder.path(), &self.library);
         let options = Options::new(BINARY).settings(SETTINGS).settings(settings);
         let options = options.variable("LD_PRELOAD", library.to_str().unwrap());
         Server::start(options.variable("UPLOAD_FAULTS", folder.to_str().unwrap()))
@@ -48,18 +42,21 @@ impl Faults {
 
     /// Sets a fault for the paths that match.
     pub(super) fn set(&self, fault: &str, pattern: &str) {
-        let (new, path) = (self.0.path().join("new"), self.0.path().join(fault));
+        let (new, path) = (
+            self.folder.path().join("new"),
+            self.folder.path().join(fault),
+        );
         fs::write(&new, pattern).unwrap();
         fs::rename(new, path).unwrap();
     }
 
     pub(super) fn clear(&self, fault: &str) {
-        fs::remove_file(self.0.path().join(fault)).unwrap();
+        fs::remove_file(self.folder.path().join(fault)).unwrap();
     }
 
     /// What was done since the last call.
     fn take_log(&self) -> Vec<String> {
-        let path = self.0.path().join("log");
+        let path = self.folder.path().join("log");
         let text = fs::read_to_string(&path).unwrap_or_default();
         fs::remove_file(path).ok();
         text.lines().map(str::to_owned).collect()

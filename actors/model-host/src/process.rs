@@ -18,6 +18,9 @@ use nix::{
     unistd::{Pid, dup2_stdin, setpgid},
 };
 
+/// Bytes of a core dump at most. Where the kernel pipes core dumps to a program, it ignores 0, and makes none for 1 (core(5)).
+const CORE_MAX: u64 = 1;
+
 /// Open descriptors of a host at most. It needs fewer than 30.
 const DESCRIPTORS_MAX: u64 = 64;
 
@@ -86,6 +89,11 @@ pub(crate) fn follow_parent() {
     }
 }
 
+/// Has the kernel kill this process when the thread that started it ends.
+pub(crate) fn end_with_parent() -> io::Result<()> {
+    Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)
+}
+
 /// Becomes the leader of a process group of its own.
 pub(crate) fn leave_group() {
     if let Err(error) = setpgid(Pid::from_raw(0), Pid::from_raw(0)) {
@@ -121,8 +129,10 @@ pub(crate) fn expect_one_thread() -> io::Result<()> {
 /// Limits what this process may use of the system: no core dump, which would hold the data of requests, few descriptors,
 /// and no file, which can only be an arena, larger than an arena may be. The limits cannot be raised again.
 pub(crate) fn limit_resources() -> io::Result<()> {
+    // A limit of 0 that the process has inherited stays. Then a core dump has no memory.
+    std::fs::write("/proc/self/coredump_filter", "0")?;
     for (resource, limit) in [
-        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_CORE, CORE_MAX),
         (Resource::RLIMIT_NOFILE, DESCRIPTORS_MAX),
         (Resource::RLIMIT_FSIZE, ARENA_MAX),
     ] {

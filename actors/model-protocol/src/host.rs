@@ -144,7 +144,7 @@ pub enum Input {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum HostReply {
     /// How the process is confined. Sent before it reads the model file, which may take over the process: a second such
-    /// reply means nothing.
+    /// reply is a fault.
     Confined(Sandbox),
     /// The model is loaded and warm.
     Ready(LoadedModel),

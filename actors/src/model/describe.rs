@@ -10,8 +10,9 @@ use tokio::time::timeout;
 use super::blocking::run_blocking;
 use super::connection;
 use super::files::ModelFile;
-use super::host_process::{HostError, is_denial};
+use super::host_process::{HostError, check_confined, is_denial};
 use super::metrics::count_denied;
+use super::reply_credit::ReplyCredit;
 use super::resource::Runtime;
 use crate::kernel::process::{Process, SpawnError};
 use crate::kernel::{BudgetError, regular_file};
@@ -64,28 +65,37 @@ async fn run(runtime: &Runtime, file: &ModelFile) -> Result<Description, Describ
     };
     let sent = sender.send(&request, &[], vec![model.into()]);
     sent.map_err(HostError::from)?;
-    let mut reports = 0;
-    let mut on_denied = |action: DeniedAction, count: u64| {
-        reports += 1;
-        // A process that is still itself reports each kind once.
-        if reports <= DeniedAction::ALL.len() {
-            let (model, denied) = (file.resource(), action.label());
-            tracing::warn!(
-                model,
-                denied,
-                count,
-                "a model tried what its sandbox denies"
-            );
-        }
-        count_denied(&file.resource(), action, count);
+    let on_denied = |action: DeniedAction, count: u64| {
+        let (model, denied) = (file.resource(), action.label());
+        tracing::warn!(
+            model,
+            denied,
+            count,
+            "a model tried what its sandbox denies"
+        );
+        count_denied(&model, action, count);
     };
+    let mut credit = ReplyCredit::new();
+    let mode = runtime.config.sandbox;
+    let mut confined = None;
     let mut frames = std::pin::pin!(frames);
     while let Some(received) = frames.next().await {
         match received.map_err(HostError::from)?.frame.header {
-            HostReply::Described(description) => return Ok(description),
+            // Later ones may come from the model.
+            HostReply::Confined(sandbox) if confined.is_none() => {
+                check_confined(mode, &sandbox)?;
+                confined = Some(sandbox);
+            }
+            HostReply::Described(description) => {
+                check_confined(mode, &confined.unwrap_or_default())?;
+                return Ok(description);
+            }
             HostReply::StartFailed(failure) => return Err(HostError::StartFailed(failure).into()),
-            HostReply::Denied { action, count } => on_denied(action, count),
-            _ => {}
+            HostReply::Denied { action, count } => {
+                credit.on_report()?;
+                on_denied(action, count);
+            }
+            _ => return Err(HostError::Unexpected("during the reading of a file").into()),
         }
     }
     if is_denial(process.ended().await) {

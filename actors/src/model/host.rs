@@ -32,6 +32,7 @@ use super::host_process::{Frames, HostError, HostSpec, Running, boot};
 use super::infer::InferError;
 use super::memory_monitor::{MemoryMonitor, ReplaceReason};
 use super::metrics::{FORWARD, GrowthGauge, SandboxGauge, start_at_zero};
+use super::reply_credit::ReplyCredit;
 use crate::kernel::{Child, Exit, IncarnationRef};
 
 /// Owns one host process.
@@ -44,6 +45,7 @@ pub(super) struct ModelHost {
     current: Option<Current>,
     next_id: u64,
     heartbeat: Heartbeat,
+    reply_credit: ReplyCredit,
     growth_bound: GrowthBound,
     monitor: MemoryMonitor,
     trims: Trims,
@@ -80,6 +82,7 @@ impl ModelHost {
             current: None,
             next_id: 0,
             heartbeat,
+            reply_credit: ReplyCredit::new(),
             growth_bound: GrowthBound::default(),
             bytes: 0,
         }
@@ -102,6 +105,7 @@ impl ModelHost {
         );
         self.growth_gauge.set(0);
         self.growth_bound = GrowthBound::default();
+        self.reply_credit = ReplyCredit::new();
         self.set_measured(bytes);
         self.set_sandbox(running.sandbox.clone());
         self.running = Some(running);
@@ -166,10 +170,18 @@ impl ModelHost {
         cx: &mut Context<Self>,
     ) {
         self.heartbeat.on_frame();
-        let Frame { header, payload } = match frame {
-            Ok(frame) => frame,
-            Err(error) => return self.fail(cx, error.into()),
-        };
+        let taken = frame.map_err(HostError::from);
+        if let Err(error) = taken.and_then(|frame| self.take(frame, cx)) {
+            self.fail(cx, error);
+        }
+    }
+
+    /// Takes a reply. Fails at one that a process of ours would not send.
+    fn take(
+        &mut self,
+        Frame { header, payload }: Frame<HostReply>,
+        cx: &mut Context<Self>,
+    ) -> Result<(), HostError> {
         match header {
             HostReply::Output {
                 id,
@@ -177,46 +189,50 @@ impl ModelHost {
                 input_us,
                 forward_us,
             } => {
+                let current = self.answered(id, cx)?;
                 self.forward_seconds.record(forward_us as f64 / 1e6);
-                if let Some(current) = self.take_current(id, cx) {
-                    self.on_output(current, outputs, payload, (input_us, forward_us), cx);
-                    self.monitor.on_call(Instant::now());
-                    self.trim_if_due(cx);
-                }
+                self.on_output(current, outputs, payload, (input_us, forward_us), cx)?;
+                self.monitor.on_call(Instant::now());
+                self.trim_if_due(cx);
             }
             HostReply::Failed { id, failure } => {
-                if let Some(current) = self.take_current(id, cx) {
-                    self.on_failed(current, failure, cx);
-                }
+                let current = self.answered(id, cx)?;
+                Self::on_failed(current, failure)?;
             }
-            HostReply::OutputSize { id, bytes } => self.on_output_size(id, bytes, cx),
+            HostReply::OutputSize { id, bytes } => self.on_output_size(id, bytes, cx)?,
             HostReply::Pong { anonymous } => {
+                self.reply_credit.on_pong()?;
                 self.monitor.on_pong(anonymous);
                 self.set_measured(anonymous);
                 self.trim_if_due(cx);
             }
-            HostReply::Trimmed(trimmed) => self.on_trimmed(trimmed),
-            HostReply::Denied { action, count } => self.spec.on_denied(action, count),
+            HostReply::Trimmed(trimmed) => self.on_trimmed(trimmed)?,
+            HostReply::Denied { action, count } => {
+                self.reply_credit.on_report()?;
+                self.spec.on_denied(action, count);
+            }
             HostReply::Confined(_)
             | HostReply::Ready(_)
             | HostReply::StartFailed(_)
             | HostReply::Described(_) => {
-                tracing::warn!(host = self.spec.name, "a host sent an unexpected reply");
+                return Err(HostError::Unexpected("the result of a load"));
             }
         }
+        Ok(())
     }
 
-    fn on_failed(&self, current: Current, failure: Failure, cx: &mut Context<Self>) {
+    fn on_failed(current: Current, failure: Failure) -> Result<(), HostError> {
         let Failure { kind, message } = failure;
         let error = match (kind, current.outputs) {
             (FailureKind::InvalidInput, _) => InferError::InvalidInput(message),
             (FailureKind::OutOfMemory, _) => InferError::OutOfMemory(message),
             (FailureKind::OutputsDropped, Some(Err(refused))) => InferError::NoMemory(refused),
             // The caller learns of it when its reply is dropped.
-            (FailureKind::OutputsDropped, _) => return self.fail(cx, HostError::DroppedOutputs),
+            (FailureKind::OutputsDropped, _) => return Err(HostError::DroppedOutputs),
             _ => InferError::Model(message),
         };
         current.reply.send(Err(error));
+        Ok(())
     }
 
     /// Pings the process, unless too many pings have no reply. Runs again after an interval, which
@@ -230,6 +246,7 @@ impl ModelHost {
             self.spec.state.set_not_serving();
             return self.incarnation.end(cx, Exit::Stuck { silent });
         }
+        self.reply_credit.on_ping();
         self.send(&HostRequest::Ping, &[], cx);
         self.bound_growth(cx);
     }

@@ -12,13 +12,16 @@ use headroom_model_protocol::{
 };
 use nix::sys::signal::Signal;
 use tokio::net::unix::pipe;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::blocking::run_blocking;
 use super::connection::{self, ConnectionError, FrameSender};
 use super::files::OpenModel;
 use super::host_state::HostState;
+use super::main_thread::end_with_main_thread;
 use super::metrics::count_denied;
+use super::reply_credit::ReplyCredit;
 use super::resource::Runtime;
 use super::zygote::{Fork, Forked, Zygote};
 use crate::kernel::process::{Process, SpawnError, log_lines};
@@ -106,8 +109,12 @@ pub(super) enum HostError {
     BadTensor(#[source] ArenaError),
     #[error("the process sent {bytes} bytes of outputs, {allowed} were allowed")]
     TooMuchOutput { bytes: u64, allowed: u64 },
+    #[error("the process announced {0} bytes of outputs, more than a reply can hold")]
+    ImpossibleOutput(u64),
     #[error("the process dropped outputs that it was not told to drop")]
     DroppedOutputs,
+    #[error("the process sent a reply that nothing asked for: {0}")]
+    Unexpected(&'static str),
     #[error("the load took longer than {0:?}")]
     LoadDeadline(Duration),
     #[error("one forward took longer than {0:?}")]
@@ -135,20 +142,24 @@ pub(super) struct HostProcess {
     process: Arc<ProcessRef>,
     exit: Shared<LocalBoxFuture<'static, ProcessExit>>,
     entry: Arc<dyn ReservationEntry>,
+    main_thread: JoinHandle<()>,
 }
 
 impl HostProcess {
     fn new(
         process: Arc<ProcessRef>,
         exit: impl Future<Output = ProcessExit> + 'static,
-        entry: &Arc<dyn ReservationEntry>,
+        spec: &HostSpec,
     ) -> Self {
+        let entry = &spec.context.entry;
         // Before the load, so that the ledger sees the memory of the load as it grows.
         entry.attach(process.pid());
+        let main_thread = end_with_main_thread(Arc::clone(&process), spec.name.clone());
         Self {
             process,
             exit: exit.boxed_local().shared(),
             entry: Arc::clone(entry),
+            main_thread: actix_rt::spawn(main_thread),
         }
     }
 
@@ -170,6 +181,7 @@ impl HostProcess {
 
 impl Drop for HostProcess {
     fn drop(&mut self) {
+        self.main_thread.abort();
         if self.exit.peek().is_none() {
             self.process.signal(Signal::SIGKILL).ok();
         }
@@ -255,6 +267,7 @@ async fn wait_until_loaded(
 ) -> Result<(LoadedModel, Sandbox), HostError> {
     let mode = spec.start.sandbox;
     let mut confined = None;
+    let mut credit = ReplyCredit::new();
     loop {
         match frames.next().await {
             Some(Ok(frame)) => match frame.header {
@@ -269,8 +282,11 @@ async fn wait_until_loaded(
                     return Ok((loaded, sandbox));
                 }
                 HostReply::StartFailed(failure) => return Err(HostError::StartFailed(failure)),
-                HostReply::Denied { action, count } => spec.on_denied(action, count),
-                _ => {}
+                HostReply::Denied { action, count } => {
+                    credit.on_report()?;
+                    spec.on_denied(action, count);
+                }
+                _ => return Err(HostError::Unexpected("during the load")),
             },
             Some(Err(error)) => return Err(error.into()),
             None => {
@@ -283,7 +299,7 @@ async fn wait_until_loaded(
 }
 
 /// Whether a process that is confined like this may go on. The process has checked it, too.
-fn check_confined(mode: SandboxMode, sandbox: &Sandbox) -> Result<(), HostError> {
+pub(super) fn check_confined(mode: SandboxMode, sandbox: &Sandbox) -> Result<(), HostError> {
     match (mode, sandbox.state) {
         (SandboxMode::Required, SandboxState::Partial | SandboxState::Off) => {
             Err(HostError::NotConfined(sandbox.missing.join("; ")))
@@ -293,7 +309,6 @@ fn check_confined(mode: SandboxMode, sandbox: &Sandbox) -> Result<(), HostError>
 }
 
 async fn create_process(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess, HostError> {
-    let entry = &spec.context.entry;
     match &spec.runtime.zygote {
         None => {
             let process = spec.runtime.process("--serve", &spec.name);
@@ -301,7 +316,7 @@ async fn create_process(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess,
             let mut process = spawned.map_err(|source| SpawnError::new(&process, source))?;
             let reference = Arc::clone(process.process_ref());
             let exit = async move { process.ended().await };
-            Ok(HostProcess::new(reference, exit, entry))
+            Ok(HostProcess::new(reference, exit, spec))
         }
         Some(zygote) => {
             let (log, log_end) = std::io::pipe()?;
@@ -312,7 +327,7 @@ async fn create_process(spec: &HostSpec, socket: OwnedFd) -> Result<HostProcess,
             actix_rt::spawn(log_lines(spec.name.clone(), process.pid(), log));
             // Without a report the zygote has died, and the kernel has killed its hosts.
             let exit = async { ended.await.unwrap_or(ProcessExit::Unknown) };
-            Ok(HostProcess::new(Arc::new(process), exit, entry))
+            Ok(HostProcess::new(Arc::new(process), exit, spec))
         }
     }
 }

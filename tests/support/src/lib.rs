@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod child;
 pub mod clamd;
 pub mod models;
+pub mod native;
 pub mod object_store;
 pub mod process_tree;
 pub mod protocol;

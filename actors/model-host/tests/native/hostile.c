@@ -2,6 +2,9 @@
  * calls malloc_trim once it has loaded its model: the library then tries what a model must not do, and writes one line
  * per attempt. What it attacks comes from the environment; without that it does nothing.
  *
+ * With END_MAIN_THREAD set, it ends the main thread there and leaves another one. With STALL set, the process stops while it
+ * confines itself.
+ *
  * With LACKS_CAPABILITY set, the process begins without that capability. With LANDLOCK set, it answers as a kernel with that version of Landlock; 0 for none. */
 
 #define _GNU_SOURCE
@@ -10,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -66,6 +70,8 @@ long syscall(long number, ...)
 	for (int i = 0; i < 6; i++)
 		argument[i] = va_arg(list, long);
 	va_end(list);
+	if (number == SYS_landlock_create_ruleset && getenv("STALL"))
+		sleep(600);
 	if (number == SYS_landlock_create_ruleset && getenv("LANDLOCK")) {
 		int version = atoi(getenv("LANDLOCK"));
 
@@ -181,11 +187,23 @@ static void attack_itself(void)
 	report("to replace the handler", sigaction(SIGSYS, &action, NULL));
 }
 
+static void *stay(void *argument)
+{
+	sleep(600);
+	return argument;
+}
+
 int malloc_trim(size_t pad)
 {
 	const char *secret = getenv("SECRET");
 
 	(void)pad;
+	if (getenv("END_MAIN_THREAD")) {
+		pthread_t thread;
+
+		if (pthread_create(&thread, NULL, stay, NULL) == 0)
+			real_syscall(SYS_exit, 0);
+	}
 	if (getenv("BLOCK_SIGNALS")) {
 		sigset_t all;
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{AsyncContext, Context, Handler, SpawnHandle};
+use headroom_model_protocol::arena::ARENA_MAX;
+use headroom_model_protocol::frame::PAYLOAD_MAX;
 use headroom_model_protocol::{ArenaError, HostRequest, OUTPUTS_UNASKED_MAX, TensorMeta};
 use tokio::time::Instant;
 
@@ -15,6 +17,9 @@ use crate::model::connection::ConnectionError;
 use crate::model::infer::{BoundInput, BoundRequest, InferError, InferOutput};
 use crate::model::tensor_io::{copy, read_outputs, write_request};
 
+/// Bytes of outputs that one reply can hold: in the arena, and in the frame.
+const OUTPUTS_MAX: u64 = ARENA_MAX + PAYLOAD_MAX as u64;
+
 /// The request in the process.
 pub(super) struct Current {
     id: u64,
@@ -22,6 +27,8 @@ pub(super) struct Current {
     /// How long it took to write the inputs.
     writing: Duration,
     pub(super) reply: Reply<Forward>,
+    /// Whether the process has asked for memory for its outputs.
+    has_asked: bool,
     /// Memory reserved for its outputs, or why it was refused, after the process has asked.
     pub(super) outputs: Option<Result<BufferReservation, BudgetError>>,
     /// The timer of its deadline. It must be cancelled with the request: the context polls each
@@ -36,8 +43,30 @@ impl ModelHost {
         Some(current)
     }
 
+    /// The request that the process has answered.
+    pub(super) fn answered(
+        &mut self,
+        id: u64,
+        cx: &mut Context<Self>,
+    ) -> Result<Current, HostError> {
+        let current = self.take_current(id, cx);
+        current.ok_or(HostError::Unexpected("the answer to a request"))
+    }
+
     /// Reserves memory for outputs of `bytes`, or has the process drop them.
-    pub(super) fn on_output_size(&mut self, id: u64, bytes: u64, cx: &mut Context<Self>) {
+    pub(super) fn on_output_size(
+        &mut self,
+        id: u64,
+        bytes: u64,
+        cx: &mut Context<Self>,
+    ) -> Result<(), HostError> {
+        let asks = self.current.as_mut().filter(|current| current.id == id);
+        let asks = asks.filter(|current| !current.has_asked);
+        let asks = asks.ok_or(HostError::Unexpected("the size of outputs"))?;
+        if bytes > OUTPUTS_MAX {
+            return Err(HostError::ImpossibleOutput(bytes));
+        }
+        asks.has_asked = true;
         let answers = Arc::clone(&self.spec.runtime.memory.answers);
         let reserved = async move { answers.reserve_after_reading(bytes).await };
         let reserved = wrap_future::<_, Self>(reserved);
@@ -49,6 +78,7 @@ impl ModelHost {
             current.outputs = Some(reserved);
             host.send(&HostRequest::Outputs { id, send }, &[], cx);
         }));
+        Ok(())
     }
 
     pub(super) fn on_output(
@@ -58,20 +88,20 @@ impl ModelHost {
         payload: Vec<u8>,
         (input_us, forward_us): (u64, u64),
         cx: &mut Context<Self>,
-    ) {
-        let Some(running) = &self.running else { return };
+    ) -> Result<(), HostError> {
+        let Some(running) = &self.running else {
+            return Ok(());
+        };
         let (reply, begun) = (current.reply, current.begun);
         let input = current.writing + Duration::from_micros(input_us);
         let mut reservation = current.outputs.and_then(Result::ok);
-        let bytes = match outputs.iter().map(TensorMeta::bytes).sum() {
-            Ok(bytes) => bytes,
-            Err(error) => return self.fail(cx, HostError::BadTensor(error)),
-        };
+        let bytes: Result<u64, _> = outputs.iter().map(TensorMeta::bytes).sum();
+        let bytes = bytes.map_err(HostError::BadTensor)?;
         let allowed = reservation
             .as_ref()
             .map_or(OUTPUTS_UNASKED_MAX, BufferReservation::bytes);
         if bytes > allowed {
-            return self.fail(cx, HostError::TooMuchOutput { bytes, allowed });
+            return Err(HostError::TooMuchOutput { bytes, allowed });
         }
         if let Some(reservation) = &mut reservation {
             reservation.fill(bytes);
@@ -99,6 +129,7 @@ impl ModelHost {
                 }
             }),
         );
+        Ok(())
     }
 
     fn forward(
@@ -122,6 +153,7 @@ impl ModelHost {
             begun,
             writing: Duration::ZERO,
             reply,
+            has_asked: false,
             outputs: None,
             overdue,
         });

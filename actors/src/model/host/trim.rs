@@ -8,7 +8,7 @@ use futures_util::stream;
 use headroom_model_protocol::{HostRequest, Trimmed};
 use tokio::time::Instant;
 
-use super::ModelHost;
+use super::{HostError, ModelHost};
 use crate::kernel::pressure::{Action, Pressure, Stage};
 
 /// How long a round waits for a host that runs a request. The trim follows that request, and the next
@@ -93,8 +93,10 @@ impl ModelHost {
         }
     }
 
-    pub(super) fn on_trimmed(&mut self, trimmed: Trimmed) {
-        self.trims.in_progress = false;
+    pub(super) fn on_trimmed(&mut self, trimmed: Trimmed) -> Result<(), HostError> {
+        if !std::mem::take(&mut self.trims.in_progress) {
+            return Err(HostError::Unexpected("the result of a trim"));
+        }
         self.trims.last = trimmed.after;
         self.acknowledge(Some(trimmed.before));
         let took = Duration::from_micros(trimmed.took_us);
@@ -105,5 +107,6 @@ impl ModelHost {
         if let Some(reason) = reason {
             self.request_replacement(reason);
         }
+        Ok(())
     }
 }

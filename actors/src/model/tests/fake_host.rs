@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use headroom_model_protocol::{
-    Description, Frame, FrameDecoder, HostReply, HostRequest, LoadedModel, Memory, Trimmed,
-    encode_frame,
+    DeniedAction, Description, Failure, FailureKind, Frame, FrameDecoder, HostReply, HostRequest,
+    LoadedModel, Memory, Sandbox, Trimmed, encode_frame,
 };
 use nix::sys::signal::{Signal, raise};
 
@@ -31,6 +31,95 @@ pub(super) const DIES: &str = "dies";
 pub(super) const LOADS_LATE: &str = "loads-late";
 /// Never answers a call.
 pub(super) const STALLS: &str = "stalls";
+
+/// Sends replies that nothing asked for, of the kind that follows, before its first answer.
+pub(super) const SENDS: &str = "sends-";
+/// Sends the answer to a ping while it loads.
+pub(super) const PONGS_EARLY: &str = "pongs-early";
+
+/// What models that begin with [`SENDS`] send.
+pub(super) const UNASKED: [&str; 12] = [
+    "pongs",
+    "trims",
+    "reports",
+    "confined",
+    "ready",
+    "start-failed",
+    "described",
+    "output-of-another",
+    "failure-of-another",
+    "size-of-another",
+    "two-sizes",
+    "impossible-size",
+];
+
+/// Replies of one kind of [`UNASKED`], more than the server may have asked for while it awaits the answer to request `id`.
+fn unasked(kind: &str, id: u64) -> Vec<HostReply> {
+    let failure = Failure {
+        kind: FailureKind::Internal,
+        message: String::new(),
+    };
+    let memory = Memory {
+        pss: AT_FIRST,
+        anonymous: AT_FIRST,
+    };
+    let size = |id, bytes| HostReply::OutputSize { id, bytes };
+    let (reply, count) = match kind {
+        "pongs" => (
+            HostReply::Pong {
+                anonymous: AT_FIRST,
+            },
+            10,
+        ),
+        "trims" => {
+            let trimmed = Trimmed {
+                before: AT_FIRST,
+                after: AT_FIRST,
+                took_us: 1,
+            };
+            (HostReply::Trimmed(trimmed), 2)
+        }
+        "reports" => {
+            let action = DeniedAction::ALL[0];
+            (HostReply::Denied { action, count: 1 }, 10_000)
+        }
+        "confined" => (HostReply::Confined(Sandbox::default()), 1),
+        "ready" => (ready(memory), 1),
+        "start-failed" => (HostReply::StartFailed(failure), 1),
+        "described" => (HostReply::Described(Description::default()), 1),
+        "output-of-another" => (output(id + 1), 1),
+        "failure-of-another" => (
+            HostReply::Failed {
+                id: id + 1,
+                failure,
+            },
+            1,
+        ),
+        "size-of-another" => (size(id + 1, MIB), 1),
+        "two-sizes" => (size(id, MIB), 2),
+        "impossible-size" => (size(id, u64::MAX / 2), 1),
+        _ => return Vec::new(),
+    };
+    vec![reply; count]
+}
+
+fn ready(memory: Memory) -> HostReply {
+    HostReply::Ready(LoadedModel {
+        description: Description::default(),
+        has_reset_states: true,
+        memory,
+    })
+}
+
+fn output(id: u64) -> HostReply {
+    HostReply::Output {
+        id,
+        outputs: Vec::new(),
+        input_us: 0,
+        // Shows the test which process answered.
+        forward_us: u64::from(std::process::id()),
+    }
+}
 
 /// A program that acts as a model host, in `folder`.
 pub(super) fn program(folder: &Path) -> PathBuf {
@@ -77,9 +166,12 @@ impl FakeHost {
                 if header == HostRequest::Stop {
                     return;
                 }
-                if let Some(reply) = self.answer(header) {
+                for reply in self.answer(header) {
                     let frame = encode_frame(&reply, &[]).unwrap();
-                    self.socket.write_all(&frame).unwrap();
+                    // The server closes the socket at a reply that it did not ask for.
+                    if self.socket.write_all(&frame).is_err() {
+                        return;
+                    }
                 }
             }
             match self.socket.read(&mut chunk) {
@@ -89,34 +181,31 @@ impl FakeHost {
         }
     }
 
-    fn answer(&mut self, request: HostRequest) -> Option<HostReply> {
+    fn answer(&mut self, request: HostRequest) -> Vec<HostReply> {
         let memory = self.memory();
-        Some(match request {
+        let mut replies = Vec::new();
+        let reply = match request {
             HostRequest::Start(start) => {
                 self.model = start.model;
                 if self.model == LOADS_LATE && count_starts(&start.path) == 2 {
                     wait_for_ever();
                 }
-                HostReply::Ready(LoadedModel {
-                    description: Description::default(),
-                    has_reset_states: true,
-                    memory,
-                })
+                if self.model == PONGS_EARLY {
+                    replies = unasked("pongs", 0);
+                }
+                ready(memory)
             }
             HostRequest::Infer(infer) => {
+                if let Some(kind) = self.model.strip_prefix(SENDS) {
+                    replies = unasked(kind, infer.id);
+                }
                 match self.model.as_str() {
                     DIES => raise(Signal::SIGKILL).unwrap(),
                     STALLS => wait_for_ever(),
                     _ => {}
                 }
                 self.calls += 1;
-                HostReply::Output {
-                    id: infer.id,
-                    outputs: Vec::new(),
-                    input_us: 0,
-                    // Shows the test which process answered.
-                    forward_us: u64::from(std::process::id()),
-                }
+                output(infer.id)
             }
             HostRequest::Trim => HostReply::Trimmed(Trimmed {
                 before: memory.anonymous + MIB,
@@ -126,13 +215,13 @@ impl FakeHost {
             HostRequest::Ping => HostReply::Pong {
                 anonymous: memory.anonymous,
             },
-            HostRequest::Describe { .. }
-            | HostRequest::Outputs { .. }
-            | HostRequest::BoundMemory { .. }
-            | HostRequest::Stop => {
-                return None;
+            HostRequest::Describe { .. } => HostReply::Described(Description::default()),
+            HostRequest::Outputs { .. } | HostRequest::BoundMemory { .. } | HostRequest::Stop => {
+                return replies;
             }
-        })
+        };
+        replies.push(reply);
+        replies
     }
 
     fn memory(&self) -> Memory {

@@ -1,5 +1,5 @@
-//! Leaking and overgrown hosts are replaced between two requests, killed hosts are recognised, and
-//! hosts trim themselves under pressure.
+//! Leaking and overgrown hosts are replaced between two requests, killed hosts are recognised, hosts
+//! trim themselves under pressure, and hosts that reply to nothing are ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,15 +9,18 @@ use futures_util::future::join_all;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use super::fake_host::{AT_FIRST, DIES, LEAKS, LOADS_LATE, MIB, OVERGROWS, STALLS, program};
+use super::fake_host::{
+    AT_FIRST, DIES, LEAKS, LOADS_LATE, MIB, OVERGROWS, PONGS_EARLY, SENDS, STALLS, UNASKED, program,
+};
 use crate::kernel::pressure::{self, Acknowledgements, Level, PressureWriter, Stage};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::buffers::FixedBuffers;
 use crate::kernel::{
-    AskError, ChildSpec, Handle, Load, LoadContext, MemoryFeedback, NoticeKind, NoticeReader,
-    Notices, OomCounter, ReservationEntry, Root, SupervisorSpec,
+    AskError, ChildSpec, Handle, Load, LoadContext, LoadError, Loaded, MemoryFeedback, NoticeKind,
+    NoticeReader, Notices, OomCounter, ReservationEntry, Root, SupervisorSpec,
 };
-use crate::model::files::scan_model;
+use crate::model::describe::describe;
+use crate::model::files::{ModelFile, scan_model};
 use crate::model::resource::ModelResource;
 use crate::model::{
     Infer, InferError, InferOutput, InferRequest, LeakConfig, MemoryDeps, ModelGuard, ModelOwner,
@@ -56,12 +59,15 @@ impl OomCounter for Kills {
 
 /// A loaded model, and what the memory module provides.
 struct TestModel {
+    file: ModelFile,
+    runtime: Runtime,
     resource: ModelResource,
     owner: Handle<ModelOwner>,
     feedback: MemoryFeedback,
     notices: NoticeReader,
     pressure: PressureWriter,
     kills: Arc<Kills>,
+    answers: FixedBuffers,
     root: Root,
     _folder: TempDir,
 }
@@ -77,6 +83,18 @@ async fn load_within(
     settings: &str,
     deadline: Duration,
 ) -> TestModel {
+    let (model, loaded) = try_load(system, model, settings, deadline, SandboxMode::Off).await;
+    assert_eq!(loaded.unwrap().bytes % AT_FIRST, 0);
+    model
+}
+
+async fn try_load(
+    system: &TestSystem,
+    model: &str,
+    settings: &str,
+    deadline: Duration,
+    sandbox: SandboxMode,
+) -> (TestModel, Result<Loaded, LoadError>) {
     let folder = tempfile::tempdir().unwrap();
     let version = folder.path().join(model).join("1");
     std::fs::create_dir_all(&version).unwrap();
@@ -84,8 +102,9 @@ async fn load_within(
     std::fs::write(version.join("model.toml"), settings).unwrap();
     let (pressure, reader) = pressure::channel();
     let (notices, kills) = (Notices::default(), Arc::<Kills>::default());
+    let answers = FixedBuffers::new(u64::MAX);
     let deps = MemoryDeps {
-        answers: Arc::new(FixedBuffers::new(u64::MAX)),
+        answers: Arc::new(answers.clone()),
         pressure: reader,
         notices: notices.clone(),
         oom: Some(Arc::clone(&kills) as _),
@@ -94,7 +113,7 @@ async fn load_within(
         dir: folder.path().to_owned(),
         host_binary: program(folder.path()),
         zygote: false,
-        sandbox: SandboxMode::Off,
+        sandbox,
         ttl: None,
         queue_max: 1000,
         heartbeat_interval: Duration::from_millis(20),
@@ -110,25 +129,28 @@ async fn load_within(
     let spec = SupervisorSpec::new("root").child(ChildSpec::supervisor(models));
     let root = system.start(spec).await;
     let file = scan_model(folder.path(), model).files.remove(0);
-    let resource = ModelResource::new(file, runtime);
+    let resource = ModelResource::new(file.clone(), runtime.clone());
     let feedback = MemoryFeedback::default();
     let context = LoadContext {
         entry: Arc::new(FixedEntry),
         deadline,
         feedback: feedback.clone(),
     };
-    let loaded = resource.load(context).await.unwrap();
-    assert_eq!(loaded.bytes % AT_FIRST, 0);
-    TestModel {
+    let loaded = resource.load(context).await;
+    let model = TestModel {
+        file,
+        runtime,
         owner: resource.owner.clone(),
         resource,
         notices: notices.subscribe(),
         feedback,
         pressure,
         kills,
+        answers,
         root,
         _folder: folder,
-    }
+    };
+    (model, loaded)
 }
 
 impl TestModel {
@@ -368,6 +390,46 @@ fn callers_of_a_model_that_is_unloaded_under_them_get_an_error_at_once() {
             model.try_ask(None).await,
             Err(AskError::Stopped | AskError::Restarting { .. })
         ));
+        model.root.stop().await;
+    });
+}
+
+#[test]
+fn a_host_that_sends_what_nothing_asked_for_is_ended_and_holds_no_memory() {
+    TestSystem::real_time(|system| async move {
+        for kind in UNASKED {
+            let model = load(&system, &format!("{SENDS}{kind}"), "").await;
+            let answer = model.ask(None).await;
+            assert_eq!(answer, Err(InferError::HostLost), "{kind}");
+            assert_eq!(model.answers.held(), 0, "{kind}");
+            model.root.stop().await;
+        }
+    });
+}
+
+#[test]
+fn a_host_that_sends_something_else_during_its_load_is_ended() {
+    TestSystem::real_time(|system| async move {
+        let load = try_load(&system, PONGS_EARLY, "", WITHIN, SandboxMode::Off);
+        let (model, loaded) = load.await;
+        let error = loaded.err().unwrap().to_string();
+        assert!(error.contains("nothing asked for"), "{error}");
+        model.root.stop().await;
+    });
+}
+
+#[test]
+fn a_host_that_does_not_say_how_it_is_confined_is_ended_if_that_is_required() {
+    TestSystem::real_time(|system| async move {
+        let load = try_load(&system, "plain", "", WITHIN, SandboxMode::Required);
+        let (model, loaded) = load.await;
+        let described = describe(model.runtime.clone(), &model.file).await;
+        for error in [
+            loaded.err().unwrap().to_string(),
+            described.err().unwrap().to_string(),
+        ] {
+            assert!(error.contains("is not confined"), "{error}");
+        }
         model.root.stop().await;
     });
 }
