@@ -24,7 +24,7 @@ use crate::model::{
     ModelsConfig, Runtime, SandboxMode, Sequence,
 };
 
-const WITHIN: Duration = Duration::from_secs(20);
+pub(super) const WITHIN: Duration = Duration::from_secs(20);
 
 /// An entry of the ledger with constant figures.
 struct FixedEntry;
@@ -54,19 +54,85 @@ impl OomCounter for Kills {
     }
 }
 
+/// Runs the models of a folder, with what the memory module provides.
+pub(super) struct TestRuntime {
+    pub(super) runtime: Runtime,
+    pub(super) folder: TempDir,
+    pub(super) root: Root,
+    notices: Notices,
+    pressure: PressureWriter,
+    kills: Arc<Kills>,
+}
+
+impl TestRuntime {
+    pub(super) async fn start(system: &TestSystem) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (pressure, reader) = pressure::channel();
+        let (notices, kills) = (Notices::default(), Arc::<Kills>::default());
+        let deps = MemoryDeps {
+            answers: Arc::new(FixedBuffers::new(u64::MAX)),
+            pressure: reader,
+            notices: notices.clone(),
+            oom: Some(Arc::clone(&kills) as _),
+        };
+        let config = Arc::new(ModelsConfig {
+            dir: folder.path().to_owned(),
+            host_binary: program(folder.path()),
+            zygote: false,
+            sandbox: SandboxMode::Off,
+            ttl: None,
+            queue_max: 1000,
+            heartbeat_interval: Duration::from_millis(20),
+            heartbeat_timeout: WITHIN,
+            sequence_idle: WITHIN,
+            leak: LeakConfig {
+                every_calls: 4,
+                ..LeakConfig::default()
+            },
+        });
+        let models = SupervisorSpec::new("models");
+        let runtime = Runtime::new(models.handle(), config, deps);
+        let spec = SupervisorSpec::new("root").child(ChildSpec::supervisor(models));
+        Self {
+            root: system.start(spec).await,
+            runtime,
+            folder,
+            notices,
+            pressure,
+            kills,
+        }
+    }
+
+    /// Writes a version of a model.
+    pub(super) fn write(&self, model: &str, version: u64, settings: &str) {
+        let folder = self.folder.path().join(model).join(version.to_string());
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("model.pt"), "").unwrap();
+        std::fs::write(folder.join("model.toml"), settings).unwrap();
+    }
+}
+
+pub(super) fn load_context(deadline: Duration) -> LoadContext {
+    LoadContext {
+        entry: Arc::new(FixedEntry),
+        deadline,
+        feedback: MemoryFeedback::default(),
+    }
+}
+
 /// A loaded model, and what the memory module provides.
-struct TestModel {
-    resource: ModelResource,
-    owner: Handle<ModelOwner>,
+pub(super) struct TestModel {
+    pub(super) resource: ModelResource,
+    pub(super) owner: Handle<ModelOwner>,
     feedback: MemoryFeedback,
     notices: NoticeReader,
     pressure: PressureWriter,
     kills: Arc<Kills>,
-    root: Root,
+    pub(super) root: Root,
     _folder: TempDir,
 }
 
-async fn load(system: &TestSystem, model: &str, settings: &str) -> TestModel {
+pub(super) async fn load(system: &TestSystem, model: &str, settings: &str) -> TestModel {
     load_within(system, model, settings, WITHIN).await
 }
 
@@ -77,62 +143,28 @@ async fn load_within(
     settings: &str,
     deadline: Duration,
 ) -> TestModel {
-    let folder = tempfile::tempdir().unwrap();
-    let version = folder.path().join(model).join("1");
-    std::fs::create_dir_all(&version).unwrap();
-    std::fs::write(version.join("model.pt"), "").unwrap();
-    std::fs::write(version.join("model.toml"), settings).unwrap();
-    let (pressure, reader) = pressure::channel();
-    let (notices, kills) = (Notices::default(), Arc::<Kills>::default());
-    let deps = MemoryDeps {
-        answers: Arc::new(FixedBuffers::new(u64::MAX)),
-        pressure: reader,
-        notices: notices.clone(),
-        oom: Some(Arc::clone(&kills) as _),
-    };
-    let config = Arc::new(ModelsConfig {
-        dir: folder.path().to_owned(),
-        host_binary: program(folder.path()),
-        zygote: false,
-        sandbox: SandboxMode::Off,
-        ttl: None,
-        queue_max: 1000,
-        heartbeat_interval: Duration::from_millis(20),
-        heartbeat_timeout: WITHIN,
-        sequence_idle: WITHIN,
-        leak: LeakConfig {
-            every_calls: 4,
-            ..LeakConfig::default()
-        },
-    });
-    let models = SupervisorSpec::new("models");
-    let runtime = Runtime::new(models.handle(), Arc::clone(&config), deps);
-    let spec = SupervisorSpec::new("root").child(ChildSpec::supervisor(models));
-    let root = system.start(spec).await;
-    let file = scan_model(folder.path(), model).files.remove(0);
-    let resource = ModelResource::new(file, runtime);
-    let feedback = MemoryFeedback::default();
-    let context = LoadContext {
-        entry: Arc::new(FixedEntry),
-        deadline,
-        feedback: feedback.clone(),
-    };
+    let running = TestRuntime::start(system).await;
+    running.write(model, 1, settings);
+    let file = scan_model(running.folder.path(), model).files.remove(0);
+    let resource = ModelResource::new(file, running.runtime);
+    let context = load_context(deadline);
+    let feedback = context.feedback.clone();
     let loaded = resource.load(context).await.unwrap();
     assert_eq!(loaded.bytes % AT_FIRST, 0);
     TestModel {
         owner: resource.owner.clone(),
         resource,
-        notices: notices.subscribe(),
+        notices: running.notices.subscribe(),
         feedback,
-        pressure,
-        kills,
-        root,
-        _folder: folder,
+        pressure: running.pressure,
+        kills: running.kills,
+        root: running.root,
+        _folder: running.folder,
     }
 }
 
 impl TestModel {
-    async fn ask(&self, sequence: Option<Sequence>) -> Result<InferOutput, InferError> {
+    pub(super) async fn ask(&self, sequence: Option<Sequence>) -> Result<InferOutput, InferError> {
         let asked = self.try_ask(sequence).await;
         asked.unwrap_or_else(|error| panic!("no answer: {error}"))
     }
@@ -161,12 +193,17 @@ impl TestModel {
 }
 
 fn step(start: bool, end: bool) -> Option<Sequence> {
-    let id = "s".to_owned();
+    step_of("s", start, end)
+}
+
+/// A step of the sequence `id`.
+pub(super) fn step_of(id: &str, start: bool, end: bool) -> Option<Sequence> {
+    let id = id.to_owned();
     Some(Sequence { id, start, end })
 }
 
 /// Polls until `is_so`, without requests to the model.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + WITHIN;
     while !is_so().await {
         assert!(Instant::now() < deadline, "never {what}");
