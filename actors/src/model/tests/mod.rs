@@ -3,3 +3,4 @@
 mod draining;
 mod fake_host;
 mod host_memory;
+mod repository;
