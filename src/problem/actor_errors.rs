@@ -188,7 +188,7 @@ impl From<InferError> for Problem {
             InferError::Model(_) | InferError::Poison => Unprocessable,
             InferError::OutOfMemory(_) => MemoryExceeded,
             InferError::KilledForMemory => InsufficientMemory,
-            InferError::HostLost => Unavailable,
+            InferError::HostLost | InferError::Draining(_) => Unavailable,
             InferError::Deadline(_) => DeadlineExceeded,
         };
         let problem = Self::new(kind, error.to_string());

@@ -201,9 +201,12 @@ impl Loader {
     }
 
     fn end_load(&mut self, name: &str, error: &AcquireError, context: &mut Context<Self>) {
+        let is_outdated = self.is_load_outdated(name);
         if let Some(slot) = self.slots.get_mut(name) {
             slot.release();
-            slot.refuse_waiters(error);
+            if !is_outdated {
+                slot.refuse_waiters(error);
+            }
             slot.report_unloaded();
         }
         self.on_inactive(name, context);

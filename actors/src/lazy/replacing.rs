@@ -17,8 +17,8 @@ use super::loader::{Demand, Loader};
 use super::messages::Reload;
 use super::metrics::{Event, UnloadReason};
 use super::phase::Phase;
-use super::slot::Slot;
-use crate::kernel::{LoadError, Reply};
+use super::slot::{Slot, Waiter};
+use crate::kernel::Reply;
 
 /// What a slot is to replace.
 pub(super) struct Replaces {
@@ -74,6 +74,12 @@ impl Loader {
             return self.acquire(name, Demand::Preload, context);
         }
         let (waiter, loaded) = oneshot::channel();
+        self.load_beside(name, vec![waiter], context);
+        loaded
+    }
+
+    /// Gives `waiters` what is registered as `name`, as soon as it is loaded beside what is ready under this name.
+    fn load_beside(&mut self, name: &str, waiters: Vec<Waiter>, context: &mut Context<Self>) {
         let next = successor(name);
         let is_loading = self.slots.contains_key(&next);
         if !is_loading
@@ -82,12 +88,11 @@ impl Loader {
             self.slots.insert(next.clone(), slot);
         }
         if let Some(slot) = self.slots.get_mut(&next) {
-            slot.push_waiter(waiter);
+            waiters.into_iter().for_each(|it| slot.push_waiter(it));
         }
         if !is_loading {
             self.start_load(&next, context);
         }
-        loaded
     }
 
     /// Whether another resource is ready than the one that is registered under this name.
@@ -96,6 +101,21 @@ impl Loader {
             .registered(name)
             .filter(|slot| slot.phase() == Phase::Ready);
         ready.is_some_and(|slot| slot.replacement().is_some())
+    }
+
+    /// Whether something else was registered during the load of the slot `name`, so that its waiters wait for a load of that.
+    /// They do not if the resource is to be unloaded.
+    pub(super) fn is_load_outdated(&self, name: &str) -> bool {
+        let slot = self.slots.get(name);
+        let Some(slot) = slot.filter(|slot| slot.drain_when_loaded.is_none()) else {
+            return false;
+        };
+        let registered = match &slot.replaces {
+            Some(replaces) => self.slots.get(&replaces.name),
+            None => Some(slot),
+        };
+        let is_other = |it: &Slot| !Arc::ptr_eq(&it.registered().load, &slot.resource.load);
+        !self.stopping.is_cancelled() && registered.is_some_and(is_other)
     }
 
     /// Whether a load is under way that is to replace `name`.
@@ -136,10 +156,7 @@ impl Loader {
         let Some(taken) = replaces.map(|replaces| replaces.name.clone()) else {
             return name.to_owned();
         };
-        // An unload under way ends as that of the slot `taken`.
-        if self.slots.get(&taken).is_some_and(|old| old.is_unloading) {
-            self.drain_successor(&taken, UnloadReason::Replaced);
-        }
+        // To unload the old one is to unload this one, too.
         if self
             .slots
             .get(name)
@@ -162,6 +179,7 @@ impl Loader {
             old.resource.name.clone_from(&name);
             old.deregistered = true;
             self.slots.insert(name.clone(), old);
+            // If it has died, its unload is under way.
             self.drain(&name, UnloadReason::Replaced, context);
         }
         taken
@@ -182,22 +200,33 @@ impl Loader {
         }
     }
 
-    /// The slot that was to replace `name` is gone without having done so. `error` is why its load failed, if it did.
-    pub(super) fn on_successor_ended(
-        &mut self,
-        name: &str,
-        error: Option<LoadError>,
-        context: &mut Context<Self>,
-    ) {
-        let Some(slot) = self.slots.get_mut(name) else {
+    /// `next` was to replace another slot, and is gone without having done so. Its waiters wait for what is registered now.
+    pub(super) fn on_successor_ended(&mut self, next: Slot, context: &mut Context<Self>) {
+        let Slot {
+            replaces: Some(Replaces { name, .. }),
+            mut waiters,
+            last_error,
+            ..
+        } = next
+        else {
             return;
         };
-        if error.is_some() {
-            slot.last_error = error;
+        let Some(slot) = self.slots.get_mut(&name) else {
+            return;
+        };
+        if last_error.is_some() {
+            slot.last_error = last_error;
         }
+        if slot.phase() == Phase::Ready {
+            if !waiters.is_empty() {
+                self.load_beside(&name, waiters, context);
+            }
+            return;
+        }
+        slot.waiters.append(&mut waiters);
         // The old one may have ended meanwhile. What waits for that goes on now.
         if !slot.is_active() {
-            self.on_inactive(name, context);
+            self.on_inactive(&name, context);
         }
     }
 }

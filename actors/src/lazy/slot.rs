@@ -111,6 +111,11 @@ impl Slot {
         self.replacement.as_ref()
     }
 
+    /// What is registered now: its next load uses that.
+    pub(super) fn registered(&self) -> &Resource {
+        self.replacement.as_ref().unwrap_or(&self.resource)
+    }
+
     pub(super) fn take_replacement(&mut self) -> Option<Resource> {
         self.replacement.take()
     }

@@ -142,12 +142,15 @@ impl Loader {
         if let Some(death_watch) = slot.death_watch.take() {
             context.cancel_future(death_watch);
         }
-        let unloaded = unload(Arc::clone(&slot.resource.load));
-        let name = name.to_owned();
-        context.spawn(
-            wrap_future::<_, Self>(unloaded)
-                .map(move |(), loader, context| loader.on_unloaded(&name, context)),
-        );
+        let load = Arc::clone(&slot.resource.load);
+        let unloaded = wrap_future::<_, Self>(unload(Arc::clone(&load)));
+        context.spawn(unloaded.map(move |(), loader, context| {
+            // Its slot may have got another name meanwhile, because it was replaced.
+            let is_it = |slot: &Slot| slot.is_unloading && Arc::ptr_eq(&slot.resource.load, &load);
+            for name in loader.names_where(is_it) {
+                loader.on_unloaded(&name, context);
+            }
+        }));
     }
 
     fn on_unloaded(&mut self, name: &str, context: &mut Context<Self>) {
@@ -177,11 +180,12 @@ impl Loader {
         if let Some(slot) = self.slots.get_mut(name) {
             slot.apply_replacement();
             if slot.deregistered {
-                slot.refuse_waiters(&AcquireError::NotFound(name.to_owned()));
-                let (replaces, error) = (slot.replaces.take(), slot.last_error.take());
-                self.slots.remove(name);
-                if let Some(replaces) = replaces {
-                    self.on_successor_ended(&replaces.name, error, context);
+                match self.slots.remove(name) {
+                    Some(next) if next.replaces.is_some() => self.on_successor_ended(next, context),
+                    Some(mut gone) => {
+                        gone.refuse_waiters(&AcquireError::NotFound(name.to_owned()));
+                    }
+                    None => {}
                 }
             } else if self.stopping.is_cancelled() {
                 slot.refuse_waiters(&AcquireError::Stopping);

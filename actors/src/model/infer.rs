@@ -77,6 +77,11 @@ pub enum InferError {
     /// or its process ended.
     #[error("there is no sequence {0:?}: begin it with sequence_start")]
     UnknownSequence(String),
+    /// The model is being unloaded or replaced, so no sequence can begin on this load of it.
+    #[error(
+        "the model is being unloaded or replaced: begin the sequence {0:?} again, with the same request"
+    )]
+    Draining(String),
     /// The model's process crashed on this request, twice.
     #[error("this request ended the model's process twice")]
     Poison,

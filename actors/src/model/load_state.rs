@@ -50,6 +50,7 @@ struct State {
     /// From the begin of a load until the end of the unload.
     tree: Option<TreeName>,
     is_loaded: bool,
+    is_draining: bool,
     failure: Option<LoadError>,
 }
 
@@ -58,7 +59,9 @@ impl LoadState {
     pub(super) fn begin(&self, names: &Arc<TreeNames>, resource: &str) -> String {
         let taken = names.take(resource);
         let name = taken.name.clone();
-        lock(&self.0).tree = Some(taken);
+        let mut state = lock(&self.0);
+        state.tree = Some(taken);
+        state.is_draining = false;
         name
     }
 
@@ -77,6 +80,16 @@ impl LoadState {
     /// The files have shown, without a load, that they cannot be loaded.
     pub(super) fn refuse(&self, error: LoadError) {
         lock(&self.0).failure = Some(error);
+    }
+
+    /// They are to be unloaded when no request uses them.
+    pub(super) fn drain(&self) {
+        lock(&self.0).is_draining = true;
+    }
+
+    /// Whether they are to be unloaded.
+    pub(super) fn is_draining(&self) -> bool {
+        lock(&self.0).is_draining
     }
 
     /// The files are unloaded, also after a failed load.

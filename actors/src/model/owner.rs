@@ -24,6 +24,7 @@ use super::infer::{
     BoundRequest, Infer, InferError, InferOutput, InferRequest, ModelGuard, Sequence,
 };
 use super::inputs::{InputPlan, check_names};
+use super::load_state::LoadState;
 use super::observed::Observer;
 use super::settings::ModelSettings;
 use crate::kernel::{AskError, Call, Child, Handle, IncarnationRef, Message, Reply};
@@ -46,6 +47,7 @@ pub(super) struct OwnerSpec {
     pub(super) load_deadline: Duration,
     pub(super) sequence_idle: Duration,
     pub(super) observer: Arc<Observer>,
+    pub(super) state: Arc<LoadState>,
 }
 
 /// Owns one loaded model.
@@ -155,6 +157,10 @@ impl ModelOwner {
         let Some(sequence) = &pending.sequence else {
             return Ok(self.instances.iter().position(free));
         };
+        // Its next requests would go to another load of the model, and it would keep this one loaded.
+        if sequence.start && !sequence.end && self.spec.state.is_draining() {
+            return Err(InferError::Draining(sequence.id.clone()));
+        }
         let is_bound = |it: &Instance| {
             it.sequence
                 .as_ref()

@@ -12,7 +12,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use actix::fut::{ActorFuture, ActorFutureExt, ready, wrap_future};
 use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
@@ -95,10 +95,13 @@ type Refused = Vec<(Key, LoadError)>;
 struct Known {
     /// The files as they were last seen. They may not be loaded.
     on_disk: Model,
-    /// Earlier files that are loaded, or are being loaded or unloaded, oldest first.
-    earlier: Vec<Model>,
+    /// Earlier files, oldest first. The loader has them for as long as they are loaded, or may be: a load may still wait for its
+    /// reservation.
+    earlier: Vec<Weak<ModelResource>>,
     /// Whether the last look has found the files.
     is_on_disk: bool,
+    /// The number of the last request to load it; 0 before the first one.
+    last_request: u64,
 }
 
 impl Known {
@@ -107,23 +110,23 @@ impl Known {
             on_disk,
             earlier: Vec::new(),
             is_on_disk: true,
+            last_request: 0,
         }
     }
 
     /// The files that are loaded, or else those that the next load uses.
-    fn serving(&self) -> &Model {
-        let newest_first = || [&self.on_disk].into_iter().chain(self.earlier.iter().rev());
-        let loaded = newest_first().find(|model| model.is_loaded());
-        let active = || newest_first().find(|model| model.resource.state.is_active());
-        loaded.or_else(active).unwrap_or(&self.on_disk)
+    fn serving(&self) -> Model {
+        let loaded = self.models().find(Model::is_loaded);
+        let active = || self.models().find(|model| model.resource.state.is_active());
+        let serving = loaded.or_else(active);
+        serving.unwrap_or_else(|| self.on_disk.clone())
     }
 
     /// The files have changed.
     fn replace(&mut self, on_disk: Model) {
-        self.earlier
-            .push(std::mem::replace(&mut self.on_disk, on_disk));
-        self.earlier
-            .retain(|model| model.resource.state.is_active());
+        self.earlier.retain(|model| model.strong_count() > 0);
+        self.earlier.push(Arc::downgrade(&self.on_disk.resource));
+        self.on_disk = on_disk;
     }
 
     fn is_usable(&self) -> bool {
@@ -140,9 +143,18 @@ impl Known {
         }
     }
 
-    fn models(&self) -> impl Iterator<Item = &Model> {
-        self.earlier.iter().chain([&self.on_disk])
+    /// All files that may be loaded, newest first.
+    fn models(&self) -> impl Iterator<Item = Model> {
+        let earlier = self.earlier.iter().rev().filter_map(Weak::upgrade);
+        std::iter::once(self.on_disk.clone()).chain(earlier.map(Model::new))
     }
+}
+
+/// The version for requests that name none.
+struct DefaultVersion {
+    version: u64,
+    /// The number of the request to load the model that has made it the default one; 0 if none has.
+    request: u64,
 }
 
 /// Knows the models on disk.
@@ -152,8 +164,9 @@ pub struct Repository {
     registrar: Arc<dyn Registrar>,
     versions: BTreeMap<Key, Known>,
     policies: BTreeMap<String, Result<VersionPolicy, SettingsError>>,
-    /// The version of each model for requests that name none.
-    defaults: BTreeMap<String, u64>,
+    defaults: BTreeMap<String, DefaultVersion>,
+    /// The number of requests to load a model. They are numbered in their order.
+    load_requests: u64,
     /// What the last look has found that is not used.
     misplaced: Vec<Misplaced>,
     /// Files are described one at a time, since each takes a process.
@@ -177,6 +190,7 @@ impl Repository {
             versions: BTreeMap::new(),
             policies: BTreeMap::new(),
             defaults: BTreeMap::new(),
+            load_requests: 0,
             misplaced: Vec::new(),
             describing: Arc::new(Semaphore::new(1)),
             looking: Arc::default(),
@@ -201,10 +215,21 @@ impl Repository {
         };
         let known = self.version(name, version);
         let no_version = || Unresolved::Version(name.to_owned(), version);
-        Ok(known.ok_or_else(no_version)?.serving().clone())
+        Ok(known.ok_or_else(no_version)?.serving())
     }
 
-    fn find_to_load(&self, name: &str) -> Result<Model, Unresolved> {
+    /// A caller asks for a load.
+    fn find_to_load(&mut self, name: &str) -> Result<Model, Unresolved> {
+        let version = self.version_to_load(name)?;
+        let known = self.versions.get_mut(&(name.to_owned(), version));
+        let known = known.ok_or_else(|| Unresolved::Version(name.to_owned(), version))?;
+        self.load_requests += 1;
+        known.last_request = self.load_requests;
+        Ok(known.on_disk.clone())
+    }
+
+    /// The highest version on disk, or that of the model's policy.
+    fn version_to_load(&self, name: &str) -> Result<u64, Unresolved> {
         let mut on_disk = self.versions_of(name).filter(|(_, it)| it.is_on_disk);
         let (found, why) = match self.policies.get(name) {
             Some(Err(error)) => return Err(Unresolved::Settings(error.clone())),
@@ -216,14 +241,13 @@ impl Repository {
                 (on_disk.next_back(), Unresolved::Model(name.to_owned()))
             }
         };
-        let (_, known) = found.ok_or(why)?;
-        Ok(known.on_disk.clone())
+        found.map(|(version, _)| version).ok_or(why)
     }
 
     /// The version for requests that name none. Only [`SetDefault`] changes it, unless it is gone, or cannot be loaded and
     /// the policy leaves a choice.
     fn default_version(&mut self, name: &str) -> Result<u64, Unresolved> {
-        let current = self.defaults.get(name).copied();
+        let current = self.defaults.get(name).map(|it| it.version);
         let current = current.filter(|version| self.version(name, *version).is_some());
         let version = match (self.policies.get(name), current) {
             (None | Some(Ok(VersionPolicy::Latest)), _) => {
@@ -246,15 +270,20 @@ impl Repository {
             }
             (Some(Err(error)), None) => return Err(Unresolved::Settings(error.clone())),
         };
-        if self.defaults.insert(name.to_owned(), version) != Some(version)
-            && let Some(before) = current
-        {
-            tracing::warn!(
-                model = name,
-                before,
+        if current != Some(version) {
+            let default = DefaultVersion {
                 version,
-                "the default version of a model cannot be loaded: another one is it from now on"
-            );
+                request: 0,
+            };
+            self.defaults.insert(name.to_owned(), default);
+            if let Some(before) = current {
+                tracing::warn!(
+                    model = name,
+                    before,
+                    version,
+                    "the default version of a model cannot be loaded: another one is it from now on"
+                );
+            }
         }
         Ok(version)
     }
@@ -359,8 +388,8 @@ impl Repository {
             let (model, version) = &key;
             tracing::warn!(actor = self.incarnation.path(), model, version, %error, "a model cannot be registered");
             let known = self.versions.get_mut(&key);
-            match known.and_then(|known| Some((known.earlier.pop()?, known))) {
-                Some((earlier, known)) => known.on_disk = earlier,
+            match known.and_then(|known| Some((known.earlier.pop()?.upgrade()?, known))) {
+                Some((earlier, known)) => known.on_disk = Model::new(earlier),
                 None => drop(self.versions.remove(&key)),
             }
         }
@@ -390,7 +419,7 @@ impl Repository {
         let unregistered = join_all(gone.map(unregister)).map(drop);
         let versions = &self.versions;
         self.defaults
-            .retain(|name, version| versions.contains_key(&(name.clone(), *version)));
+            .retain(|name, it| versions.contains_key(&(name.clone(), it.version)));
         unregistered
     }
 
@@ -572,7 +601,8 @@ impl Model {
     }
 }
 
-/// Makes a version the default one, because a caller has asked for its load and it is loaded.
+/// Makes a version the default one, because a caller has asked for its load and it is loaded. If another version was asked for
+/// later and is loaded already, that one stays the default.
 #[derive(Debug)]
 pub struct SetDefault {
     /// The version.
@@ -591,8 +621,13 @@ impl Handler<Call<SetDefault>> for Repository {
             return;
         };
         let (name, version) = model.file.key();
-        if self.version(&name, version).is_some() {
-            self.defaults.insert(name, version);
+        if let Some(known) = self.version(&name, version) {
+            let request = known.last_request;
+            let before = self.defaults.get(&name);
+            if before.is_none_or(|before| before.request <= request) {
+                let default = DefaultVersion { version, request };
+                self.defaults.insert(name, default);
+            }
         }
         reply.send(());
     }
@@ -671,7 +706,7 @@ impl Handler<Call<Rescan>> for Repository {
         };
         cx.spawn(self.look().map(move |looked, repository, _| {
             let listed = |known: &Known| Listed {
-                model: known.serving().clone(),
+                model: known.serving(),
                 files: known.files(),
             };
             reply.send(match looked {
@@ -712,12 +747,12 @@ impl Handler<Call<ReadLeaks>> for Repository {
     fn handle(&mut self, call: Call<ReadLeaks>, _: &mut Context<Self>) {
         if let Some((ReadLeaks, reply)) = call.accept() {
             let clock = Clock::now();
-            let models = self.versions.values().flat_map(Known::models);
+            let models: Vec<Model> = self.versions.values().flat_map(Known::models).collect();
+            let hosts = models.iter();
+            let hosts = hosts.flat_map(|model| model.resource.host_memory(&clock));
             reply.send(LeakReport {
                 is_enabled: self.runtime.config.leak.enabled,
-                hosts: models
-                    .flat_map(|model| model.resource.host_memory(&clock))
-                    .collect(),
+                hosts: hosts.collect(),
             });
         }
     }

@@ -290,6 +290,7 @@ impl ModelResource {
             load_deadline: context.deadline,
             sequence_idle: self.runtime.config.sequence_idle,
             observer: Arc::clone(&self.observer),
+            state: Arc::clone(&self.state),
         };
         let owner = ChildSpec::actor(&self.owner, move |incarnation| {
             ModelOwner::new(incarnation, spec.clone())
@@ -350,6 +351,7 @@ impl Load for ModelResource {
     }
 
     fn on_drain(&self) {
+        self.state.drain();
         let owner = self.owner.clone();
         actix_rt::spawn(async move {
             let end = Instant::now() + END_SEQUENCES_WITHIN;

@@ -293,3 +293,124 @@ fn a_pin_during_a_reload_is_kept() {
         loader.stop_and_check().await;
     });
 }
+
+#[test]
+fn after_a_failed_reload_callers_get_what_was_registered_meanwhile() {
+    paused(|system| async move {
+        for old_dies in [false, true] {
+            let (old, newest) = (Scripted::new(), Scripted::new());
+            let new = Scripted::new().load_time(3 * SECOND);
+            let new = new.script([Step::Fail(unavailable("broken"))]);
+            let loader = with_loaded(&system, &old, &new).await;
+            let first = begin_reload(&loader, &new).await;
+            if old_dies {
+                old.die("crashed");
+                eventually(async || !old.may_be_loaded()).await;
+            }
+            register(&loader, newest.resource("thing", &[])).await;
+            reload(&loader, "thing").await.unwrap();
+            first.await.unwrap().unwrap();
+            assert_eq!((old.loads(), new.loads(), newest.loads()), (1, 1, 1));
+            assert!(newest.may_be_loaded());
+            assert_eq!(loader.status("thing").await.counts.failures, 1);
+            eventually(async || loader.read(None).await.resources.len() == 1).await;
+            assert_eq!(loader.budget.used(), 10);
+            loader.stop_and_check().await;
+        }
+    });
+}
+
+#[test]
+fn callers_of_a_reload_get_the_failure_of_what_was_registered_last() {
+    paused(|system| async move {
+        let old = Scripted::new();
+        let new = Scripted::new().script([Step::Fail(unavailable("broken"))]);
+        let newest = Scripted::new().script([Step::Fail(unavailable("broken again"))]);
+        let loader = with_loaded(&system, &old, &new).await;
+        let reloading = begin_reload(&loader, &new).await;
+        register(&loader, newest.resource("thing", &[])).await;
+        let error = reloading.await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("broken again"), "{error}");
+        assert_eq!((new.loads(), newest.loads()), (1, 1));
+        assert_eq!(loader.ready().await, ["thing"], "the old one serves on");
+        assert_eq!(old.loads(), 1);
+        loader.stop_and_check().await;
+    });
+}
+
+#[test]
+fn callers_of_a_first_load_that_fails_get_what_was_registered_meanwhile() {
+    paused(|system| async move {
+        let thing = Scripted::new().script([Step::Fail(unavailable("broken"))]);
+        let newer = Scripted::new();
+        let resources = vec![thing.resource("thing", &[])];
+        let loader = TestLoader::start(&system, 100, resources).await;
+        let handle = loader.handle.clone();
+        let user = actix_rt::spawn(async move { acquire(&handle, "thing").await });
+        eventually(async || thing.loads() == 1).await;
+        register(&loader, newer.resource("thing", &[])).await;
+        drop(user.await.unwrap().unwrap());
+        assert_eq!((thing.loads(), newer.loads()), (1, 1));
+        assert!(newer.may_be_loaded());
+        loader.stop_and_check().await;
+    });
+}
+
+#[test]
+fn after_an_unload_a_failed_reload_loads_nothing_else() {
+    paused(|system| async move {
+        let (old, newest) = (Scripted::new(), Scripted::new());
+        let new = Scripted::new().script([Step::Fail(unavailable("broken"))]);
+        let loader = with_loaded(&system, &old, &new).await;
+        let reloading = begin_reload(&loader, &new).await;
+        register(&loader, newest.resource("thing", &[])).await;
+        let name = "thing".to_owned();
+        loader.handle.ask(Unload { name }, MINUTE).await.unwrap();
+        let error = reloading.await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("broken"), "{error}");
+        assert_eq!((newest.loads(), loader.budget.used()), (0, 0));
+        loader.use_once("thing").await;
+        assert!(newest.may_be_loaded());
+        loader.stop_and_check().await;
+    });
+}
+
+#[test]
+fn the_new_one_takes_over_during_the_unload_of_an_old_one_that_has_died() {
+    paused(|system| async move {
+        let old = Scripted::new().unload_time(10 * SECOND);
+        let new = Scripted::new().bytes(20);
+        let loader = with_loaded(&system, &old, &new).await;
+        let reloading = begin_reload(&loader, &new).await;
+        old.die("crashed");
+        reloading.await.unwrap().unwrap();
+        assert_eq!(loader.ready().await, ["thing"]);
+        loader.use_once("thing").await;
+        assert!(old.may_be_loaded(), "its unload is under way");
+        assert_eq!(loader.status("thing (old)").await.phase, Phase::Failed);
+        assert_eq!(loader.budget.used(), 30);
+        eventually(async || loader.read(None).await.resources.len() == 1).await;
+        assert!(!old.may_be_loaded());
+        loader.use_once("thing").await;
+        assert_eq!((new.loads(), loader.budget.used()), (1, 20));
+        loader.stop_and_check().await;
+    });
+}
+
+#[test]
+fn an_unload_after_the_death_of_the_old_one_unloads_the_new_one() {
+    paused(|system| async move {
+        let old = Scripted::new().unload_time(10 * SECOND);
+        let new = Scripted::new().load_time(3 * SECOND);
+        let loader = with_loaded(&system, &old, &new).await;
+        let reloading = begin_reload(&loader, &new).await;
+        old.die("crashed");
+        eventually(async || loader.status("thing").await.phase == Phase::Failed).await;
+        let name = "thing".to_owned();
+        loader.handle.ask(Unload { name }, MINUTE).await.unwrap();
+        reloading.await.unwrap().unwrap();
+        assert!(!old.may_be_loaded() && !new.may_be_loaded());
+        assert_eq!((new.loads(), loader.budget.used()), (1, 0));
+        loader.stop_and_check().await;
+    });
+}

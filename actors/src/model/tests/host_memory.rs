@@ -16,7 +16,7 @@ use crate::kernel::pressure::{self, Acknowledgements, Level, PressureWriter, Sta
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::buffers::FixedBuffers;
 use crate::kernel::{
-    AskError, ChildSpec, Handle, Load, LoadContext, LoadError, Loaded, MemoryFeedback, NoticeKind,
+    AskError, ChildSpec, Handle, Load, LoadContext, LoadError, MemoryFeedback, NoticeKind,
     NoticeReader, Notices, OomCounter, ReservationEntry, Root, SupervisorSpec,
 };
 use crate::model::describe::describe;
@@ -27,7 +27,7 @@ use crate::model::{
     ModelsConfig, Runtime, SandboxMode, Sequence,
 };
 
-const WITHIN: Duration = Duration::from_secs(20);
+pub(super) const WITHIN: Duration = Duration::from_secs(20);
 
 /// An entry of the ledger with constant figures.
 struct FixedEntry;
@@ -57,22 +57,102 @@ impl OomCounter for Kills {
     }
 }
 
+/// Runs the models of a folder, with what the memory module provides.
+pub(super) struct TestRuntime {
+    pub(super) runtime: Runtime,
+    pub(super) folder: TempDir,
+    pub(super) root: Root,
+    answers: FixedBuffers,
+    notices: Notices,
+    pressure: PressureWriter,
+    kills: Arc<Kills>,
+}
+
+impl TestRuntime {
+    pub(super) async fn start(system: &TestSystem) -> Self {
+        Self::start_with(system, SandboxMode::Off).await
+    }
+
+    async fn start_with(system: &TestSystem, sandbox: SandboxMode) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (pressure, reader) = pressure::channel();
+        let (notices, kills) = (Notices::default(), Arc::<Kills>::default());
+        let answers = FixedBuffers::new(u64::MAX);
+        let deps = MemoryDeps {
+            answers: Arc::new(answers.clone()),
+            pressure: reader,
+            notices: notices.clone(),
+            oom: Some(Arc::clone(&kills) as _),
+        };
+        let config = Arc::new(ModelsConfig {
+            dir: folder.path().to_owned(),
+            host_binary: program(folder.path()),
+            zygote: false,
+            sandbox,
+            ttl: None,
+            queue_max: 1000,
+            heartbeat_interval: Duration::from_millis(20),
+            heartbeat_timeout: WITHIN,
+            sequence_idle: WITHIN,
+            leak: LeakConfig {
+                every_calls: 4,
+                ..LeakConfig::default()
+            },
+        });
+        let models = SupervisorSpec::new("models");
+        let runtime = Runtime::new(models.handle(), config, deps);
+        let spec = SupervisorSpec::new("root").child(ChildSpec::supervisor(models));
+        Self {
+            root: system.start(spec).await,
+            runtime,
+            folder,
+            answers,
+            notices,
+            pressure,
+            kills,
+        }
+    }
+
+    /// Writes a version of a model.
+    pub(super) fn write(&self, model: &str, version: u64, settings: &str) {
+        let folder = self.folder.path().join(model).join(version.to_string());
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("model.pt"), "").unwrap();
+        std::fs::write(folder.join("model.toml"), settings).unwrap();
+    }
+
+    /// Writes a model that cannot be loaded. Returns its file, and why.
+    async fn load_error(&self, model: &str) -> (ModelFile, LoadError) {
+        self.write(model, 1, "");
+        let file = scan_model(self.folder.path(), model).files.remove(0);
+        let resource = ModelResource::new(file.clone(), self.runtime.clone());
+        let loaded = resource.load(load_context(WITHIN)).await;
+        (file, loaded.err().expect("an error"))
+    }
+}
+
+pub(super) fn load_context(deadline: Duration) -> LoadContext {
+    LoadContext {
+        entry: Arc::new(FixedEntry),
+        deadline,
+        feedback: MemoryFeedback::default(),
+    }
+}
+
 /// A loaded model, and what the memory module provides.
-struct TestModel {
-    file: ModelFile,
-    runtime: Runtime,
-    resource: ModelResource,
-    owner: Handle<ModelOwner>,
+pub(super) struct TestModel {
+    pub(super) resource: ModelResource,
+    pub(super) owner: Handle<ModelOwner>,
     feedback: MemoryFeedback,
     notices: NoticeReader,
     pressure: PressureWriter,
     kills: Arc<Kills>,
     answers: FixedBuffers,
-    root: Root,
+    pub(super) root: Root,
     _folder: TempDir,
 }
 
-async fn load(system: &TestSystem, model: &str, settings: &str) -> TestModel {
+pub(super) async fn load(system: &TestSystem, model: &str, settings: &str) -> TestModel {
     load_within(system, model, settings, WITHIN).await
 }
 
@@ -83,78 +163,29 @@ async fn load_within(
     settings: &str,
     deadline: Duration,
 ) -> TestModel {
-    let (model, loaded) = try_load(system, model, settings, deadline, SandboxMode::Off).await;
-    assert_eq!(loaded.unwrap().bytes % AT_FIRST, 0);
-    model
-}
-
-async fn try_load(
-    system: &TestSystem,
-    model: &str,
-    settings: &str,
-    deadline: Duration,
-    sandbox: SandboxMode,
-) -> (TestModel, Result<Loaded, LoadError>) {
-    let folder = tempfile::tempdir().unwrap();
-    let version = folder.path().join(model).join("1");
-    std::fs::create_dir_all(&version).unwrap();
-    std::fs::write(version.join("model.pt"), "").unwrap();
-    std::fs::write(version.join("model.toml"), settings).unwrap();
-    let (pressure, reader) = pressure::channel();
-    let (notices, kills) = (Notices::default(), Arc::<Kills>::default());
-    let answers = FixedBuffers::new(u64::MAX);
-    let deps = MemoryDeps {
-        answers: Arc::new(answers.clone()),
-        pressure: reader,
-        notices: notices.clone(),
-        oom: Some(Arc::clone(&kills) as _),
-    };
-    let config = Arc::new(ModelsConfig {
-        dir: folder.path().to_owned(),
-        host_binary: program(folder.path()),
-        zygote: false,
-        sandbox,
-        ttl: None,
-        queue_max: 1000,
-        heartbeat_interval: Duration::from_millis(20),
-        heartbeat_timeout: WITHIN,
-        sequence_idle: WITHIN,
-        leak: LeakConfig {
-            every_calls: 4,
-            ..LeakConfig::default()
-        },
-    });
-    let models = SupervisorSpec::new("models");
-    let runtime = Runtime::new(models.handle(), Arc::clone(&config), deps);
-    let spec = SupervisorSpec::new("root").child(ChildSpec::supervisor(models));
-    let root = system.start(spec).await;
-    let file = scan_model(folder.path(), model).files.remove(0);
-    let resource = ModelResource::new(file.clone(), runtime.clone());
-    let feedback = MemoryFeedback::default();
-    let context = LoadContext {
-        entry: Arc::new(FixedEntry),
-        deadline,
-        feedback: feedback.clone(),
-    };
-    let loaded = resource.load(context).await;
-    let model = TestModel {
-        file,
-        runtime,
+    let running = TestRuntime::start(system).await;
+    running.write(model, 1, settings);
+    let file = scan_model(running.folder.path(), model).files.remove(0);
+    let resource = ModelResource::new(file, running.runtime);
+    let context = load_context(deadline);
+    let feedback = context.feedback.clone();
+    let loaded = resource.load(context).await.unwrap();
+    assert_eq!(loaded.bytes % AT_FIRST, 0);
+    TestModel {
         owner: resource.owner.clone(),
         resource,
-        notices: notices.subscribe(),
+        notices: running.notices.subscribe(),
         feedback,
-        pressure,
-        kills,
-        answers,
-        root,
-        _folder: folder,
-    };
-    (model, loaded)
+        pressure: running.pressure,
+        kills: running.kills,
+        answers: running.answers,
+        root: running.root,
+        _folder: running.folder,
+    }
 }
 
 impl TestModel {
-    async fn ask(&self, sequence: Option<Sequence>) -> Result<InferOutput, InferError> {
+    pub(super) async fn ask(&self, sequence: Option<Sequence>) -> Result<InferOutput, InferError> {
         let asked = self.try_ask(sequence).await;
         asked.unwrap_or_else(|error| panic!("no answer: {error}"))
     }
@@ -183,12 +214,17 @@ impl TestModel {
 }
 
 fn step(start: bool, end: bool) -> Option<Sequence> {
-    let id = "s".to_owned();
+    step_of("s", start, end)
+}
+
+/// A step of the sequence `id`.
+pub(super) fn step_of(id: &str, start: bool, end: bool) -> Option<Sequence> {
+    let id = id.to_owned();
     Some(Sequence { id, start, end })
 }
 
 /// Polls until `is_so`, without requests to the model.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+pub(super) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + WITHIN;
     while !is_so().await {
         assert!(Instant::now() < deadline, "never {what}");
@@ -410,26 +446,23 @@ fn a_host_that_sends_what_nothing_asked_for_is_ended_and_holds_no_memory() {
 #[test]
 fn a_host_that_sends_something_else_during_its_load_is_ended() {
     TestSystem::real_time(|system| async move {
-        let load = try_load(&system, PONGS_EARLY, "", WITHIN, SandboxMode::Off);
-        let (model, loaded) = load.await;
-        let error = loaded.err().unwrap().to_string();
-        assert!(error.contains("nothing asked for"), "{error}");
-        model.root.stop().await;
+        let running = TestRuntime::start(&system).await;
+        let (_, error) = running.load_error(PONGS_EARLY).await;
+        assert!(error.to_string().contains("nothing asked for"), "{error}");
+        running.root.stop().await;
     });
 }
 
 #[test]
 fn a_host_that_does_not_say_how_it_is_confined_is_ended_if_that_is_required() {
     TestSystem::real_time(|system| async move {
-        let load = try_load(&system, "plain", "", WITHIN, SandboxMode::Required);
-        let (model, loaded) = load.await;
-        let described = describe(model.runtime.clone(), &model.file).await;
-        for error in [
-            loaded.err().unwrap().to_string(),
-            described.err().unwrap().to_string(),
-        ] {
+        let running = TestRuntime::start_with(&system, SandboxMode::Required).await;
+        let (file, load_error) = running.load_error("plain").await;
+        let described = describe(running.runtime.clone(), &file).await;
+        let describe_error = described.err().unwrap().to_string();
+        for error in [load_error.to_string(), describe_error] {
             assert!(error.contains("is not confined"), "{error}");
         }
-        model.root.stop().await;
+        running.root.stop().await;
     });
 }
