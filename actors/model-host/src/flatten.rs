@@ -14,16 +14,13 @@
 
 use std::{collections::HashSet, rc::Rc};
 
-use headroom_model_protocol::{Failure, FailureKind, push_element};
+use headroom_model_protocol::{Failure, FailureKind, OUTPUTS_MAX, push_element};
 use tch::Tensor;
 
 use crate::{
     failure::failure,
     torch::{self, Content, Value},
 };
-
-/// Outputs of one call at most. More would not fit into a frame's header.
-const OUTPUTS_MAX: usize = 4096;
 
 /// Nesting of tuples, lists and dicts at most.
 const DEPTH_MAX: usize = 32;

@@ -2,6 +2,7 @@
 
 use std::{ffi::CStr, fs::File, time::Instant};
 
+use headroom_model_protocol::arena::ARENA_MAX;
 use headroom_model_protocol::{
     Arena, Datatype, Failure, FailureKind, HostReply, Infer, Input, InputKind, LoadedModel, Scalar,
     SignatureInput, Start, TensorReader, TensorWriter, encode_frame,
@@ -179,6 +180,11 @@ impl Model {
         let mut bytes = 0;
         for (name, output) in &outputs {
             bytes += tensor::measure(name, output)?;
+        }
+        if bytes > ARENA_MAX {
+            let message =
+                format!("the outputs have {bytes} bytes together, at most {ARENA_MAX} can be sent");
+            return Err(failure(FailureKind::Model, message));
         }
         Ok(ModelOutputs {
             outputs,

@@ -10,6 +10,7 @@ use std::{
 use headroom_model_protocol::arena::ARENA_MAX;
 use nix::libc::{_IOLBF, FILE, setvbuf};
 use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         prctl,
         resource::{Resource, getrlimit, setrlimit},
@@ -89,9 +90,17 @@ pub(crate) fn follow_parent() {
     }
 }
 
-/// Has the kernel kill this process when the thread that started it ends.
-pub(crate) fn end_with_parent() -> io::Result<()> {
-    Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)
+/// Has the kernel kill this process when the thread that started it ends. Ends it if the other end of `socket`, the
+/// server, is gone already.
+pub(crate) fn end_with_server(socket: &UnixStream) -> io::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    let mut other_end = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+    poll(&mut other_end, PollTimeout::ZERO)?;
+    let is_gone = |events: PollFlags| events.contains(PollFlags::POLLHUP);
+    if other_end[0].revents().is_some_and(is_gone) {
+        exit(ExitCode::Ok);
+    }
+    Ok(())
 }
 
 /// Becomes the leader of a process group of its own.
@@ -129,8 +138,6 @@ pub(crate) fn expect_one_thread() -> io::Result<()> {
 /// Limits what this process may use of the system: no core dump, which would hold the data of requests, few descriptors,
 /// and no file, which can only be an arena, larger than an arena may be. The limits cannot be raised again.
 pub(crate) fn limit_resources() -> io::Result<()> {
-    // A limit of 0 that the process has inherited stays. Then a core dump has no memory.
-    std::fs::write("/proc/self/coredump_filter", "0")?;
     for (resource, limit) in [
         (Resource::RLIMIT_CORE, CORE_MAX),
         (Resource::RLIMIT_NOFILE, DESCRIPTORS_MAX),
@@ -140,7 +147,12 @@ pub(crate) fn limit_resources() -> io::Result<()> {
         let limit = limit.min(hard);
         setrlimit(resource, limit, limit)?;
     }
-    Ok(())
+    // The process may have inherited a limit of 0, or set it. Then a core dump has no memory.
+    match std::fs::write("/proc/self/coredump_filter", "0") {
+        // This kernel makes none.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        written => written,
+    }
 }
 
 /// Limits this process's data to `bytes`: heap, private mappings and threads' stacks, used or not. The limit can be

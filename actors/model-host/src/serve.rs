@@ -117,7 +117,7 @@ fn try_serve(socket: UnixStream) -> io::Result<ExitCode> {
 
 /// Says what a file declares.
 fn describe(socket: UnixStream, file: File, sandbox: SandboxMode) -> io::Result<ExitCode> {
-    process::end_with_parent()?;
+    process::end_with_server(&socket)?;
     process::set_name("hr-describe");
     process::raise_oom_score();
     let shared = Shared::new(socket);

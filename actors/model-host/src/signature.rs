@@ -4,7 +4,7 @@
 //! access to the signature. libtorch's own printer writes the text, so a small parser is enough: it finds the class,
 //! then the method's argument list, and skips the bodies.
 
-use headroom_model_protocol::{Description, SignatureInput};
+use headroom_model_protocol::{ARGUMENTS_MAX, Description, SignatureInput};
 
 /// The signature of a module's class.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +54,9 @@ pub(crate) fn read(code: &str, class: &str) -> Option<Signature> {
             _ => (argument, None),
         };
         let (name, type_text) = argument.split_once(':').unwrap_or((argument, "Tensor"));
+        if signature.inputs.len() == ARGUMENTS_MAX {
+            return None;
+        }
         signature.inputs.push(SignatureInput {
             name: name.trim().to_owned(),
             // The printer breaks lines within types.

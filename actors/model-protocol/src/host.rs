@@ -12,6 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Datatype, DeniedAction, Sandbox, SandboxMode, Scalar, ScalarKind, TensorMeta};
 
+/// Arguments of `forward` at most.
+pub const ARGUMENTS_MAX: usize = 1024;
+
+/// Outputs of one call at most. More would not fit into a frame's header.
+pub const OUTPUTS_MAX: usize = 4096;
+
 /// The host sends outputs of up to this many bytes together without asking.
 pub const OUTPUTS_UNASKED_MAX: u64 = 64 << 10;
 

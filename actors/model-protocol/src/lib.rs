@@ -26,8 +26,9 @@ pub use datatype::{Datatype, DatatypeError};
 pub use elements::{Elements, ElementsError, LENGTH_BYTES, check_elements, push_element};
 pub use frame::{Frame, FrameDecoder, FrameError, encode_frame};
 pub use host::{
-    Description, Failure, FailureKind, HostReply, HostRequest, Infer, Input, InputKind,
-    LoadedModel, Memory, OUTPUTS_UNASKED_MAX, SignatureInput, Start, Trimmed, part_of,
+    ARGUMENTS_MAX, Description, Failure, FailureKind, HostReply, HostRequest, Infer, Input,
+    InputKind, LoadedModel, Memory, OUTPUTS_MAX, OUTPUTS_UNASKED_MAX, SignatureInput, Start,
+    Trimmed, part_of,
 };
 pub use sandbox::{DeniedAction, Sandbox, SandboxMode, SandboxState};
 pub use tensor::{

@@ -10,9 +10,9 @@ use tokio::time::timeout;
 use super::blocking::run_blocking;
 use super::connection;
 use super::files::ModelFile;
-use super::host_process::{HostError, check_confined, is_denial};
+use super::host_process::{HostError, check_confined, check_description, is_denial};
 use super::metrics::count_denied;
-use super::reply_credit::ReplyCredit;
+use super::reports::Reports;
 use super::resource::Runtime;
 use crate::kernel::process::{Process, SpawnError};
 use crate::kernel::{BudgetError, regular_file};
@@ -75,7 +75,7 @@ async fn run(runtime: &Runtime, file: &ModelFile) -> Result<Description, Describ
         );
         count_denied(&model, action, count);
     };
-    let mut credit = ReplyCredit::new();
+    let mut reports = Reports::new();
     let mode = runtime.config.sandbox;
     let mut confined = None;
     let mut frames = std::pin::pin!(frames);
@@ -88,11 +88,12 @@ async fn run(runtime: &Runtime, file: &ModelFile) -> Result<Description, Describ
             }
             HostReply::Described(description) => {
                 check_confined(mode, &confined.unwrap_or_default())?;
+                check_description(&description)?;
                 return Ok(description);
             }
             HostReply::StartFailed(failure) => return Err(HostError::StartFailed(failure).into()),
             HostReply::Denied { action, count } => {
-                credit.on_report()?;
+                reports.take()?;
                 on_denied(action, count);
             }
             _ => return Err(HostError::Unexpected("during the reading of a file").into()),

@@ -1,6 +1,9 @@
-//! Decides when a host process that does not answer counts as stuck.
+//! Decides when a host process that does not answer counts as stuck, and which answers it owes.
 
 use std::time::Duration;
+
+use super::host_process::HostError;
+use super::reports::Reports;
 
 /// Counts the pings that one process has left unanswered. It counts pings and not time, because a
 /// server that is stopped sends no pings and reads no replies.
@@ -8,27 +11,45 @@ use std::time::Duration;
 pub(super) struct Heartbeat {
     interval: Duration,
     timeout: Duration,
-    /// Pings since the last frame of the process.
     unanswered: u32,
+    /// Reports that may come before the next answer.
+    reports: Reports,
 }
 
 impl Heartbeat {
-    /// A ping is sent every `interval`. After `timeout` without a frame the process counts as stuck.
+    /// A ping is sent every `interval`. A process that is behind by `timeout` counts as stuck.
     pub(super) fn new(interval: Duration, timeout: Duration) -> Self {
         Self {
             interval,
             timeout,
             unanswered: 0,
+            reports: Reports::new(),
         }
     }
 
-    /// The process has sent a frame.
-    pub(super) fn on_frame(&mut self) {
-        self.unanswered = 0;
+    /// There is another process.
+    pub(super) fn restart(&mut self) {
+        *self = Self::new(self.interval, self.timeout);
     }
 
-    /// To be called once per interval, before the next ping. Returns how long the process has sent
-    /// nothing, if it counts as stuck.
+    /// The process has answered a ping.
+    pub(super) fn on_pong(&mut self) -> Result<(), HostError> {
+        let rest = self.unanswered.checked_sub(1);
+        self.unanswered = rest.ok_or(HostError::Unexpected("the answer to a ping"))?;
+        self.reports = Reports::new();
+        Ok(())
+    }
+
+    /// The process has reported denied actions, which it does before it answers a ping.
+    pub(super) fn on_report(&mut self) -> Result<(), HostError> {
+        match self.unanswered {
+            0 => Err(HostError::Unexpected("a report of denied actions")),
+            _ => self.reports.take(),
+        }
+    }
+
+    /// To be called once per interval, before the next ping. Returns for how long the process has not answered, if it
+    /// counts as stuck.
     pub(super) fn before_ping(&mut self) -> Option<Duration> {
         let silent = self.interval.saturating_mul(self.unanswered);
         self.unanswered = self.unanswered.saturating_add(1);
@@ -39,6 +60,8 @@ impl Heartbeat {
 
 #[cfg(test)]
 mod tests {
+    use headroom_model_protocol::DeniedAction;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -48,12 +71,14 @@ mod tests {
         let mut heartbeat = Heartbeat::new(SECOND, 2 * SECOND);
         for _ in 0..100 {
             assert_eq!(heartbeat.before_ping(), None);
-            heartbeat.on_frame();
+            heartbeat.on_pong().unwrap();
         }
         for _ in 0..3 {
             assert_eq!(heartbeat.before_ping(), None);
         }
         assert_eq!(heartbeat.before_ping(), Some(3 * SECOND));
+        heartbeat.restart();
+        assert_eq!(heartbeat.before_ping(), None);
     }
 
     #[test]
@@ -64,5 +89,24 @@ mod tests {
             (None, None)
         );
         assert_eq!(heartbeat.before_ping(), Some(2 * SECOND));
+    }
+
+    #[test]
+    fn each_answer_and_each_report_needs_a_ping_before_it() {
+        let mut heartbeat = Heartbeat::new(SECOND, 10 * SECOND);
+        for pings in 0..3 {
+            assert!(heartbeat.on_pong().is_err());
+            assert!(heartbeat.on_report().is_err());
+            for _ in 0..pings {
+                heartbeat.before_ping();
+            }
+            for _ in 0..pings {
+                for _ in DeniedAction::ALL {
+                    heartbeat.on_report().unwrap();
+                }
+                assert!(heartbeat.on_report().is_err());
+                heartbeat.on_pong().unwrap();
+            }
+        }
     }
 }

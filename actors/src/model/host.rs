@@ -13,7 +13,7 @@ mod growth;
 mod replacement;
 mod trim;
 
-use actix::fut::{ActorFutureExt, ActorStreamExt, wrap_future, wrap_stream};
+use actix::fut::{ActorFutureExt, ActorStreamExt, ready, wrap_future, wrap_stream};
 use actix::{Actor, AsyncContext, Context, ResponseActFuture, SpawnHandle};
 use headroom_model_protocol::{
     Failure, FailureKind, Frame, HostReply, HostRequest, LoadedModel, Sandbox, SandboxState,
@@ -32,7 +32,6 @@ use super::host_process::{Frames, HostError, HostSpec, Running, boot};
 use super::infer::InferError;
 use super::memory_monitor::{MemoryMonitor, ReplaceReason};
 use super::metrics::{FORWARD, GrowthGauge, SandboxGauge, start_at_zero};
-use super::reply_credit::ReplyCredit;
 use crate::kernel::{Child, Exit, IncarnationRef};
 
 /// Owns one host process.
@@ -45,7 +44,6 @@ pub(super) struct ModelHost {
     current: Option<Current>,
     next_id: u64,
     heartbeat: Heartbeat,
-    reply_credit: ReplyCredit,
     growth_bound: GrowthBound,
     monitor: MemoryMonitor,
     trims: Trims,
@@ -82,7 +80,6 @@ impl ModelHost {
             current: None,
             next_id: 0,
             heartbeat,
-            reply_credit: ReplyCredit::new(),
             growth_bound: GrowthBound::default(),
             bytes: 0,
         }
@@ -105,15 +102,16 @@ impl ModelHost {
         );
         self.growth_gauge.set(0);
         self.growth_bound = GrowthBound::default();
-        self.reply_credit = ReplyCredit::new();
         self.set_measured(bytes);
         self.set_sandbox(running.sandbox.clone());
         self.running = Some(running);
         self.spec.state.set_ready(loaded);
-        self.heartbeat.on_frame();
+        self.heartbeat.restart();
         let frames = wrap_stream::<_, Self>(frames);
         let read = frames
             .map(|frame, host, cx| host.on_frame(frame, cx))
+            // What follows a fault is not read.
+            .take_while(|goes_on, _, _| ready(*goes_on))
             .finish();
         self.reader = Some(cx.spawn(read.map(|(), host, cx| host.on_closed(cx))));
     }
@@ -159,21 +157,22 @@ impl ModelHost {
         self.spec.state.set_measured(bytes, self.monitor.growth());
     }
 
-    fn fail(&self, cx: &mut Context<Self>, error: HostError) {
+    /// Kills the process and ends the actor.
+    fn fail(&mut self, cx: &mut Context<Self>, error: HostError) {
         self.spec.state.set_not_serving();
+        self.running = None;
         self.incarnation.end(cx, Exit::error(error));
     }
 
+    /// Returns whether to read on.
     fn on_frame(
         &mut self,
         frame: Result<Frame<HostReply>, ConnectionError>,
         cx: &mut Context<Self>,
-    ) {
-        self.heartbeat.on_frame();
+    ) -> bool {
         let taken = frame.map_err(HostError::from);
-        if let Err(error) = taken.and_then(|frame| self.take(frame, cx)) {
-            self.fail(cx, error);
-        }
+        let taken = taken.and_then(|frame| self.take(frame, cx));
+        taken.map_err(|error| self.fail(cx, error)).is_ok()
     }
 
     /// Takes a reply. Fails at one that a process of ours would not send.
@@ -182,6 +181,9 @@ impl ModelHost {
         Frame { header, payload }: Frame<HostReply>,
         cx: &mut Context<Self>,
     ) -> Result<(), HostError> {
+        if !payload.is_empty() && !matches!(header, HostReply::Output { .. }) {
+            return Err(HostError::Unexpected("bytes beside a message"));
+        }
         match header {
             HostReply::Output {
                 id,
@@ -201,14 +203,14 @@ impl ModelHost {
             }
             HostReply::OutputSize { id, bytes } => self.on_output_size(id, bytes, cx)?,
             HostReply::Pong { anonymous } => {
-                self.reply_credit.on_pong()?;
+                self.heartbeat.on_pong()?;
                 self.monitor.on_pong(anonymous);
                 self.set_measured(anonymous);
                 self.trim_if_due(cx);
             }
             HostReply::Trimmed(trimmed) => self.on_trimmed(trimmed)?,
             HostReply::Denied { action, count } => {
-                self.reply_credit.on_report()?;
+                self.heartbeat.on_report()?;
                 self.spec.on_denied(action, count);
             }
             HostReply::Confined(_)
@@ -246,13 +248,12 @@ impl ModelHost {
             self.spec.state.set_not_serving();
             return self.incarnation.end(cx, Exit::Stuck { silent });
         }
-        self.reply_credit.on_ping();
         self.send(&HostRequest::Ping, &[], cx);
         self.bound_growth(cx);
     }
 
     /// Sends a request. Does nothing between two processes.
-    fn send(&self, request: &HostRequest, payload: &[u8], cx: &mut Context<Self>) {
+    fn send(&mut self, request: &HostRequest, payload: &[u8], cx: &mut Context<Self>) {
         if let Some(running) = &self.running
             && let Err(error) = running.sender.send(request, payload, Vec::new())
         {

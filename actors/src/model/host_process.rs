@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::future::{FutureExt, LocalBoxFuture, Shared};
 use futures_util::stream::{LocalBoxStream, StreamExt, TryStreamExt};
 use headroom_model_protocol::{
-    Arena, ArenaError, DeniedAction, Failure, FailureKind, Frame, HostReply, HostRequest,
-    LoadedModel, Sandbox, SandboxMode, SandboxState, Start,
+    ARGUMENTS_MAX, Arena, ArenaError, DeniedAction, Description, Failure, FailureKind, Frame,
+    HostReply, HostRequest, LoadedModel, OUTPUTS_MAX, Sandbox, SandboxMode, SandboxState, Start,
 };
 use nix::sys::signal::Signal;
 use tokio::net::unix::pipe;
@@ -21,7 +21,7 @@ use super::files::OpenModel;
 use super::host_state::HostState;
 use super::main_thread::end_with_main_thread;
 use super::metrics::count_denied;
-use super::reply_credit::ReplyCredit;
+use super::reports::Reports;
 use super::resource::Runtime;
 use super::zygote::{Fork, Forked, Zygote};
 use crate::kernel::process::{Process, SpawnError, log_lines};
@@ -111,6 +111,10 @@ pub(super) enum HostError {
     TooMuchOutput { bytes: u64, allowed: u64 },
     #[error("the process announced {0} bytes of outputs, more than a reply can hold")]
     ImpossibleOutput(u64),
+    #[error("the process sent {0} outputs, at most {OUTPUTS_MAX} were allowed")]
+    TooManyOutputs(usize),
+    #[error("the process names {0} arguments, at most {ARGUMENTS_MAX} were allowed")]
+    TooManyArguments(usize),
     #[error("the process dropped outputs that it was not told to drop")]
     DroppedOutputs,
     #[error("the process sent a reply that nothing asked for: {0}")]
@@ -267,7 +271,7 @@ async fn wait_until_loaded(
 ) -> Result<(LoadedModel, Sandbox), HostError> {
     let mode = spec.start.sandbox;
     let mut confined = None;
-    let mut credit = ReplyCredit::new();
+    let mut reports = Reports::new();
     loop {
         match frames.next().await {
             Some(Ok(frame)) => match frame.header {
@@ -279,11 +283,12 @@ async fn wait_until_loaded(
                 HostReply::Ready(loaded) => {
                     let sandbox = confined.unwrap_or_default();
                     check_confined(mode, &sandbox)?;
+                    check_description(&loaded.description)?;
                     return Ok((loaded, sandbox));
                 }
                 HostReply::StartFailed(failure) => return Err(HostError::StartFailed(failure)),
                 HostReply::Denied { action, count } => {
-                    credit.on_report()?;
+                    reports.take()?;
                     spec.on_denied(action, count);
                 }
                 _ => return Err(HostError::Unexpected("during the load")),
@@ -305,6 +310,14 @@ pub(super) fn check_confined(mode: SandboxMode, sandbox: &Sandbox) -> Result<(),
             Err(HostError::NotConfined(sandbox.missing.join("; ")))
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether the server keeps what a process has read in its file. The process has checked it, too.
+pub(super) fn check_description(description: &Description) -> Result<(), HostError> {
+    match description.inputs.len() {
+        ..=ARGUMENTS_MAX => Ok(()),
+        count => Err(HostError::TooManyArguments(count)),
     }
 }
 

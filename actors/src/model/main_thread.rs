@@ -4,6 +4,7 @@
 //! process: the readings of memory, on which the budget stands, would miss it.
 
 use std::fs::read_to_string;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,14 +20,22 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) async fn end_with_main_thread(process: Arc<ProcessRef>, host: String) {
     let pid = process.pid();
     let pages = format!("/proc/{pid}/statm");
-    while let Ok(pages) = read_to_string(&pages) {
-        // A main thread that has ended has given back its address space.
-        if pages.starts_with("0 ") {
+    let mut had_ended = false;
+    loop {
+        let has_ended = match read_to_string(&pages) {
+            // A main thread that has ended has given back its address space.
+            Ok(pages) => pages.starts_with("0 "),
+            Err(error) if error.kind() == ErrorKind::NotFound => return,
+            // The next look may succeed.
+            Err(_) => false,
+        };
+        // A process that ends as a whole looks like this for a moment.
+        if has_ended && had_ended {
             tracing::warn!(host, pid, "the main thread of a model's process has ended");
-            // It does nothing if the whole process has ended and was not reaped yet.
             process.signal(Signal::SIGKILL).ok();
             return;
         }
+        had_ended = has_ended;
         sleep(LOOK_INTERVAL).await;
     }
 }

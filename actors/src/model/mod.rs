@@ -36,7 +36,7 @@ mod memory_monitor;
 mod metrics;
 mod observed;
 mod owner;
-mod reply_credit;
+mod reports;
 mod repository;
 mod resource;
 mod settings;

@@ -1,6 +1,7 @@
 //! A model and the zygote as resources of the lazy loader. A load starts supervised children, an
 //! unload stops them, and the end of their processes frees all of their memory.
 
+use std::future::ready;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -117,7 +118,7 @@ impl Runtime {
         &self,
         child: ChildSpec,
         deadline: Duration,
-        measure: impl FnOnce() -> u64 + Send + 'static,
+        measure: impl Future<Output = u64> + Send + 'static,
     ) -> BoxFuture<'static, Result<Loaded, LoadError>> {
         let supervisor = self.supervisor.clone();
         let started = async move {
@@ -131,7 +132,7 @@ impl Runtime {
                 StartChildError::Failed(exit) => load_error(&exit),
                 error => LoadError::new(LoadErrorKind::Unavailable, error.to_string()),
             })?;
-            let bytes = measure();
+            let bytes = measure.await;
             let died = started.ended().map(|exit| load_error(&exit)).boxed();
             Ok(Loaded { bytes, died })
         };
@@ -158,7 +159,7 @@ impl Load for ZygoteResource {
             Zygote::new(incarnation, spec.clone(), Arc::clone(&entry), fork_deadline)
         };
         let child = ChildSpec::actor(&self.handle, make).start_deadline(context.deadline);
-        self.runtime.start_child(child, context.deadline, || 0)
+        self.runtime.start_child(child, context.deadline, ready(0))
     }
 
     fn unload(&self) -> BoxFuture<'static, ()> {
@@ -246,9 +247,17 @@ impl ModelResource {
         // The loader decides when to load a failed model again.
         let child = ChildSpec::supervisor(tree).restart(Restart::Temporary);
         let hosts = self.hosts.clone();
-        let measure = move || {
+        let (answers, entry) = (Arc::clone(&self.runtime.memory.answers), context.entry);
+        let measure = async move {
             let loaded = hosts.iter().filter_map(|(_, state)| state.loaded());
-            loaded.map(|loaded| loaded.memory.pss).sum()
+            let reported = loaded.map(|loaded| loaded.memory.pss);
+            let reported = reported.fold(0, u64::saturating_add);
+            let known = || entry.reserved().max(entry.measured());
+            // A process can report anything.
+            if reported > known() {
+                answers.read_memory().await;
+            }
+            reported.min(known())
         };
         let started = self.runtime.start_child(child, context.deadline, measure);
         started.await
@@ -326,7 +335,7 @@ impl Load for ModelResource {
                 let error = LoadError::new(LoadErrorKind::Invalid, error.to_string());
                 let result = Err(error);
                 state.end(&result);
-                return std::future::ready(result).boxed();
+                return ready(result).boxed();
             }
         };
         let resource = self.clone();

@@ -7,8 +7,9 @@ use std::time::Duration;
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{AsyncContext, Context, Handler, SpawnHandle};
 use headroom_model_protocol::arena::ARENA_MAX;
-use headroom_model_protocol::frame::PAYLOAD_MAX;
-use headroom_model_protocol::{ArenaError, HostRequest, OUTPUTS_UNASKED_MAX, TensorMeta};
+use headroom_model_protocol::{
+    ArenaError, HostRequest, OUTPUTS_MAX, OUTPUTS_UNASKED_MAX, TensorMeta,
+};
 use tokio::time::Instant;
 
 use super::{HostError, ModelHost};
@@ -17,9 +18,6 @@ use crate::model::connection::ConnectionError;
 use crate::model::infer::{BoundInput, BoundRequest, InferError, InferOutput};
 use crate::model::tensor_io::{copy, read_outputs, write_request};
 
-/// Bytes of outputs that one reply can hold: in the arena, and in the frame.
-const OUTPUTS_MAX: u64 = ARENA_MAX + PAYLOAD_MAX as u64;
-
 /// The request in the process.
 pub(super) struct Current {
     id: u64,
@@ -27,6 +25,8 @@ pub(super) struct Current {
     /// How long it took to write the inputs.
     writing: Duration,
     pub(super) reply: Reply<Forward>,
+    /// Whether the process has been sent it.
+    is_sent: bool,
     /// Whether the process has asked for memory for its outputs.
     has_asked: bool,
     /// Memory reserved for its outputs, or why it was refused, after the process has asked.
@@ -49,7 +49,11 @@ impl ModelHost {
         id: u64,
         cx: &mut Context<Self>,
     ) -> Result<Current, HostError> {
-        let current = self.take_current(id, cx);
+        let is_sent = |current: &Current| current.is_sent;
+        let current = match self.current.as_ref().is_some_and(is_sent) {
+            true => self.take_current(id, cx),
+            false => None,
+        };
         current.ok_or(HostError::Unexpected("the answer to a request"))
     }
 
@@ -61,9 +65,9 @@ impl ModelHost {
         cx: &mut Context<Self>,
     ) -> Result<(), HostError> {
         let asks = self.current.as_mut().filter(|current| current.id == id);
-        let asks = asks.filter(|current| !current.has_asked);
+        let asks = asks.filter(|current| current.is_sent && !current.has_asked);
         let asks = asks.ok_or(HostError::Unexpected("the size of outputs"))?;
-        if bytes > OUTPUTS_MAX {
+        if bytes > ARENA_MAX {
             return Err(HostError::ImpossibleOutput(bytes));
         }
         asks.has_asked = true;
@@ -95,6 +99,9 @@ impl ModelHost {
         let (reply, begun) = (current.reply, current.begun);
         let input = current.writing + Duration::from_micros(input_us);
         let mut reservation = current.outputs.and_then(Result::ok);
+        if outputs.len() > OUTPUTS_MAX {
+            return Err(HostError::TooManyOutputs(outputs.len()));
+        }
         let bytes: Result<u64, _> = outputs.iter().map(TensorMeta::bytes).sum();
         let bytes = bytes.map_err(HostError::BadTensor)?;
         let allowed = reservation
@@ -153,6 +160,7 @@ impl ModelHost {
             begun,
             writing: Duration::ZERO,
             reply,
+            is_sent: false,
             has_asked: false,
             outputs: None,
             overdue,
@@ -163,10 +171,12 @@ impl ModelHost {
         cx.spawn(
             wrap_future::<_, Self>(written).map(move |written, host, cx| match written {
                 Ok((header, payload)) => {
+                    // Otherwise the process has ended meanwhile.
                     if let Some(current) = host.current.as_mut().filter(|it| it.id == id) {
                         current.writing = begun.elapsed();
+                        current.is_sent = true;
+                        host.send_infer(id, &header, &payload, cx);
                     }
-                    host.send_infer(id, &header, &payload, cx);
                 }
                 Err(error @ ArenaError::Full) => host.refuse(id, &error, cx),
                 // Otherwise the process has ended, and its exit is the reason.

@@ -8,8 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use headroom_model_protocol::{
-    DeniedAction, Description, Failure, FailureKind, Frame, FrameDecoder, HostReply, HostRequest,
-    LoadedModel, Memory, Sandbox, Trimmed, encode_frame,
+    Datatype, DeniedAction, Description, Failure, FailureKind, Frame, FrameDecoder, HostReply,
+    HostRequest, LoadedModel, Memory, OUTPUTS_MAX, Sandbox, TensorLocation, TensorMeta, Trimmed,
+    encode_frame,
 };
 use nix::sys::signal::{Signal, raise};
 
@@ -37,8 +38,11 @@ pub(super) const SENDS: &str = "sends-";
 /// Sends the answer to a ping while it loads.
 pub(super) const PONGS_EARLY: &str = "pongs-early";
 
+/// Reports all memory there could be.
+pub(super) const BOASTS: &str = "boasts";
+
 /// What models that begin with [`SENDS`] send.
-pub(super) const UNASKED: [&str; 12] = [
+pub(super) const UNASKED: [&str; 14] = [
     "pongs",
     "trims",
     "reports",
@@ -51,6 +55,8 @@ pub(super) const UNASKED: [&str; 12] = [
     "size-of-another",
     "two-sizes",
     "impossible-size",
+    "too-many-outputs",
+    "bytes-beside",
 ];
 
 /// Replies of one kind of [`UNASKED`], more than the server may have asked for while it awaits the answer to request `id`.
@@ -69,7 +75,7 @@ fn unasked(kind: &str, id: u64) -> Vec<HostReply> {
             HostReply::Pong {
                 anonymous: AT_FIRST,
             },
-            10,
+            10_000,
         ),
         "trims" => {
             let trimmed = Trimmed {
@@ -88,6 +94,24 @@ fn unasked(kind: &str, id: u64) -> Vec<HostReply> {
         "start-failed" => (HostReply::StartFailed(failure), 1),
         "described" => (HostReply::Described(Description::default()), 1),
         "output-of-another" => (output(id + 1), 1),
+        "too-many-outputs" => {
+            let output = TensorMeta {
+                name: String::new(),
+                datatype: Datatype::Fp32,
+                shape: vec![0],
+                length: 0,
+                location: TensorLocation::Inline(0),
+            };
+            let outputs = vec![output; OUTPUTS_MAX + 1];
+            (output_of(id, outputs), 1)
+        }
+        "bytes-beside" => {
+            let failure = Failure {
+                kind: FailureKind::Model,
+                message: "beside".to_owned(),
+            };
+            (HostReply::Failed { id, failure }, 1)
+        }
         "failure-of-another" => (
             HostReply::Failed {
                 id: id + 1,
@@ -112,9 +136,13 @@ fn ready(memory: Memory) -> HostReply {
 }
 
 fn output(id: u64) -> HostReply {
+    output_of(id, Vec::new())
+}
+
+fn output_of(id: u64, outputs: Vec<TensorMeta>) -> HostReply {
     HostReply::Output {
         id,
-        outputs: Vec::new(),
+        outputs,
         input_us: 0,
         // Shows the test which process answered.
         forward_us: u64::from(std::process::id()),
@@ -167,7 +195,11 @@ impl FakeHost {
                     return;
                 }
                 for reply in self.answer(header) {
-                    let frame = encode_frame(&reply, &[]).unwrap();
+                    let payload = match &reply {
+                        HostReply::Failed { failure, .. } => failure.message.as_bytes(),
+                        _ => &[],
+                    };
+                    let frame = encode_frame(&reply, payload).unwrap();
                     // The server closes the socket at a reply that it did not ask for.
                     if self.socket.write_all(&frame).is_err() {
                         return;
@@ -208,7 +240,7 @@ impl FakeHost {
                 output(infer.id)
             }
             HostRequest::Trim => HostReply::Trimmed(Trimmed {
-                before: memory.anonymous + MIB,
+                before: memory.anonymous.saturating_add(MIB),
                 after: memory.anonymous,
                 took_us: 1,
             }),
@@ -227,6 +259,7 @@ impl FakeHost {
     fn memory(&self) -> Memory {
         let grown = match self.model.as_str() {
             LEAKS | LOADS_LATE => self.calls * MIB,
+            BOASTS => u64::MAX - AT_FIRST,
             OVERGROWS if self.calls >= 3 => 500 * MIB,
             _ => 0,
         };

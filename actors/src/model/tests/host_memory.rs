@@ -10,13 +10,14 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::fake_host::{
-    AT_FIRST, DIES, LEAKS, LOADS_LATE, MIB, OVERGROWS, PONGS_EARLY, SENDS, STALLS, UNASKED, program,
+    AT_FIRST, BOASTS, DIES, LEAKS, LOADS_LATE, MIB, OVERGROWS, PONGS_EARLY, SENDS, STALLS, UNASKED,
+    program,
 };
 use crate::kernel::pressure::{self, Acknowledgements, Level, PressureWriter, Stage};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::buffers::FixedBuffers;
 use crate::kernel::{
-    AskError, ChildSpec, Handle, Load, LoadContext, LoadError, MemoryFeedback, NoticeKind,
+    AskError, ChildSpec, Handle, Load, LoadContext, LoadError, Loaded, MemoryFeedback, NoticeKind,
     NoticeReader, Notices, OomCounter, ReservationEntry, Root, SupervisorSpec,
 };
 use crate::model::describe::describe;
@@ -121,13 +122,17 @@ impl TestRuntime {
         std::fs::write(folder.join("model.toml"), settings).unwrap();
     }
 
-    /// Writes a model that cannot be loaded. Returns its file, and why.
-    async fn load_error(&self, model: &str) -> (ModelFile, LoadError) {
-        self.write(model, 1, "");
+    /// Writes a model and tries to load it. Returns its file, too.
+    async fn try_load(
+        &self,
+        model: &str,
+        settings: &str,
+    ) -> (ModelFile, Result<Loaded, LoadError>) {
+        self.write(model, 1, settings);
         let file = scan_model(self.folder.path(), model).files.remove(0);
         let resource = ModelResource::new(file.clone(), self.runtime.clone());
         let loaded = resource.load(load_context(WITHIN)).await;
-        (file, loaded.err().expect("an error"))
+        (file, loaded)
     }
 }
 
@@ -447,7 +452,8 @@ fn a_host_that_sends_what_nothing_asked_for_is_ended_and_holds_no_memory() {
 fn a_host_that_sends_something_else_during_its_load_is_ended() {
     TestSystem::real_time(|system| async move {
         let running = TestRuntime::start(&system).await;
-        let (_, error) = running.load_error(PONGS_EARLY).await;
+        let (_, loaded) = running.try_load(PONGS_EARLY, "").await;
+        let error = loaded.err().unwrap();
         assert!(error.to_string().contains("nothing asked for"), "{error}");
         running.root.stop().await;
     });
@@ -457,12 +463,23 @@ fn a_host_that_sends_something_else_during_its_load_is_ended() {
 fn a_host_that_does_not_say_how_it_is_confined_is_ended_if_that_is_required() {
     TestSystem::real_time(|system| async move {
         let running = TestRuntime::start_with(&system, SandboxMode::Required).await;
-        let (file, load_error) = running.load_error("plain").await;
+        let (file, loaded) = running.try_load("plain", "").await;
+        let load_error = loaded.err().unwrap().to_string();
         let described = describe(running.runtime.clone(), &file).await;
         let describe_error = described.err().unwrap().to_string();
-        for error in [load_error.to_string(), describe_error] {
+        for error in [load_error, describe_error] {
             assert!(error.contains("is not confined"), "{error}");
         }
+        running.root.stop().await;
+    });
+}
+
+#[test]
+fn hosts_that_report_more_memory_than_the_server_sees_are_not_believed() {
+    TestSystem::real_time(|system| async move {
+        let running = TestRuntime::start(&system).await;
+        let (_, loaded) = running.try_load(BOASTS, "instances = 2").await;
+        assert_eq!(loaded.unwrap().bytes, FixedEntry.reserved());
         running.root.stop().await;
     });
 }

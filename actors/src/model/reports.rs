@@ -1,0 +1,25 @@
+//! How many reports of denied actions a process may send at once.
+//!
+//! Native code of a model that has taken over its process can write frames as fast as the server reads them. So each frame
+//! needs something that the server has asked for, and one that does not ends the process.
+
+use headroom_model_protocol::DeniedAction;
+
+use super::host_process::HostError;
+
+/// The reports that may come before the process has answered: one for each kind of action.
+#[derive(Debug)]
+pub(super) struct Reports(usize);
+
+impl Reports {
+    pub(super) fn new() -> Self {
+        Self(DeniedAction::ALL.len())
+    }
+
+    /// The process has sent one.
+    pub(super) fn take(&mut self) -> Result<(), HostError> {
+        let rest = self.0.checked_sub(1);
+        self.0 = rest.ok_or(HostError::Unexpected("a report of denied actions"))?;
+        Ok(())
+    }
+}
