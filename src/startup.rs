@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use actix_web::{rt, web};
 use headroom_actors::jobs::{self, Jobs};
-use headroom_actors::kernel::{BackoffError, Exit, Handle, Tree};
+use headroom_actors::kernel::{BackoffError, Exit, Handle, Tree, process};
 use headroom_actors::lazy::CatalogueError;
 use headroom_actors::memory::{AlertError, Freshness, MemoryConfigError};
 use nix::sys::socket::{Backlog, listen};
@@ -181,6 +181,9 @@ impl Application {
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>) -> Result<(), StartupError> {
         let settings = self.reloader.subscribe();
         let server_settings = settings.borrow().server.clone();
+        if std::process::id() == 1 {
+            rt::spawn(process::reap_adopted());
+        }
         let readiness = Readiness::default();
         let http_gate = readiness.gate("http");
         let actors_gate = readiness.gate("actors");

@@ -10,6 +10,7 @@
 )]
 
 mod files;
+mod first_process;
 mod host_binary;
 mod kills;
 mod queue;
