@@ -11,6 +11,7 @@
 
 mod files;
 mod first_process;
+mod health;
 mod host_binary;
 mod kills;
 mod queue;
