@@ -1,7 +1,7 @@
 //! Serves health and metrics on a listener, a thread and a runtime of their own. They answer even when
 //! every worker of the main server is busy or stuck.
 //!
-//! - `GET /health/live`: 200 while the process runs.
+//! - `GET /health/live`: 200, or 503 while the thread of the actors stands still.
 //! - `GET /health/ready`: 200, or 503 with the reasons.
 //! - `GET /health/startup`: 200 once the server has been ready for the first time.
 //! - `GET /metrics`: Prometheus text.
@@ -23,6 +23,7 @@ use utoipa::ToSchema;
 
 use crate::connection::{self, Limits, ServerSpec};
 use crate::figures::Figures;
+use crate::liveness::Liveness;
 use crate::middleware::{Hosts, answer_to_known_hosts};
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
@@ -45,6 +46,8 @@ const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the admin endpoints report.
 pub struct Admin {
+    /// Whether the thread of the actors runs.
+    pub liveness: Liveness,
     /// Whether the server should get requests.
     pub readiness: Readiness,
     /// Renders the metrics.
@@ -153,11 +156,14 @@ async fn keep_up(metrics: Arc<Exporter>, figures: Figures) {
 }
 
 fn live_docs() -> Docs {
-    Docs::new("Whether the process runs").answer::<Health>(200, "It does.")
+    Docs::new("Whether the server works; if not for long, only a restart helps")
+        .answer::<Health>(200, "It does.")
+        .problems(&[ProblemKind::NotReady])
 }
 
-async fn live() -> impl Responder {
-    Health::answer("live")
+async fn live(admin: web::Data<Admin>) -> Result<impl Responder, Problem> {
+    admin.liveness.check().await?;
+    Ok(Health::answer("live"))
 }
 
 fn ready_docs() -> Docs {

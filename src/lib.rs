@@ -22,6 +22,7 @@
 //! - [`descriptors`]: the limit of file descriptors, and the reserve that clients cannot use.
 //! - [`admin`]: health and metrics, on a listener and a thread of their own.
 //! - [`readiness`]: whether the server should get requests.
+//! - [`liveness`]: whether the thread of the actors runs.
 //! - [`handles`]: the actors' handles that routes use.
 //! - `fuzz`: what reads bytes of strangers, for generated ones.
 //! - [`figures`]: what the server measures of its requests and its process.
@@ -46,6 +47,7 @@ pub mod fuzz;
 pub mod handles;
 pub mod last_answers;
 pub mod last_known;
+pub mod liveness;
 pub mod middleware;
 pub mod openapi;
 pub mod pools;

@@ -1,6 +1,7 @@
 //! Receives signals on a thread of its own.
 //!
-//! SIGTERM and SIGINT request a graceful stop, SIGHUP a reload. A second signal to stop ends the process
+//! SIGTERM and SIGINT request a graceful stop, SIGHUP a reload. SIGUSR1 and SIGUSR2, which many programs take as a request
+//! to open their log files again, change nothing: the log goes to standard error. A second signal to stop ends the process
 //! at once from this thread, even if other threads are stuck.
 
 use std::io;
@@ -39,6 +40,8 @@ pub fn listen() -> io::Result<mpsc::Receiver<Signal>> {
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
             signal(SignalKind::hangup())?,
+            signal(SignalKind::user_defined1())?,
+            signal(SignalKind::user_defined2())?,
         ]
     };
     let (sender, receiver) = mpsc::channel(WAITING_MAX + 1);
@@ -49,7 +52,13 @@ pub fn listen() -> io::Result<mpsc::Receiver<Signal>> {
 }
 
 async fn forward(
-    [mut terminate, mut interrupt, mut hangup]: [unix::Signal; 3],
+    [
+        mut terminate,
+        mut interrupt,
+        mut hangup,
+        mut user_1,
+        mut user_2,
+    ]: [unix::Signal; 5],
     sender: &mpsc::Sender<Signal>,
 ) {
     // This is the only sender, so the channel has space.
@@ -63,12 +72,28 @@ async fn forward(
                 sender.try_send(Signal::Reload).ok();
                 continue;
             }
+            // Without a handler, they would end the process.
+            _ = user_1.recv() => {
+                ignored("SIGUSR1");
+                continue;
+            }
+            _ = user_2.recv() => {
+                ignored("SIGUSR2");
+                continue;
+            }
         };
         match stop_permit.take() {
             Some(permit) => permit.send(Signal::Stop),
             None => end_at_once(stop),
         }
     }
+}
+
+fn ignored(signal: &'static str) {
+    tracing::info!(
+        signal,
+        "this signal changes nothing; SIGHUP reloads the settings, and the log goes to standard error"
+    );
 }
 
 #[expect(

@@ -7,6 +7,7 @@
 mod actors;
 mod budget;
 pub(crate) mod chains;
+mod conditions;
 mod http;
 mod load_test;
 pub(crate) mod pools;
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use actix_web::{rt, web};
 use headroom_actors::jobs::{self, Jobs};
-use headroom_actors::kernel::{BackoffError, Exit, Handle, Tree};
+use headroom_actors::kernel::{BackoffError, Exit, Handle, Tree, process};
 use headroom_actors::lazy::CatalogueError;
 use headroom_actors::memory::{AlertError, Freshness, MemoryConfigError};
 use nix::sys::socket::{Backlog, listen};
@@ -36,6 +37,7 @@ use crate::descriptors::{self, Sockets};
 use crate::figures::Figures;
 use crate::handles::Handles;
 use crate::last_answers::LastAnswers;
+use crate::liveness::Liveness;
 use crate::middleware::Hosts;
 use crate::prometheus::edge::{BODIES, READING_AGE};
 use crate::prometheus::{self, Collectors, Exporter, PrometheusError};
@@ -181,6 +183,11 @@ impl Application {
     pub async fn run(self, mut signals: mpsc::Receiver<Signal>) -> Result<(), StartupError> {
         let settings = self.reloader.subscribe();
         let server_settings = settings.borrow().server.clone();
+        let liveness = Liveness::default();
+        rt::spawn(liveness.clone().beat());
+        if std::process::id() == 1 {
+            rt::spawn(process::reap_adopted());
+        }
         let readiness = Readiness::default();
         let http_gate = readiness.gate("http");
         let actors_gate = readiness.gate("actors");
@@ -192,12 +199,16 @@ impl Application {
         let rpc = Arc::new(chains::edge(&settings.borrow(), &actors.handles.chains));
         let (memory, handles) = (&actors.memory, actors.handles.clone());
         readiness.watch("memory", check_reading_age(memory.freshness()));
+        conditions::watch_actors(&readiness, liveness.clone(), tree.clone());
+        let models_dir = settings.borrow().models.dir.clone();
+        conditions::watch_models_folder(models_dir, readiness.gate("models"));
         // `BodyBudget` bounds the sum of all bodies, so this account has no bound of its own.
         let buffers = memory.buffers("request_bodies", u64::MAX).for_new_work();
         let bodies = BodyBudget::new(&server_settings, Arc::new(buffers));
         let answers_max = server_settings.answers_in_flight_max.as_u64();
         let unread = memory.buffers("unread_answers", answers_max);
         let admin = Admin {
+            liveness: liveness.clone(),
             readiness: readiness.clone(),
             metrics: Arc::new(Exporter {
                 recorder,
@@ -236,6 +247,7 @@ impl Application {
         let shared = Shared {
             limits,
             bodies,
+            liveness,
             readiness: readiness.clone(),
             handles,
             figures,
@@ -327,6 +339,7 @@ fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAd
 struct Shared {
     limits: Limits,
     bodies: BodyBudget,
+    liveness: Liveness,
     readiness: Readiness,
     handles: Handles,
     figures: Figures,

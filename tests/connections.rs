@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use headroom_test_support::models::Models;
 use headroom_test_support::process_tree::private_dirty;
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::wait::DEADLINE;
@@ -251,6 +252,36 @@ async fn a_client_that_waits_is_told_when_its_body_is_wanted() {
     let answer = client.assert_answer(404);
     assert!(answer.contains("connection: close"), "{answer}");
     assert_eq!(client.read_answer(), None);
+}
+
+#[tokio::test]
+async fn a_client_that_waits_is_refused_at_once_if_its_body_is_of_no_use() {
+    let models = Models::new();
+    let settings = "server.request_body_max = '1MiB'";
+    let server = Server::start(models.options(BINARY).settings(settings));
+    let infer = "/v2/models/none/infer";
+    let index = "/v2/repository/index";
+    for (path, headers, status) in [
+        (infer, "content-length: 1000", 404),
+        (infer, "transfer-encoding: chunked", 404),
+        (
+            "/v2/models/none/versions/3/infer",
+            "content-length: 1000",
+            404,
+        ),
+        ("/rpc/none", "content-length: 1000", 404),
+        (index, "content-length: 2000000", 413),
+        (index, "content-length: 1000\r\ncontent-encoding: br", 415),
+    ] {
+        let mut client = Client::connect(&server);
+        client.send(&format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+             expect: 100-continue\r\n{headers}\r\n\r\n"
+        ));
+        let answer = client.assert_answer(status);
+        assert!(answer.contains("connection: close"), "{answer}");
+        assert_eq!(client.read_answer(), None);
+    }
 }
 
 #[tokio::test]

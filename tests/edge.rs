@@ -641,6 +641,19 @@ async fn a_reload_replaces_the_log_filter_and_names_settings_that_need_a_restart
 }
 
 #[tokio::test]
+async fn signals_without_a_meaning_here_are_named_in_the_log_and_do_not_end_the_server() {
+    let mut server = start();
+    for (signal, name) in [(Signal::SIGUSR1, "SIGUSR1"), (Signal::SIGUSR2, "SIGUSR2")] {
+        server.signal(signal);
+        server.wait_for_log(name);
+        assert_eq!(server.get("/").await.status(), 200);
+    }
+    assert!(!server.log().contains("reloaded"), "{}", server.log());
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+}
+
+#[tokio::test]
 async fn the_result_of_a_reload_is_logged_with_any_filter() {
     for filter in ["off", "hyper=error"] {
         let settings = format!("log.filter = '{filter}'");

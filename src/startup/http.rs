@@ -28,6 +28,7 @@ pub(super) fn server(
     let models = web::Data::from(shared.figures.models);
     let bodies = web::Data::new(shared.bodies);
     let readiness = web::Data::new(shared.readiness);
+    let liveness = web::Data::new(shared.liveness);
     let handles = web::Data::new(shared.handles);
     let sections = web::Data::from(shared.sections);
     let last_answers = web::Data::from(shared.last_answers);
@@ -50,6 +51,7 @@ pub(super) fn server(
             .app_data(web::Data::new(observer))
             .app_data(bodies.clone())
             .app_data(readiness.clone())
+            .app_data(liveness.clone())
             .app_data(handles.clone())
             .app_data(models.clone())
             .app_data(sections.clone())

@@ -10,6 +10,8 @@
 )]
 
 mod files;
+mod first_process;
+mod health;
 mod host_binary;
 mod hostile;
 mod kills;

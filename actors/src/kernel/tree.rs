@@ -132,6 +132,16 @@ impl Node {
         inner.observe = Some(observe);
     }
 
+    /// Whether it has ended and does not run again yet.
+    fn is_failing(&self) -> bool {
+        let seen = &self.lock().seen;
+        let is_down = match seen.state {
+            ChildState::Starting | ChildState::Restarting | ChildState::Stopped => true,
+            ChildState::Running | ChildState::Stopping => false,
+        };
+        is_down && seen.last_exit.is_some()
+    }
+
     async fn snapshot(&self) -> NodeSnapshot {
         let observe = self.lock().observe.clone();
         NodeSnapshot {
@@ -263,6 +273,17 @@ impl Tree {
     pub async fn snapshot(&self) -> Vec<NodeSnapshot> {
         let nodes = self.to_vec();
         nest(join_all(nodes.iter().map(|node| node.snapshot())).await)
+    }
+
+    /// The root and its children that have ended and do not run again yet. Empty in a tree that works: what ends further
+    /// down is for the supervisors there. No actor is asked, so it is answered while actors hang.
+    pub fn failing(&self) -> Vec<NodeSnapshot> {
+        let nodes = self.nodes();
+        let top = nodes
+            .values()
+            .filter(|node| node.path.matches('/').count() <= 1);
+        let failing = top.filter(|node| node.is_failing());
+        failing.map(|node| node.counted()).collect()
     }
 
     /// All nodes by path, with their counters. No actor is asked, so it is answered while actors hang.

@@ -36,6 +36,49 @@ fn the_snapshot_nests_children_under_their_supervisors_and_has_their_states() {
 }
 
 #[test]
+fn the_root_and_its_children_fail_from_their_end_until_they_run_again() {
+    TestSystem::paused(|system| async move {
+        let log = EventLog::default();
+        let [_, b, _] = three_actors(&log);
+        let a = TestActor::new("a", &log).script(|incarnation| Script {
+            start: match incarnation {
+                2 => Step::After(SECOND),
+                _ => Step::AtOnce,
+            },
+            ..Script::default()
+        });
+        let branch = SupervisorSpec::new("branch").child(b.spec());
+        let spec = SupervisorSpec::new("root")
+            .child(a.spec())
+            .child(ChildSpec::supervisor(branch));
+        let failing = || -> Vec<_> {
+            let failing = system.tree().failing().into_iter();
+            failing.map(|node| (node.path, node.state)).collect()
+        };
+        let root = system.start(spec).await;
+        assert_eq!(failing(), []);
+        b.end(failure("b")).await;
+        assert_eq!(failing(), [], "its supervisor runs");
+
+        a.end(failure("a")).await;
+        let starting = [("root/a".to_owned(), ChildState::Starting)];
+        eventually("it starts again", || failing() == starting).await;
+        assert_eq!(a.incarnation().await, 2);
+        eventually("it runs", || failing().is_empty()).await;
+        let exit = last_exit(system.tree(), "root/a").await;
+        assert!(exit.contains("scripted failure: a"), "{exit}");
+
+        for _ in 0..3 {
+            a.end(failure("again")).await;
+            a.handle.running(LONG).await;
+        }
+        root.failed().await;
+        let paths: Vec<_> = failing().into_iter().map(|(path, _)| path).collect();
+        assert_eq!(paths, ["root", "root/a", "root/branch"]);
+    });
+}
+
+#[test]
 fn an_actor_that_does_not_answer_is_listed_without_its_state() {
     TestSystem::paused(|system| async move {
         let log = EventLog::default();

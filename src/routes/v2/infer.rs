@@ -64,6 +64,10 @@ pub(in crate::routes) async fn infer(
     handles: RequestHandles,
 ) -> Result<HttpResponse, Problem> {
     let json_length = json_length(request.headers())?;
+    if request.head().expect() {
+        // The client waits with its body, which is not asked for without such a model.
+        models::resolve(&handles, &path).await?;
+    }
     let body = Arc::new(read_body(&request, payload, &bodies).await?);
     let Request { id, infer, binary } = read_request(body, json_length, &handles).await?;
     let began = Instant::now();

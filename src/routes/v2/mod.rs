@@ -21,6 +21,7 @@ use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
 
+use crate::liveness::Liveness;
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
 use crate::readiness::Readiness;
@@ -98,12 +99,15 @@ struct Live {
 }
 
 pub(super) fn live_docs() -> Docs {
-    Docs::new("Whether the server is alive").answer::<Live>(200, "It is.")
+    Docs::new("Whether the server is alive")
+        .answer::<Live>(200, "It is.")
+        .problems(&[ProblemKind::NotReady])
 }
 
-/// `GET /v2/health/live`: any response means that the server is alive.
-pub(super) async fn live() -> impl Responder {
-    web::Json(Live { live: true })
+/// `GET /v2/health/live`: whether the server is alive, as `/health/live` of the admin listener.
+pub(super) async fn live(liveness: web::Data<Liveness>) -> Result<impl Responder, Problem> {
+    liveness.check().await?;
+    Ok(web::Json(Live { live: true }))
 }
 
 /// That the server should get requests.

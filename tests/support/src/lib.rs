@@ -7,6 +7,7 @@ pub mod capability;
 pub mod cgroup;
 pub mod child;
 pub mod clamd;
+pub mod frozen_thread;
 pub mod models;
 pub mod native;
 pub mod object_store;

@@ -5,6 +5,7 @@
 //! Its output goes to the log line by line, and its last lines are kept to explain an unexpected
 //! end. It is always reaped.
 
+mod adopted;
 mod output;
 mod process_ref;
 mod spec;
@@ -23,8 +24,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::exit::ProcessExit;
+use adopted::Started;
 use output::Capture;
 
+pub use adopted::{reap_adopted, reap_ended};
 pub use output::log_lines;
 pub use process_ref::ProcessRef;
 pub use spec::{ProcessSpec, SpawnError, setpriv};
@@ -40,6 +43,8 @@ const OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Process {
     child: Child,
+    /// Dropped after the child, which it keeps from being reaped elsewhere.
+    _started: Started,
     /// Opened before the process can be reaped.
     process_ref: Arc<ProcessRef>,
     stop_signal: Signal,
@@ -64,10 +69,8 @@ impl Process {
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
-        let mut child = command.spawn()?;
-        let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) else {
-            return Err(io::Error::other("the process ended before it had an id"));
-        };
+        let (mut child, started) = Started::spawn(&mut command)?;
+        let pid = started.pid();
         let process_ref = Arc::new(ProcessRef::open(pid)?);
         let adjustment = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
         if let Err(error) = drop_oom_protection(&adjustment) {
@@ -90,6 +93,7 @@ impl Process {
         }
         Ok(Self {
             child,
+            _started: started,
             process_ref,
             stop_signal: spec.stop_signal,
             output,

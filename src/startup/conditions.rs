@@ -1,0 +1,205 @@
+//! Conditions of readiness whose parts cannot tell themselves: the thread of the actors, the supervision tree, the models
+//! folder.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use actix_web::rt;
+use headroom_actors::kernel::{Tree, shortened};
+use nix::unistd::{AccessFlags, access};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use crate::liveness::Liveness;
+use crate::readiness::{Gate, Readiness};
+
+/// Time between two looks at the models folder.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long a look may take. Only a file server that hangs needs longer.
+const LOOK_WITHIN: Duration = Duration::from_secs(5);
+
+/// The most bytes of a reason that is not the server's own text.
+const REASON_MAX: usize = 512;
+
+/// Has `readiness` check that the thread of the actors runs, and all that is directly below the root of the tree.
+pub(super) fn watch_actors(readiness: &Readiness, liveness: Liveness, tree: Tree) {
+    readiness.watch("actors_thread", move || {
+        let seconds = liveness.silence()?.as_secs();
+        Some(format!("it has stood still for {seconds} s"))
+    });
+    readiness.watch("supervision", move || {
+        let failing = tree.failing().into_iter();
+        let reasons = failing.map(|node| {
+            let exit = shortened(node.last_exit.unwrap_or_default(), REASON_MAX);
+            format!("{} does not run since it ended: {exit}", node.path)
+        });
+        let reasons: Vec<_> = reasons.collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    });
+}
+
+/// Opens `gate`, and closes it from now on while the models folder cannot be read. A folder that has never been there is no
+/// reason: it may be made later. Must be called inside an actix system.
+pub(super) fn watch_models_folder(dir: PathBuf, gate: Gate) {
+    gate.open();
+    let mut folder = ModelsFolder {
+        was_there: dir.is_dir(),
+        dir,
+        gate,
+        reason: None,
+    };
+    rt::spawn(async move {
+        loop {
+            folder.look().await;
+            sleep(LOOK_INTERVAL).await;
+        }
+    });
+}
+
+struct ModelsFolder {
+    dir: PathBuf,
+    gate: Gate,
+    was_there: bool,
+    /// Why it cannot be read.
+    reason: Option<String>,
+}
+
+impl ModelsFolder {
+    async fn look(&mut self) {
+        // A thread of its own, since a look at a file server can hang: nothing must wait for it when the server stops.
+        let (report, mut looked) = oneshot::channel();
+        let dir = self.dir.clone();
+        let look = move || report.send(check_readable(&dir)).ok();
+        let started = thread::Builder::new()
+            .name("models-folder".into())
+            .spawn(look);
+        if let Err(error) = started {
+            tracing::debug!(%error, "models.dir is not looked at: no thread can be started");
+            return;
+        }
+        let result = match timeout(LOOK_WITHIN, &mut looked).await {
+            Ok(result) => result,
+            Err(_) => {
+                let seconds = LOOK_WITHIN.as_secs();
+                self.set(Some(format!(
+                    "the file system has not answered for {seconds} s"
+                )));
+                // No second look, which would hang too.
+                looked.await
+            }
+        };
+        self.judge(result.unwrap_or_else(|_| Err(io::Error::other("the look at it panicked"))));
+    }
+
+    fn judge(&mut self, looked: io::Result<()>) {
+        let reason = match looked {
+            Ok(()) => {
+                self.was_there = true;
+                None
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.was_there => None,
+            Err(error) => Some(error.to_string()),
+        };
+        self.set(reason);
+    }
+
+    fn set(&mut self, reason: Option<String>) {
+        if self.reason == reason {
+            return;
+        }
+        let dir = self.dir.display();
+        match &reason {
+            Some(reason) => {
+                tracing::warn!(%dir, reason, "models.dir cannot be read: the server is not ready");
+                self.gate
+                    .close(format!("models.dir ({dir}) cannot be read: {reason}"));
+            }
+            None => {
+                tracing::info!(%dir, "models.dir can be read again");
+                self.gate.open();
+            }
+        }
+        self.reason = reason;
+    }
+}
+
+/// Fails if `dir` is no folder that the server can read and enter. Needs no descriptor: that there is none says nothing of the
+/// folder.
+fn check_readable(dir: &Path) -> io::Result<()> {
+    if !fs::metadata(dir)?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    Ok(access(dir, AccessFlags::R_OK | AccessFlags::X_OK)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use headroom_actors::kernel::SupervisorSpec;
+    use headroom_actors::kernel::testing::TestSystem;
+
+    use super::*;
+
+    #[test]
+    fn a_tree_that_has_ended_is_a_reason() {
+        TestSystem::paused(|system| async move {
+            let readiness = Readiness::default();
+            watch_actors(&readiness, Liveness::default(), system.tree().clone());
+            assert_eq!(readiness.reasons(), []);
+            let root = system.start(SupervisorSpec::new("headroom")).await;
+            assert_eq!(readiness.reasons(), []);
+            root.stop().await;
+            let reasons = readiness.reasons();
+            let [("supervision", reason)] = &reasons[..] else {
+                panic!("{reasons:?}");
+            };
+            assert!(reason.starts_with("headroom does not run"), "{reason}");
+        });
+    }
+
+    #[test]
+    fn a_models_folder_is_a_reason_once_it_was_there_or_is_no_folder() {
+        let readiness = Readiness::default();
+        let folder = || ModelsFolder {
+            dir: "/models".into(),
+            gate: readiness.gate("models"),
+            was_there: false,
+            reason: None,
+        };
+        let not_found = || Err(io::ErrorKind::NotFound.into());
+        let mut changing = folder();
+        changing.gate.open();
+        changing.judge(not_found());
+        assert!(readiness.is_ready());
+        changing.judge(Ok(()));
+        assert!(readiness.is_ready());
+        changing.judge(not_found());
+        let reasons = readiness.reasons();
+        assert!(
+            reasons[0].1.starts_with("models.dir (/models) "),
+            "{reasons:?}"
+        );
+        changing.judge(Ok(()));
+        assert!(readiness.is_ready());
+
+        let mut wrong = folder();
+        wrong.gate.open();
+        wrong.judge(Err(io::ErrorKind::NotADirectory.into()));
+        assert!(!readiness.is_ready());
+    }
+
+    #[test]
+    fn a_folder_can_be_read_and_a_file_or_nothing_cannot() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        check_readable(folder.path()).unwrap();
+        let kind = |path: &Path| check_readable(path).unwrap_err().kind();
+        assert_eq!(kind(&file), io::ErrorKind::NotADirectory);
+        let missing = folder.path().join("missing");
+        assert_eq!(kind(&missing), io::ErrorKind::NotFound);
+    }
+}
