@@ -251,7 +251,7 @@ impl Application {
             last_answers,
             load_test: Arc::new(load_test),
             form,
-            rpc,
+            rpc: Arc::clone(&rpc),
             feed: Arc::clone(&feed),
             drain: drain.clone(),
         };
@@ -306,8 +306,9 @@ impl Application {
         // From now on, another signal ends the process at once.
         drop(signals);
         tracing::info!("stopping: finishing requests in flight");
-        // Otherwise those who follow the status would hold up the stop of the HTTP server.
+        // Otherwise those who follow the status or chains would hold up the stop of the HTTP server.
         feed.stop();
+        rpc.stop();
         let end_requests = async {
             cancel_jobs(&jobs).await;
             stopping::end_connections(&handle, listener, &drain).await;

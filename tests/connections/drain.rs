@@ -19,7 +19,7 @@ const LONG_DELAY: &str = "server.drain_delay = '10m'\nserver.shutdown_deadline =
 
 #[tokio::test]
 async fn no_request_fails_while_servers_replace_each_other_under_load() {
-    let options = Options::new(BINARY).settings("server.drain_delay = '2s'");
+    let options = Options::new(BINARY).settings("server.drain_delay = '3s'");
     let figures = replace_under_load(&options, 3).await;
     assert_eq!(figures.failed, 0, "{figures:?}");
     assert!(figures.succeeded > 0, "{figures:?}");
