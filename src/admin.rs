@@ -21,7 +21,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::connection::{self, Limits, ServerSpec};
+use crate::connection::{self, Drain, Limits, ServerSpec};
 use crate::figures::Figures;
 use crate::liveness::Liveness;
 use crate::middleware::{Hosts, answer_to_known_hosts};
@@ -109,7 +109,7 @@ fn server(admin: Admin, limits: Limits, listener: TcpListener) -> io::Result<Ser
         connections_max: CONNECTIONS_MAX,
         limits: limits.with_request_timeout(REQUEST_TIMEOUT),
         disconnect_timeout: DISCONNECT_TIMEOUT,
-        shutdown_seconds: 0,
+        drain: Drain::default(),
     };
     connection::server(spec, listener, move || {
         let app = App::new().app_data(admin.clone()).app_data(hosts.clone());

@@ -1,8 +1,9 @@
 //! Receives signals on a thread of its own.
 //!
 //! SIGTERM and SIGINT request a graceful stop, SIGHUP a reload. SIGUSR1 and SIGUSR2, which many programs take as a request
-//! to open their log files again, change nothing: the log goes to standard error. A second signal to stop ends the process
-//! at once from this thread, even if other threads are stuck.
+//! to open their log files again, change nothing: the log goes to standard error. A second signal to stop ends the drain
+//! delay. Once the server no longer receives signals, and with a third one, the process ends at once from this thread, even
+//! if other threads are stuck.
 
 use std::io;
 use std::process;
@@ -14,7 +15,7 @@ use tokio::sync::mpsc;
 /// A request of the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// Finish the requests in flight, then stop.
+    /// Finish the requests in flight, then stop. The second one asks not to wait before that.
     Stop,
     /// Reload the settings.
     Reload,
@@ -23,10 +24,13 @@ pub enum Signal {
 /// The most signals that wait. Further reloads are dropped, since one reload reads all changes.
 const WAITING_MAX: usize = 8;
 
+/// The requests to stop that are passed on.
+const STOPS_MAX: usize = 2;
+
 /// Starts to receive signals. Signals that arrive after this returns are not lost.
 ///
-/// The thread never waits for another part of the server: the channel has a permit reserved for the
-/// stop, and the log is not written synchronously.
+/// The thread never waits for another part of the server: the channel has permits reserved for the
+/// stops, and the log is not written synchronously.
 ///
 /// # Errors
 /// The signal handlers or the thread cannot be made.
@@ -44,7 +48,7 @@ pub fn listen() -> io::Result<mpsc::Receiver<Signal>> {
             signal(SignalKind::user_defined2())?,
         ]
     };
-    let (sender, receiver) = mpsc::channel(WAITING_MAX + 1);
+    let (sender, receiver) = mpsc::channel(WAITING_MAX + STOPS_MAX);
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || runtime.block_on(forward(installed, &sender)))?;
@@ -62,7 +66,7 @@ async fn forward(
     sender: &mpsc::Sender<Signal>,
 ) {
     // This is the only sender, so the channel has space.
-    let mut stop_permit = sender.try_reserve().ok();
+    let mut stop_permits = sender.try_reserve_many(STOPS_MAX).ok();
     loop {
         let stop = tokio::select! {
             _ = terminate.recv() => SignalKind::terminate(),
@@ -82,9 +86,10 @@ async fn forward(
                 continue;
             }
         };
-        match stop_permit.take() {
-            Some(permit) => permit.send(Signal::Stop),
-            None => end_at_once(stop),
+        let permit = stop_permits.as_mut().and_then(Iterator::next);
+        match permit {
+            Some(permit) if !sender.is_closed() => permit.send(Signal::Stop),
+            _ => end_at_once(stop),
         }
     }
 }

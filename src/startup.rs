@@ -2,16 +2,19 @@
 //!
 //! `build` binds both listeners, so an address that cannot be bound fails at once, and the real port is
 //! known before anything runs. `run` starts the actors, then the HTTP server, and writes the ready file.
-//! The stop is the reverse: not ready, no new connections, requests in flight, actors, admin server.
+//! The stop is the reverse: not ready, no new connections, requests in flight, actors, admin server. All of it takes
+//! `server.shutdown_deadline` at most.
 
 mod actors;
 mod budget;
 pub(crate) mod chains;
 mod conditions;
 mod http;
+mod listener;
 mod load_test;
 pub(crate) mod pools;
 mod ready_file;
+mod stopping;
 pub(crate) mod uploads;
 
 use std::io;
@@ -28,10 +31,11 @@ use headroom_actors::memory::{AlertError, Freshness, MemoryConfigError};
 use nix::sys::socket::{Backlog, listen};
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::time::timeout_at;
 
 use crate::admin::{Admin, AdminServer};
 use crate::body::BodyBudget;
-use crate::connection::Limits;
+use crate::connection::{Drain, Limits};
 use crate::dashboard::{Dashboard, Feed};
 use crate::descriptors::{self, Sockets};
 use crate::figures::Figures;
@@ -52,7 +56,9 @@ use crate::telemetry::{self, ALWAYS_KEPT, FilterHandle};
 pub(crate) use actors::host_binary;
 pub(crate) use budget::read_budget;
 pub use budget::{BudgetError, check_budget};
+use listener::Listener;
 use ready_file::ReadyFile;
+use stopping::Deadlines;
 
 /// Why the server did not start, or did not stop in order.
 #[derive(Debug, Error)]
@@ -244,6 +250,8 @@ impl Application {
             .map_err(StartupError::Admin)?;
         let root = actors.start(settings, actors_gate).await?;
         let jobs = handles.jobs.clone();
+        let drain = Drain::default();
+        let listener = Listener::of(&self.listener).map_err(StartupError::Http)?;
         let shared = Shared {
             limits,
             bodies,
@@ -255,8 +263,9 @@ impl Application {
             last_answers,
             load_test: Arc::new(load_test),
             form,
-            rpc,
+            rpc: Arc::clone(&rpc),
             feed: Arc::clone(&feed),
+            drain: drain.clone(),
         };
         let server = http::server(
             &server_settings,
@@ -279,7 +288,7 @@ impl Application {
             .transpose()?;
         tracing::info!(listen = %self.address, admin_listen = %self.admin_address, "serving");
 
-        let outcome = loop {
+        let mut outcome = loop {
             tokio::select! {
                 signal = signals.recv() => match signal {
                     Some(Signal::Reload) => reload(&self.reloader, self.log_filter.as_ref()),
@@ -290,16 +299,46 @@ impl Application {
             }
         };
 
+        let deadlines = Deadlines::new(&server_settings);
         readiness.drain();
         drop(ready_file);
-        // Otherwise those who follow the status would hold up the stop of the HTTP server.
-        feed.stop();
-        cancel_jobs(&jobs).await;
+        drain.begin();
+        let delay = server_settings.drain_delay.0;
+        if outcome.is_ok() && !delay.is_zero() {
+            tracing::info!(
+                ?delay,
+                "stopping: accepting connections for server.drain_delay"
+            );
+            tokio::select! {
+                () = stopping::delay(delay, &mut signals) => {}
+                _ = &mut server => outcome = Err(StartupError::HttpEnded),
+                exit = root.failed() => outcome = Err(StartupError::ActorsFailed(exit)),
+            }
+        }
+        // From now on, another signal ends the process at once.
+        drop(signals);
         tracing::info!("stopping: finishing requests in flight");
-        handle.stop(true).await;
-        let exit = root.stop().await;
-        if !exit.is_normal() {
-            tracing::error!(%exit, "the actors did not stop in order");
+        // Otherwise those who follow the status or chains would hold up the stop of the HTTP server.
+        feed.stop();
+        rpc.stop();
+        let end_requests = async {
+            cancel_jobs(&jobs).await;
+            stopping::end_connections(&handle, listener, &drain).await;
+        };
+        if timeout_at(deadlines.requests, end_requests).await.is_err() {
+            let connections = drain.open();
+            tracing::warn!(
+                connections,
+                "not all requests ended in time; ending their connections"
+            );
+        }
+        handle.stop(false).await;
+        // The actors are killed if this ends before they have stopped. Their processes end with them.
+        let exit = timeout_at(deadlines.all, root.stop()).await;
+        match exit {
+            Ok(exit) if exit.is_normal() => {}
+            Ok(exit) => tracing::error!(%exit, "the actors did not stop in order"),
+            Err(_) => tracing::warn!("the actors did not stop in time and were killed"),
         }
         admin.stop().await;
         if outcome.is_ok() {
@@ -349,6 +388,7 @@ struct Shared {
     form: Arc<FormLimits>,
     rpc: Arc<RpcEdge>,
     feed: Arc<Feed>,
+    drain: Drain,
 }
 
 /// Raises the limit of descriptors, and returns how many sockets it allows.

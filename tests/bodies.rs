@@ -43,6 +43,7 @@ fn start(settings: &[(&str, &str)]) -> TestApplication {
     let fixed = [
         ("HEADROOM__SERVER__LISTEN", "127.0.0.1:0"),
         ("HEADROOM__SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
+        ("HEADROOM__SERVER__DRAIN_DELAY", "0s"),
         ("HEADROOM__SERVER__WORKERS", "1"),
     ];
     let environment: Environment = fixed

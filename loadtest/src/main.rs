@@ -18,6 +18,7 @@ mod node;
 mod policy;
 mod pools;
 mod report;
+mod restarts;
 mod running;
 mod sample;
 mod scenario;
@@ -63,6 +64,9 @@ struct Arguments {
     /// For `postgres`, `postgres-slow` and `redis`: the number of callers.
     #[arg(long)]
     callers: Option<u32>,
+    /// For `restarts`: the number of restarts.
+    #[arg(long, default_value_t = 20)]
+    restarts: u32,
     /// For `postgres`, `redis`, `edge` and `chains`: run as the peer of this label, as the environment says.
     #[arg(long, hide = true)]
     peer: Option<String>,
@@ -98,6 +102,8 @@ enum Scenario {
     Uploads,
     /// Calls to a chain, beside other gateways and without one.
     Chains,
+    /// Requests that fail while servers replace each other under load.
+    Restarts,
 }
 
 fn main() -> ExitCode {
@@ -131,6 +137,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Scenario::Edge => edge::compare(arguments.seconds)?,
         Scenario::Uploads => uploads::compare(&arguments.server, arguments.seconds)?,
         Scenario::Chains => chains::compare(&arguments.server, arguments.seconds)?,
+        Scenario::Restarts => restarts::measure(&arguments.server, arguments.restarts)?,
         of_server => scenario::run(of_server, &arguments.server)?,
     }
     report::load_average();

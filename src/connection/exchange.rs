@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::web::Bytes;
 
+use super::drain::Drain;
 use super::framing::{BodyLength, Framing};
 
 /// The requests of one connection. Clones share them.
@@ -27,11 +28,26 @@ pub(super) struct State {
     pub(super) is_file: bool,
     /// Whether a response announced the end of the connection.
     pub(super) is_last: bool,
+    /// The end of the server's connections.
+    drain: Drain,
     /// The task that waits for a change.
     waker: Option<Waker>,
 }
 
 impl Exchange {
+    /// The requests of a new connection, of the server whose connections end with `drain`.
+    pub(super) fn new(drain: &Drain) -> Self {
+        Self(Rc::new(RefCell::new(State {
+            drain: drain.clone(),
+            ..State::default()
+        })))
+    }
+
+    /// Whether the server stops, so that each response announces the end of its connection.
+    pub(super) fn is_draining(&self) -> bool {
+        self.state().drain.has_begun()
+    }
+
     /// The service has begun to work on the request, whose body has `length`. The request ends when the
     /// returned value is dropped.
     pub(super) fn begin(&self, length: BodyLength) -> InProgress {

@@ -22,9 +22,12 @@
 //!
 //! `expectation.rs` answers `Expect: 100-continue` when the handler waits for the body.
 //!
+//! `drain.rs` ends the connections when the server stops.
+//!
 //! `track` (`server.rs`) reports when a request begins and when its response is complete. `Exchange`
 //! (`exchange.rs`) is the state that it writes and [`Connection`] reads.
 
+mod drain;
 mod exchange;
 mod expectation;
 mod framing;
@@ -49,6 +52,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+pub use drain::Drain;
+use drain::{Counted, LAST_REQUEST_WITHIN};
 use exchange::{Exchange, Tracked};
 use framing::READ_MAX;
 pub use pace::Pace;
@@ -120,10 +125,13 @@ impl Limits {
 pub struct Connection {
     socket: TcpStream,
     limits: Limits,
+    counted: Counted,
     exchange: Exchange,
     /// Bytes after the current request. The next request begins with them.
     read_ahead: Bytes,
     reading: Reading,
+    /// When the connection was accepted, or its last request ended.
+    idle_since: Instant,
     /// When the connection is cut, unless `reading` changes before.
     read_deadline: Instant,
     read_timer: Timer,
@@ -147,20 +155,22 @@ enum Reading {
 }
 
 impl Connection {
-    /// Takes over an accepted socket.
-    pub fn new(socket: TcpStream, limits: &Limits) -> Self {
+    /// Takes over an accepted socket of the server whose connections end with `drain`.
+    pub fn new(socket: TcpStream, limits: &Limits, drain: &Drain) -> Self {
         // Both options are optional: the connection works without them.
         socket.set_nodelay(true).ok();
         SockRef::from(&socket)
             .set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
             .ok();
-        let read_deadline = Instant::now() + limits.keep_alive;
+        let now = Instant::now();
         Self {
             socket,
-            exchange: Exchange::default(),
+            counted: drain.count(),
+            exchange: Exchange::new(drain),
             read_ahead: Bytes::new(),
             reading: Reading::NextRequest,
-            read_deadline,
+            idle_since: now,
+            read_deadline: now + limits.keep_alive,
             read_timer: Timer::default(),
             writing: Pace::new(limits.answer_idle_timeout, limits.rate_min),
             write_timer: Timer::default(),
@@ -184,7 +194,7 @@ impl Connection {
             return;
         }
         if is_in_progress {
-            self.reading = Reading::Request;
+            self.set_reading(Reading::Request);
         } else if has_ended {
             self.expect_request();
         }
@@ -198,17 +208,28 @@ impl Connection {
             Reading::Request => return Poll::Pending,
             Reading::Closed => return Poll::Ready(()),
         };
-        if self.read_timer.poll(self.read_deadline, cx).is_pending() {
+        if self.poll_read_deadline(cx).is_pending() {
             return Poll::Pending;
         }
-        self.count(cut);
-        self.reading = Reading::Closed;
+        if !(self.is_idle() && self.counted.closes_idle()) {
+            self.count(cut);
+        }
+        self.set_reading(Reading::Closed);
         if matches!(cut, Cut::Head) && self.unread.is_none() && !self.exchange.state().is_last {
             // Best effort: a client that sends half a head may not read either. The 408 must not
             // follow a response that is not yet written, or one that announced the end of the connection.
             self.socket.try_write(&refusal::too_late()).ok();
         }
         Poll::Ready(())
+    }
+
+    /// Ready when the client has had its time to send.
+    fn poll_read_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.is_idle() && self.counted.poll_close_idle(cx).is_ready() {
+            let last_request = self.idle_since + LAST_REQUEST_WITHIN;
+            self.read_deadline = self.read_deadline.min(last_request);
+        }
+        self.read_timer.poll(self.read_deadline, cx)
     }
 
     /// Reads bytes of the current request into `buffer`; none at the end of the stream.
@@ -268,7 +289,7 @@ impl Connection {
     /// otherwise they are part of a body, whose response may be complete already.
     fn on_bytes_read(&mut self, bytes: &mut [u8], in_head: bool) {
         if self.reading == Reading::NextRequest {
-            self.reading = Reading::Head;
+            self.set_reading(Reading::Head);
             self.read_deadline = Instant::now() + self.limits.head_timeout;
             if in_head {
                 upgrade::ignore(bytes);
@@ -288,9 +309,21 @@ impl Connection {
         self.exchange.state().framing.is_in_head()
     }
 
+    /// Whether there is neither a request nor the rest of one.
+    fn is_idle(&self) -> bool {
+        self.reading == Reading::NextRequest && self.is_in_head()
+    }
+
     fn expect_request(&mut self) {
-        self.reading = Reading::NextRequest;
-        self.read_deadline = Instant::now() + self.limits.keep_alive;
+        self.set_reading(Reading::NextRequest);
+        self.idle_since = Instant::now();
+        self.read_deadline = self.idle_since + self.limits.keep_alive;
+    }
+
+    fn set_reading(&mut self, reading: Reading) {
+        self.reading = reading;
+        let is_busy = matches!(reading, Reading::Head | Reading::Request);
+        self.counted.set_busy(is_busy);
     }
 
     /// Handles a write that cannot proceed: `unsent` bytes wait for the client to read.
@@ -411,7 +444,7 @@ impl AsyncWrite for Connection {
         }
         if matches!(this.reading, Reading::NextRequest | Reading::Head) {
             // No other event may poll this connection, so register the deadline's wake-up now.
-            if this.read_timer.poll(this.read_deadline, cx).is_ready() {
+            if this.poll_read_deadline(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
         }

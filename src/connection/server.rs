@@ -20,7 +20,7 @@ use actix_web::dev::AppConfig;
 use tokio::net::TcpStream;
 
 use super::framing::BodyLength;
-use super::{Connection, Exchange, Limits, Tracked, expectation};
+use super::{Connection, Drain, Exchange, Limits, Tracked, expectation};
 
 /// The media type of server-sent events.
 const EVENT_STREAM: &[u8] = b"text/event-stream";
@@ -37,8 +37,8 @@ pub(crate) struct ServerSpec {
     pub(crate) limits: Limits,
     /// How long a client may take to read its last response before the connection is closed.
     pub(crate) disconnect_timeout: Duration,
-    /// Seconds that requests in flight may take after the server was asked to stop.
-    pub(crate) shutdown_seconds: u64,
+    /// Ends the connections when the server stops.
+    pub(crate) drain: Drain,
 }
 
 /// Makes a server that serves `app` on `listener`. It runs when it is polled.
@@ -62,8 +62,6 @@ where
     B: MessageBody + 'static,
 {
     let address = listener.local_addr()?;
-    let builder = Server::build();
-    let stopping = builder.graceful_shutdown_signal();
     let service = move || {
         let app = app().into_factory().map_err(|error| {
             let error: Error = error.into();
@@ -71,7 +69,7 @@ where
         });
         let app = map_config(app, |()| AppConfig::default());
         let (expecting, serving) = expectation::services(app);
-        let (limits, stopping) = (spec.limits.clone(), stopping.clone());
+        let (limits, drain) = (spec.limits.clone(), spec.drain.clone());
         let http = HttpService::build()
             // `Connection` enforces these two. The library's timeout applies to the first request
             // head only, and its clock is up to half a second late.
@@ -82,10 +80,6 @@ where
             // only when it writes the response, after the work is done.
             .h1_allow_half_closed(false)
             .local_addr(address)
-            .graceful_shutdown_signal(move || {
-                let stopping = stopping.clone();
-                async move { stopping.notified().await }
-            })
             .on_connect_ext(|connection: &Connection, data| {
                 data.insert(connection.exchange().clone());
             })
@@ -93,17 +87,16 @@ where
             .h1(serving);
         fn_service(move |socket: TcpStream| {
             let peer = socket.peer_addr().ok();
-            let connection = Connection::new(socket, &limits);
+            let connection = Connection::new(socket, &limits, &drain);
             async move { Ok::<_, Infallible>((connection, peer)) }
         })
         .map_err(|never| match never {})
         .and_then(http)
     };
-    Ok(builder
+    Ok(Server::build()
         .workers(spec.workers)
         // This is the limit of each worker.
         .max_concurrent_connections((spec.connections_max / spec.workers.max(1)).max(1))
-        .shutdown_timeout(spec.shutdown_seconds)
         .disable_signals()
         .listen(spec.name, listener, service)?
         .run())
@@ -167,7 +160,8 @@ where
             // It takes all that follows for the body, so there can be no other request.
             BodyLength::Endless => !is_switched,
         };
-        if ignores_offer || leaves_body {
+        let is_draining = exchange.as_ref().is_some_and(Exchange::is_draining);
+        if ignores_offer || leaves_body || (is_draining && !is_switched) {
             head.set_connection_type(ConnectionType::Close);
             if let Some(exchange) = exchange {
                 exchange.mark_last();

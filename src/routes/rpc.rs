@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use crate::body::{BodyBudget, read_body_up_to};
@@ -67,6 +68,8 @@ pub struct RpcEdge {
     sockets: Arc<Semaphore>,
     /// By the name of the chain.
     figures: BTreeMap<String, RpcFigures>,
+    /// Ends the WebSocket connections.
+    stop: CancellationToken,
 }
 
 impl RpcEdge {
@@ -86,7 +89,13 @@ impl RpcEdge {
             socket_callers: Callers::new(client_websockets_max),
             sockets: Arc::new(Semaphore::new(socket::SOCKETS_MAX)),
             figures,
+            stop: CancellationToken::new(),
         }
+    }
+
+    /// Ends the WebSocket connections, each when its calls are answered: the server stops.
+    pub fn stop(&self) {
+        self.stop.cancel();
     }
 
     /// Takes places for the calls of a request.

@@ -94,7 +94,9 @@ sections! {
         /// How long a client may take to read its last response before the connection is closed. With
         /// zero, it would be reset before the client has read why its request was refused.
         pub client_disconnect_timeout: Duration,
-        /// How long requests in flight may take after the server was asked to stop.
+        /// How long the server goes on accepting connections after it was asked to stop.
+        pub drain_delay: DurationOrZero,
+        /// How long the whole stop may take, `drain_delay` included.
         pub shutdown_deadline: DurationOrZero,
     }
 
@@ -347,6 +349,10 @@ impl ServerSettings {
         rules.require(
             self.tensors_in_flight_max.as_u64() > 0 && self.answers_in_flight_max.as_u64() > 0,
             "server.tensors_in_flight_max and server.answers_in_flight_max must be above 0",
+        );
+        rules.require(
+            self.drain_delay.0.is_zero() || self.drain_delay.0 < self.shutdown_deadline.0,
+            "server.drain_delay must be below server.shutdown_deadline",
         );
     }
 }

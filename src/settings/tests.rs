@@ -340,6 +340,11 @@ fn rules_over_several_keys_are_checked() {
         "server.listen and server.admin_listen must differ",
     );
     refuses(
+        "server = { drain_delay = '5s', shutdown_deadline = '5s' }",
+        &[],
+        "server.drain_delay must be below server.shutdown_deadline",
+    );
+    refuses(
         "redis.cache.pool.connections_min = 9",
         &[],
         "redis.cache.pool.connections_min must not be above redis.cache.pool.connections_max",
@@ -357,7 +362,8 @@ fn rules_over_several_keys_are_checked() {
         "postgres.replicas.url needs postgres.url: the private PostgreSQL has no replicas",
     );
     load_text(
-        "server = { listen = '127.0.0.1:0', admin_listen = '127.0.0.1:0' }",
+        "server = { listen = '127.0.0.1:0', admin_listen = '127.0.0.1:0', drain_delay = '0s', \
+         shutdown_deadline = '0s' }",
         &[],
     )
     .unwrap();

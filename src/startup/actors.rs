@@ -19,7 +19,7 @@ use headroom_actors::model::{LeakConfig, MemoryDeps, ModelsConfig, Repository, R
 use headroom_actors::upload::Uploads;
 use tokio::sync::watch;
 
-use super::{HOST_BINARY, StartupError, chains, pools, uploads};
+use super::{HOST_BINARY, StartupError, chains, pools, stopping, uploads};
 use crate::handles::{ActorThread, Handles};
 use crate::readiness::Gate;
 use crate::routes::JOB_KINDS;
@@ -77,7 +77,8 @@ impl ActorPlan {
 pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, StartupError> {
     let memory = Memory::new(memory_config(&settings.memory))?;
     let models_config = Arc::new(models_config(&settings.models)?);
-    let lazy_config = lazy_config(&settings.models)?;
+    let loader_wait = stopping::loader_wait(&settings.server);
+    let lazy_config = lazy_config(&settings.models, loader_wait)?;
 
     let models =
         SupervisorSpec::new("models").intensity(ZYGOTE_RESTARTS_MAX, ZYGOTE_RESTARTS_PERIOD);
@@ -255,8 +256,12 @@ fn leak_config(settings: &LeakSettings) -> LeakConfig {
     }
 }
 
-fn lazy_config(settings: &ModelSettings) -> Result<lazy::Config, StartupError> {
+fn lazy_config(
+    settings: &ModelSettings,
+    drain_deadline: Duration,
+) -> Result<lazy::Config, StartupError> {
     Ok(lazy::Config {
+        drain_deadline,
         policy: settings.eviction,
         load_deadline: settings.load_deadline,
         failure_backoff: Backoff::try_new(

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::TcpListener;
-use std::time::Duration;
 
 use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
@@ -42,7 +41,7 @@ pub(super) fn server(
         connections_max,
         limits: shared.limits,
         disconnect_timeout: settings.client_disconnect_timeout,
-        shutdown_seconds: whole_seconds(settings.shutdown_deadline.0),
+        drain: shared.drain,
     };
     connection::server(spec, listener, move || {
         // This runs once on each worker thread.
@@ -64,8 +63,4 @@ pub(super) fn server(
             .configure(routes)
             .wrap(from_fn(observe))
     })
-}
-
-fn whole_seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }

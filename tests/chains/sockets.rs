@@ -2,9 +2,11 @@
 
 use headroom_test_support::server::Server;
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
+use nix::sys::signal::Signal;
 use reqwest::header::{CONNECTION, RETRY_AFTER, UPGRADE};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::nodes::Gateway;
 use crate::socket::Socket;
@@ -83,6 +85,20 @@ async fn a_chain_that_is_slow_to_become_ready_holds_up_no_other_message() {
         }
     };
     assert_eq!(pong.await, Message::Pong("are you there".into()));
+}
+
+#[tokio::test]
+async fn a_server_that_stops_says_so_and_does_not_wait_for_its_clients() {
+    let mut server = start("server.shutdown_deadline = '1h'");
+    let mut socket = Socket::try_open(&server, "ethereum").await.unwrap();
+    server.signal(Signal::SIGTERM);
+    let message = socket.next().await;
+    let Message::Close(Some(reason)) = message else {
+        panic!("no close: {message:?}");
+    };
+    assert_eq!(reason.code, CloseCode::Away);
+    drop(socket);
+    assert_eq!(server.wait_for_exit().code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

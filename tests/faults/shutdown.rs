@@ -1,5 +1,7 @@
 //! SIGTERM during work: the work is finished, or cancelled within the deadline, and nothing is left behind.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use headroom_test_support::process_tree::wait_until_gone;
@@ -10,9 +12,11 @@ use tokio::task::JoinHandle;
 
 use crate::setup::{ServerWithModels, floats};
 
-/// Longest time that the actors may need after `server.shutdown_deadline`. The loader waits 5 s for work in flight, the
-/// model's owner 1 s, its host 3 s. The rest is a margin for a busy machine.
-const ACTORS_DEADLINE: Duration = Duration::from_secs(12);
+/// A deadline that is shorter than the stops of a model's owner and its host together.
+const SHORT_DEADLINE: &str = "server.shutdown_deadline = '2s'";
+
+/// The same, with a margin for a busy machine.
+const ENDED_WITHIN: Duration = Duration::from_secs(5);
 
 #[tokio::test]
 async fn requests_in_flight_are_answered_before_the_server_exits() {
@@ -35,7 +39,7 @@ async fn requests_in_flight_are_answered_before_the_server_exits() {
 
 #[tokio::test]
 async fn a_load_in_progress_does_not_delay_the_exit() {
-    let mut server = ServerWithModels::start("server.shutdown_deadline = '1s'");
+    let mut server = ServerWithModels::start(SHORT_DEADLINE);
     server.add_model("endless", never_loads);
     let waiting = server.begin_infer("endless", floats(&[1.0]).to_string());
     let label = ["name=\"endless:1\""];
@@ -49,21 +53,40 @@ async fn a_load_in_progress_does_not_delay_the_exit() {
     server.signal(Signal::SIGTERM);
     let status = server.wait_for_exit();
     assert_eq!(status.code(), Some(0));
-    assert!(signalled.elapsed() < Duration::from_secs(1) + ACTORS_DEADLINE);
+    assert_ended_in_time(signalled);
     wait_until_gone(&processes);
     waiting.abort();
 }
 
 #[tokio::test]
 async fn a_model_that_hangs_does_not_delay_the_exit() {
-    let (mut server, waiting) = start_hanging("server.shutdown_deadline = '1s'").await;
+    let (mut server, waiting) = start_hanging(SHORT_DEADLINE).await;
     let processes = server.processes();
     let signalled = Instant::now();
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_for_exit().code(), Some(0));
-    assert!(signalled.elapsed() < Duration::from_secs(1) + ACTORS_DEADLINE);
+    assert_ended_in_time(signalled);
     wait_until_gone(&processes);
     waiting.abort();
+}
+
+#[tokio::test]
+async fn a_request_whose_body_does_not_end_does_not_delay_the_exit() {
+    let mut server = ServerWithModels::start(&format!(
+        "{SHORT_DEADLINE}\nserver.body_idle_timeout = '60s'\nserver.client_rate_min = '0B'"
+    ));
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream
+        .write_all(
+            b"POST /v2/models/none/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{",
+        )
+        .unwrap();
+    let signalled = Instant::now();
+    server.signal(Signal::SIGTERM);
+    let log = server.wait_for_log("not all requests ended in time");
+    assert!(log.contains("connections=1"), "{log}");
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+    assert_ended_in_time(signalled);
 }
 
 #[tokio::test]
@@ -78,6 +101,12 @@ async fn a_second_signal_ends_the_server_at_once_and_leaves_nothing_behind() {
     assert!(signalled.elapsed() < Duration::from_secs(2));
     wait_until_gone(&processes);
     waiting.abort();
+}
+
+#[track_caller]
+fn assert_ended_in_time(signalled: Instant) {
+    let took = signalled.elapsed();
+    assert!(took < ENDED_WITHIN, "{took:?}");
 }
 
 /// A server with a request that never ends.

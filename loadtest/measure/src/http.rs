@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::Method;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -88,8 +88,10 @@ impl HttpTarget {
             Some(connection) => connection,
             None => Connection::open(self.address).await?,
         };
-        let status = connection.ask(self.address, request).await?;
-        self.idle().push(connection);
+        let (status, is_last) = connection.ask(self.address, request).await?;
+        if !is_last {
+            self.idle().push(connection);
+        }
         if status.is_success() {
             return Ok(());
         }
@@ -132,12 +134,12 @@ impl Connection {
         })
     }
 
-    /// The status of an answer that has arrived as a whole.
+    /// The status of an answer that has arrived as a whole, and whether it is the connection's last one.
     async fn ask(
         &mut self,
         address: SocketAddr,
         request: &Request,
-    ) -> Result<hyper::StatusCode, Failure> {
+    ) -> Result<(hyper::StatusCode, bool), Failure> {
         let mut builder = hyper::Request::builder()
             .method(request.method.clone())
             .uri(&request.path)
@@ -151,7 +153,7 @@ impl Connection {
             .map_err(|error| Failure::new("request", error.to_string()))?;
         self.sender.ready().await.map_err(lost)?;
         let answer = self.sender.send_request(encoded).await.map_err(lost)?;
-        let status = answer.status();
+        let (status, is_last) = (answer.status(), is_last(answer.headers()));
         let mut body = answer.into_body();
         let mut read = 0;
         while let Some(frame) = body.frame().await {
@@ -162,8 +164,17 @@ impl Connection {
                 return Err(Failure::new("large_answer", message));
             }
         }
-        Ok(status)
+        Ok((status, is_last))
     }
+}
+
+/// Whether an answer announces the end of its connection.
+fn is_last(headers: &HeaderMap) -> bool {
+    let options = headers.get_all(CONNECTION).iter();
+    options
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|option| option.trim().eq_ignore_ascii_case("close"))
 }
 
 fn lost(error: hyper::Error) -> Failure {
@@ -215,6 +226,19 @@ mod tests {
             ["connect", "connection"].contains(&&*failure.kind),
             "{failure:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_end_is_announced_is_not_used_again() {
+        const LAST: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = HttpTarget::new(listener.local_addr().unwrap());
+        let request = Request::get("/");
+        let asking = async {
+            assert_eq!(target.ask(&request).await, Ok(()));
+            assert_eq!(target.idle().len(), 0);
+        };
+        tokio::join!(serve(&listener, &[LAST]), asking);
     }
 
     #[tokio::test]

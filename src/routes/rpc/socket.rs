@@ -2,7 +2,7 @@
 //!
 //! A connection has one task. It reads a message when there is a place for its calls, so a client that sends without
 //! reading waits in its own kernel. Nothing that waits for the chain holds up the other messages. Notifications wait in a bounded queue; a client that misses
-//! some is told so by the close code 1013, since it would otherwise not know.
+//! some is told so by the close code 1013, since it would otherwise not know. When the server stops, the close code is 1001.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -69,7 +69,8 @@ pub(in crate::routes) fn open_docs() -> Docs {
     Docs::new("Call methods of a chain and subscribe to it, over a WebSocket")
         .text(
             "Messages are those of `POST /rpc/{chain}`. `eth_subscribe` knows `newHeads`, `logs` and \
-             `newPendingTransactions`. A client that misses notifications is disconnected with the code 1013.",
+             `newPendingTransactions`. A client that misses notifications is disconnected with the code 1013. \
+             When the server stops, every client is, with the code 1001.",
         )
         .variable("chain", "The name, an alias or the id of a chain.", "ethereum")
         .empty_answer(101, "The connection is a WebSocket from here on.")
@@ -277,6 +278,9 @@ impl Socket {
                         // It is held here.
                         None => return Err(End::Gone),
                     }
+                }
+                () = self.edge.stop.cancelled(), if answering.is_empty() && changing.is_empty() => {
+                    return Err(End::Close(CloseCode::Away, "the server stops"));
                 }
                 _ = pings.tick() => {
                     self.unanswered += 1;

@@ -114,7 +114,7 @@ impl Server {
         fs::set_permissions(folder.path(), passable).expect("the folder's mode can be set");
         let base = format!(
             "server.listen = '127.0.0.1:0'\nserver.admin_listen = '127.0.0.1:0'\n\
-             data.dir = '{0}/data'\nmodels.dir = '{0}/models'\n",
+             server.drain_delay = '0s'\ndata.dir = '{0}/data'\nmodels.dir = '{0}/models'\n",
             folder.path().display(),
         );
         // The settings of the test are a profile, which overrides the base.

@@ -1,6 +1,9 @@
-//! Deadlines and upgrades of single connections: late request heads, idle connections, offers of HTTP/2.
+//! Deadlines, upgrades and ends of single connections: late request heads, idle connections, offers of HTTP/2, and the
+//! stop of the server.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod drain;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

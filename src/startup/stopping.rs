@@ -1,0 +1,128 @@
+//! How the main HTTP server stops, and how much time each part of a stop has.
+//!
+//! Balancers notice late that a server is not ready, and send requests meanwhile. So the server goes on accepting for
+//! `server.drain_delay`, while each answer announces the end of its connection. Then it closes the listener, answers all
+//! requests of accepted connections, and closes idle connections last.
+
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use super::listener::Listener;
+use crate::connection::Drain;
+use crate::settings::sections::ServerSettings;
+use crate::signals::Signal;
+
+/// The time between two looks at the number of connections.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// The share of the time after the drain delay that the actors have, if requests in flight use up all of theirs.
+const ACTORS_SHARE: u32 = 3;
+
+/// The share of the actors' time for which the loader waits for resources in use.
+const LOADER_SHARE: u32 = 3;
+
+/// The longest time for which the loader waits for resources in use.
+const LOADER_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// The deadlines of one stop.
+pub(super) struct Deadlines {
+    /// The end of the requests in flight.
+    pub(super) requests: Instant,
+    /// The end of the whole stop.
+    pub(super) all: Instant,
+}
+
+impl Deadlines {
+    /// The deadlines of a stop that begins now.
+    pub(super) fn new(settings: &ServerSettings) -> Self {
+        let (begun, all) = (Instant::now(), settings.shutdown_deadline.0);
+        let requests = all.saturating_sub(actors_time(settings));
+        Self {
+            requests: begun + requests,
+            all: begun + all,
+        }
+    }
+}
+
+/// How long the loader waits for resources in use before it unloads them.
+pub(super) fn loader_wait(settings: &ServerSettings) -> Duration {
+    (actors_time(settings) / LOADER_SHARE).min(LOADER_WAIT_MAX)
+}
+
+fn actors_time(settings: &ServerSettings) -> Duration {
+    let after_delay = settings
+        .shutdown_deadline
+        .0
+        .saturating_sub(settings.drain_delay.0);
+    after_delay / ACTORS_SHARE
+}
+
+/// Waits for another request to stop, for `delay` at most.
+pub(super) async fn delay(delay: Duration, signals: &mut mpsc::Receiver<Signal>) {
+    let asked_again = async {
+        while let Some(signal) = signals.recv().await {
+            match signal {
+                Signal::Stop => break,
+                Signal::Reload => {}
+            }
+        }
+    };
+    // Either way, the delay is over.
+    tokio::time::timeout(delay, asked_again).await.ok();
+}
+
+/// Ends all connections of `server`, each after its last answer.
+pub(super) async fn end_connections(server: &ServerHandle, listener: Listener, drain: &Drain) {
+    let end_idle = async {
+        until(|| drain.busy() == 0).await;
+        // Connections in the listener's queue may wait for the places of idle ones.
+        drain.close_idle();
+    };
+    tokio::join!(listener.close(server), end_idle);
+    until(|| drain.open() == 0).await;
+}
+
+async fn until(is_true: impl Fn() -> bool) {
+    while !is_true() {
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::settings::values::DurationOrZero;
+    use crate::settings::{Environment, Sources, load};
+
+    #[test]
+    fn the_parts_of_a_stop_share_its_deadline() {
+        let loaded = load(&Sources::default(), &Environment::new()).unwrap();
+        let mut settings = loaded.settings.server;
+        settings.shutdown_deadline = DurationOrZero(Duration::from_secs(25));
+        settings.drain_delay = DurationOrZero(Duration::from_secs(4));
+        let deadlines = Deadlines::new(&settings);
+        assert_eq!(deadlines.all - deadlines.requests, Duration::from_secs(7));
+        assert!(loader_wait(&settings) < Duration::from_secs(3));
+        settings.shutdown_deadline = DurationOrZero(Duration::ZERO);
+        let deadlines = Deadlines::new(&settings);
+        assert_eq!(deadlines.all, deadlines.requests);
+        assert_eq!(loader_wait(&settings), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_request_to_stop_ends_the_delay_and_a_reload_does_not() {
+        let (sender, mut signals) = mpsc::channel(2);
+        let begun = Instant::now();
+        sender.send(Signal::Reload).await.unwrap();
+        delay(Duration::from_secs(5), &mut signals).await;
+        assert_eq!(begun.elapsed(), Duration::from_secs(5));
+        sender.send(Signal::Stop).await.unwrap();
+        delay(Duration::from_secs(5), &mut signals).await;
+        assert_eq!(begun.elapsed(), Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,139 @@
+//! SIGTERM and connections: none that a client has opened goes without its answer.
+
+use headroom_test_support::restarts::replace_under_load;
+use headroom_test_support::server::{Options, Server};
+use headroom_test_support::wait::{DEADLINE, wait_for_async};
+use nix::sys::signal::Signal;
+
+use super::{BINARY, Client, GET, start};
+
+/// The head of a request for a model that does not exist. The server says when its handler waits for the body.
+const UNFINISHED: &str = "POST /v2/models/none/infer HTTP/1.1\r\nhost: x\r\n\
+    expect: 100-continue\r\ncontent-length: 10\r\n\r\n";
+
+/// Its body, which has no inputs.
+const REST: &str = "{        }";
+
+/// Settings with which the server drains until it is asked to stop a second time.
+const LONG_DELAY: &str = "server.drain_delay = '10m'\nserver.shutdown_deadline = '20m'";
+
+#[tokio::test]
+async fn no_request_fails_while_servers_replace_each_other_under_load() {
+    let options = Options::new(BINARY).settings("server.drain_delay = '3s'");
+    let figures = replace_under_load(&options, 3).await;
+    assert_eq!(figures.failed, 0, "{figures:?}");
+    assert!(figures.succeeded > 0, "{figures:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_drains_accepts_connections_and_ends_each_with_its_next_answer() {
+    let mut server = start(LONG_DELAY);
+    let (mut kept, mut idle) = (Client::connect(&server), Client::connect(&server));
+    for client in [&mut kept, &mut idle] {
+        client.send(GET);
+        assert!(!is_last(&client.assert_answer(200)));
+    }
+    server.signal(Signal::SIGTERM);
+    wait_until_not_ready(&server).await;
+    let mut new = Client::connect(&server);
+    for client in [&mut kept, &mut new] {
+        client.send(GET);
+        assert!(is_last(&client.assert_answer(200)));
+        assert_eq!(client.read_answer(), None);
+    }
+    // A refusal is an answer too.
+    let mut refused = Client::connect(&server);
+    refused.send("GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n");
+    assert!(is_last(&refused.assert_answer(404)));
+
+    // The second signal ends the delay, and the idle connection.
+    server.signal(Signal::SIGTERM);
+    assert_eq!(idle.read_answer(), None);
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+}
+
+#[tokio::test]
+async fn after_the_drain_delay_a_further_signal_ends_the_server_at_once() {
+    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
+        let mut server = start(LONG_DELAY);
+        let _unfinished = unfinished_request(&server).await;
+        server.signal(Signal::SIGTERM);
+        server.wait_for_log("accepting connections for server.drain_delay");
+        server.signal(signal);
+        server.wait_for_log("finishing requests in flight");
+        server.signal(signal);
+        assert_eq!(server.wait_for_exit().code(), Some(code));
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_waits_to_be_accepted_is_answered_before_the_server_exits() {
+    let mut server = start("server.workers = 1\nserver.connections_max = 1");
+    let mut first = unfinished_request(&server).await;
+    // The only place is taken, so this connection waits in the queue of the listener.
+    let mut waiting = Client::connect(&server);
+    waiting.send(GET);
+    server.signal(Signal::SIGTERM);
+    server.wait_for_log("finishing requests in flight");
+    first.send(REST);
+    assert!(is_last(&first.assert_answer(400)));
+    assert!(is_last(&waiting.assert_answer(200)));
+    assert_eq!(waiting.read_answer(), None);
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_idle_connection_gives_its_place_to_one_that_waits_to_be_accepted() {
+    let mut server = start("server.workers = 1\nserver.connections_max = 1");
+    let mut idle = Client::connect(&server);
+    idle.send(GET);
+    idle.assert_answer(200);
+    let mut waiting = Client::connect(&server);
+    waiting.send(GET);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(idle.read_answer(), None);
+    assert!(is_last(&waiting.assert_answer(200)));
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_after_the_last_request_in_flight() {
+    let mut server = start("");
+    let mut in_flight = unfinished_request(&server).await;
+    let (mut used, mut idle) = (Client::connect(&server), Client::connect(&server));
+    for client in [&mut used, &mut idle] {
+        client.send(GET);
+        client.assert_answer(200);
+    }
+    server.signal(Signal::SIGTERM);
+    server.wait_until_closed();
+    // The listener is closed, and idle connections still take a request.
+    used.send(GET);
+    assert!(is_last(&used.assert_answer(200)));
+    in_flight.send(REST);
+    assert!(is_last(&in_flight.assert_answer(400)));
+    assert_eq!(idle.read_answer(), None);
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+}
+
+/// A request whose handler waits for the body.
+async fn unfinished_request(server: &Server) -> Client {
+    let mut client = Client::connect(server);
+    client.send(UNFINISHED);
+    let head = client.read_answer().expect("an answer");
+    assert!(head.starts_with("http/1.1 100 "), "{head}");
+    client
+}
+
+/// Whether an answer, in lower case, announces the end of its connection.
+fn is_last(head: &str) -> bool {
+    head.contains("\r\nconnection: close\r\n")
+}
+
+async fn wait_until_not_ready(server: &Server) {
+    wait_for_async(DEADLINE, || async {
+        let status = server.admin("/health/ready").await.status().as_u16();
+        (status == 503).then_some(()).ok_or(status)
+    })
+    .await;
+}
