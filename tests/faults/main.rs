@@ -12,6 +12,7 @@
 mod files;
 mod host_binary;
 mod kills;
+mod models_folder;
 mod queue;
 mod requests;
 mod secrets;
