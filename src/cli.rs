@@ -41,12 +41,15 @@ use crate::startup::{Application, check_budget};
 use crate::telemetry;
 use crate::version;
 
-/// Version, commit (if the build knows it), build profile, and platform.
+/// Version, commit (if the build knows it, or else how it gets to know it), build profile, and platform.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let commit = match version::COMMIT {
+        version::UNKNOWN_COMMIT => "not recorded: `make build` in a git checkout records it",
+        commit => commit,
+    };
     format!(
-        "{} (commit {}, {} build, {}-{})",
+        "{} (commit {commit}, {} build, {}-{})",
         version::VERSION,
-        version::COMMIT,
         version::PROFILE,
         env::consts::ARCH,
         env::consts::OS,
