@@ -34,7 +34,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub use failure::Failure;
 
 use crate::openapi;
-use crate::settings::layers::{DEFAULT_FILE, VARIABLE_PREFIX};
+use crate::settings::layers::DEFAULT_FILE;
 use crate::settings::{self, Environment, Loaded, Reloader, Sources};
 use crate::signals;
 use crate::startup::{Application, check_budget};
@@ -193,10 +193,6 @@ fn serve(sources: Sources, ready_file: Option<PathBuf>) -> Result<(), Failure> {
 /// The variables of the environment that may be settings.
 fn environment() -> Environment {
     env::vars_os()
-        .filter_map(|(name, value)| {
-            let name = name.into_string().ok()?;
-            name.starts_with(VARIABLE_PREFIX)
-                .then(|| (name, value.to_string_lossy().into_owned()))
-        })
+        .filter(|(name, _)| settings::begins_like_ours(name))
         .collect()
 }
