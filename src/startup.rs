@@ -7,8 +7,11 @@
 mod actors;
 mod budget;
 pub(crate) mod chains;
+mod data_dir;
+pub(crate) mod folder;
 mod http;
 mod load_test;
+mod machine;
 pub(crate) mod pools;
 mod ready_file;
 pub(crate) mod uploads;
@@ -50,6 +53,8 @@ use crate::telemetry::{self, ALWAYS_KEPT, FilterHandle};
 pub(crate) use actors::host_binary;
 pub(crate) use budget::read_budget;
 pub use budget::{BudgetError, check_budget};
+pub use data_dir::{DataDir, DataDirError};
+pub use machine::{Findings, MachineError, check_machine};
 use ready_file::ReadyFile;
 
 /// Why the server did not start, or did not stop in order.
@@ -65,6 +70,9 @@ pub enum StartupError {
         /// Why.
         source: io::Error,
     },
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
     /// The process may open too few files.
     #[error(
         "this process may open only {limit} files and needs at least {least}; raise the hard limit \

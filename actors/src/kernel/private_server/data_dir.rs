@@ -56,6 +56,14 @@ impl DataDir {
         let folder = path
             .canonicalize()
             .map_err(|error| PrivateServerError::folder(path, &error))?;
+        // The path goes into settings of the server, which are text.
+        if folder.to_str().is_none() {
+            return Err(PrivateServerError::Folder {
+                path: folder,
+                reason: "its path is not UTF-8".into(),
+                remedy: "choose another data folder".into(),
+            });
+        }
         let lock = lock(&folder.join("lock"))?;
         Ok(Self {
             server,
@@ -234,7 +242,7 @@ fn unless_absent(error: io::Error) -> io::Result<()> {
 fn create_folder(path: &Path, run_as: &RunAs) -> Result<(), PrivateServerError> {
     let failed = |error: io::Error| PrivateServerError::folder(path, &error);
     if let Some(parent) = path.parent() {
-        create_parents(parent).map_err(|error| PrivateServerError::folder(parent, &error))?;
+        create_passable(parent).map_err(|error| PrivateServerError::folder(parent, &error))?;
     }
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
@@ -279,13 +287,17 @@ fn accept_owner(path: &Path, folder: &Metadata, run_as: &RunAs) -> Result<(), Pr
     Ok(())
 }
 
-/// Creates the folders above a data folder. Other users can pass through new ones, but not list them.
-fn create_parents(path: &Path) -> io::Result<()> {
+/// Creates a folder and those above it. Other users, such as those of private servers, can pass through new ones, but not
+/// list them.
+///
+/// # Errors
+/// One of them cannot be created.
+pub fn create_passable(path: &Path) -> io::Result<()> {
     if path.as_os_str().as_bytes().is_empty() || path.is_dir() {
         return Ok(());
     }
     if let Some(parent) = path.parent() {
-        create_parents(parent)?;
+        create_passable(parent)?;
     }
     std::fs::create_dir(path)?;
     std::fs::set_permissions(path, Permissions::from_mode(0o711))
