@@ -56,14 +56,7 @@ impl DataDir {
         let folder = path
             .canonicalize()
             .map_err(|error| PrivateServerError::folder(path, &error))?;
-        // The path goes into settings of the server, which are text.
-        if folder.to_str().is_none() {
-            return Err(PrivateServerError::Folder {
-                path: folder,
-                reason: "its path is not UTF-8".into(),
-                remedy: "choose another data folder".into(),
-            });
-        }
+        accept_path(&folder)?;
         let lock = lock(&folder.join("lock"))?;
         Ok(Self {
             server,
@@ -92,9 +85,11 @@ impl DataDir {
             }
             Err(error) => unless_absent(error).map(|()| PathBuf::from("/")),
         };
+        let folder = folder.map_err(|error| PrivateServerError::folder(path, &error))?;
+        accept_path(&folder)?;
         Ok(Self {
             server,
-            folder: folder.map_err(|error| PrivateServerError::folder(path, &error))?,
+            folder,
             run_as,
             _lock: None,
         })
@@ -113,6 +108,7 @@ impl DataDir {
         // server cannot use it.
         let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let session = session.filter(|path| !self.run_as.is_other && path.is_absolute());
+        let session = session.filter(|path| path.to_str().is_some());
         let fallback = session
             .filter(|path| {
                 path.is_dir() && path.join(&short).join(name).as_os_str().len() <= SOCKET_PATH_MAX
@@ -260,6 +256,18 @@ fn create_folder(path: &Path, run_as: &RunAs) -> Result<(), PrivateServerError> 
     Ok(())
 }
 
+/// Accepts a path that can be a part of the settings of a server, which are text.
+fn accept_path(folder: &Path) -> Result<(), PrivateServerError> {
+    match folder.to_str() {
+        Some(_) => Ok(()),
+        None => Err(PrivateServerError::Folder {
+            path: folder.to_owned(),
+            reason: "its path is not UTF-8".into(),
+            remedy: "choose another data folder".into(),
+        }),
+    }
+}
+
 /// Accepts an existing `folder` at `path` if it belongs to the user `run_as`, or if it belongs to
 /// Headroom's user and is empty.
 fn accept_owner(path: &Path, folder: &Metadata, run_as: &RunAs) -> Result<(), PrivateServerError> {
@@ -362,6 +370,14 @@ mod tests {
         assert_eq!(data_dir.password(), None);
         data_dir.write_password("x").unwrap();
         assert_eq!(std::fs::read_to_string(&victim).unwrap(), "untouched");
+    }
+
+    #[test]
+    fn a_path_that_is_not_utf_8_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join(std::ffi::OsStr::from_bytes(b"\xff"));
+        let refused = data_dir(&path).unwrap_err().to_string();
+        assert!(refused.contains("its path is not UTF-8"), "{refused}");
     }
 
     #[test]
