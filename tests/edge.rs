@@ -74,6 +74,13 @@ fn the_version_contains_the_commit() {
         env!("CARGO_PKG_VERSION"),
         " (commit "
     )));
+    // A build that does not know it says how it gets to know it.
+    let text = stdout(&output);
+    assert!(
+        !text.contains("not recorded") || text.contains("make build"),
+        "{text}"
+    );
+    assert!(!text.contains("unknown"), "{text}");
 }
 
 #[test]

@@ -74,11 +74,13 @@ pub fn check_machine(settings: &Settings) -> Findings {
     found.models_dir(&settings.models.dir);
     found.host_binary(settings);
     found.data_dir(&settings.data.dir);
-    if let Some(dir) = &settings.uploads.dir {
-        let fault = unwritable("uploads.dir", dir);
-        found
-            .missing
-            .extend(fault.map(|fault| format!("{fault}; uploads get a 503 until it can")));
+    if let Some(dir) = &settings.uploads.dir
+        && let Some(fault) = unwritable("uploads.dir", dir)
+    {
+        found.missing.push(format!(
+            "{fault}; make it writable for the server's user, or set uploads.dir to another folder; uploads get a 503 \
+             until then"
+        ));
     }
     found.private_servers(settings);
     found

@@ -275,7 +275,7 @@ const WRONG: [(&str, End, &str); 56] = [
     (
         "uploads.dir = '{folder}/base.toml/uploads'",
         Warned,
-        "uploads.dir: {folder}/base.toml/uploads cannot be made in {folder}/base.toml: it is not a folder; uploads get",
+        "uploads.dir: {folder}/base.toml/uploads cannot be made in {folder}/base.toml: it is not a folder; make it writable",
     ),
     (
         "postgres.embedded.bin_dir = '/nowhere/bin'",
@@ -375,11 +375,6 @@ fn each_wrong_variable_is_said_in_the_same_words_by_both_commands() {
             text("HEADROOM__DATA__DIR"),
             b"/tmp/\xff".to_vec(),
             "HEADROOM__DATA__DIR: its value is not UTF-8",
-        ),
-        (
-            b"HEADROOM__\xff".to_vec(),
-            text("1"),
-            "its name is not UTF-8",
         ),
     ] {
         let folder = settings("");
