@@ -7,6 +7,14 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/env.sh
 . scripts/env.sh
 
+programs=${CARGO_TARGET_DIR:-target}/release
+for program in headroom headroom-model-host; do
+  if [ ! -x "$programs/$program" ]; then
+    echo "run.sh: $programs/$program is missing: this checkout is not built for release; run 'make run', which builds it first" >&2
+    exit 1
+  fi
+done
+
 export HEADROOM__DATA__DIR="${HEADROOM__DATA__DIR:-$PWD/data}"
 if [ -z "${HEADROOM__MODELS__DIR:-}" ]; then
   # A folder `models` in this checkout is used in place of the sample model.
@@ -30,4 +38,4 @@ Example request (is this speech?); the first one loads the model:
   curl -s $http/v2/models/silero-vad/infer -d @$(printf %q "$PWD/docs/examples/silero-vad.json")
 TEXT
 
-exec "${CARGO_TARGET_DIR:-target}/release/headroom" serve --config config/default.toml --profile development
+exec "$programs/headroom" serve --config config/default.toml --profile development

@@ -34,19 +34,22 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub use failure::Failure;
 
 use crate::openapi;
-use crate::settings::layers::{DEFAULT_FILE, VARIABLE_PREFIX};
+use crate::settings::layers::DEFAULT_FILE;
 use crate::settings::{self, Environment, Loaded, Reloader, Sources};
 use crate::signals;
-use crate::startup::{Application, check_budget};
-use crate::telemetry;
+use crate::startup::{Application, DataDir, StartupError, check_machine};
+use crate::telemetry::{self, stderr};
 use crate::version;
 
-/// Version, commit (if the build knows it), build profile, and platform.
+/// Version, commit (if the build knows it, or else how it gets to know it), build profile, and platform.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let commit = match version::COMMIT {
+        version::UNKNOWN_COMMIT => "not recorded: `make build` in a git checkout records it",
+        commit => commit,
+    };
     format!(
-        "{} (commit {}, {} build, {}-{})",
+        "{} (commit {commit}, {} build, {}-{})",
         version::VERSION,
-        version::COMMIT,
         version::PROFILE,
         env::consts::ARCH,
         env::consts::OS,
@@ -99,7 +102,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         ready_file: Option<PathBuf>,
     },
-    /// Check the settings and print each with its origin; secrets are masked
+    /// Check the settings and whether they can work on this machine, and print each with its origin; secrets are masked
     CheckConfig {
         #[command(flatten)]
         files: Sources,
@@ -159,8 +162,12 @@ pub fn run() -> Result<(), Failure> {
 
 fn check_config(sources: &Sources) -> Result<(), Failure> {
     let loaded = settings::load(sources, &environment())?;
-    check_budget(&loaded.settings)?;
-    output::print(&loaded.to_string())
+    for warning in &loaded.warnings {
+        stderr::write_line(&format!("headroom: {}", output::one_line(warning)));
+    }
+    output::print(&loaded.to_string())?;
+    check_machine(&loaded.settings).refuse_any()?;
+    Ok(doctor::check_host(&loaded.settings)?)
 }
 
 fn print_openapi() -> Result<(), Failure> {
@@ -170,8 +177,10 @@ fn print_openapi() -> Result<(), Failure> {
 
 fn serve(sources: Sources, ready_file: Option<PathBuf>) -> Result<(), Failure> {
     let environment = environment();
-    let Loaded { settings, .. } = settings::load(&sources, &environment)?;
-    check_budget(&settings)?;
+    let Loaded {
+        settings, warnings, ..
+    } = settings::load(&sources, &environment)?;
+    let missing = check_machine(&settings).warnings()?;
     let log_filter = telemetry::install_logs(&settings.log)?;
     let signals = signals::listen().map_err(Failure::Signals)?;
     tracing::info!(
@@ -180,6 +189,10 @@ fn serve(sources: Sources, ready_file: Option<PathBuf>) -> Result<(), Failure> {
         profile = sources.profile.as_deref(),
         "starting"
     );
+    for warning in warnings.into_iter().chain(missing) {
+        tracing::warn!("{warning}");
+    }
+    let _locked = DataDir::lock(&settings.data.dir).map_err(StartupError::from)?;
     let mut application = Application::build(Reloader::new(sources, environment, settings))?;
     application.log_filter = Some(log_filter);
     application.ready_file = ready_file;
@@ -190,10 +203,6 @@ fn serve(sources: Sources, ready_file: Option<PathBuf>) -> Result<(), Failure> {
 /// The variables of the environment that may be settings.
 fn environment() -> Environment {
     env::vars_os()
-        .filter_map(|(name, value)| {
-            let name = name.into_string().ok()?;
-            name.starts_with(VARIABLE_PREFIX)
-                .then(|| (name, value.to_string_lossy().into_owned()))
-        })
+        .filter(|(name, _)| settings::begins_like_ours(name))
         .collect()
 }

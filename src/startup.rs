@@ -9,9 +9,12 @@ mod actors;
 mod budget;
 pub(crate) mod chains;
 mod conditions;
+mod data_dir;
+pub(crate) mod folder;
 mod http;
 mod listener;
 mod load_test;
+mod machine;
 pub(crate) mod pools;
 mod ready_file;
 mod stopping;
@@ -56,7 +59,9 @@ use crate::telemetry::{self, ALWAYS_KEPT, FilterHandle};
 pub(crate) use actors::host_binary;
 pub(crate) use budget::read_budget;
 pub use budget::{BudgetError, check_budget};
+pub use data_dir::{DataDir, DataDirError};
 use listener::Listener;
+pub use machine::{Findings, MachineError, check_machine};
 use ready_file::ReadyFile;
 use stopping::Deadlines;
 
@@ -73,6 +78,9 @@ pub enum StartupError {
         /// Why.
         source: io::Error,
     },
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
     /// The process may open too few files.
     #[error(
         "this process may open only {limit} files and needs at least {least}; raise the hard limit \

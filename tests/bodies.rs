@@ -48,12 +48,10 @@ fn start(settings: &[(&str, &str)]) -> TestApplication {
     ];
     let environment: Environment = fixed
         .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .map(|(name, value)| ((*name).into(), (*value).into()))
         .chain(settings.iter().map(|(key, value)| {
-            (
-                format!("HEADROOM__SERVER__{}", key.to_uppercase()),
-                (*value).to_owned(),
-            )
+            let name = format!("HEADROOM__SERVER__{}", key.to_uppercase());
+            (name.into(), (*value).into())
         }))
         .collect();
     let sources = Sources::default();

@@ -18,9 +18,10 @@ use serde_json::{Value, json};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_headroom");
 
-/// Runs the binary to its end.
+/// Runs the binary to its end, in a folder with an empty folder of models.
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("models")).unwrap();
     let mut command = child::command(BINARY);
     command.args(arguments).current_dir(folder.path());
     command.envs(environment.iter().copied());
@@ -73,6 +74,13 @@ fn the_version_contains_the_commit() {
         env!("CARGO_PKG_VERSION"),
         " (commit "
     )));
+    // A build that does not know it says how it gets to know it.
+    let text = stdout(&output);
+    assert!(
+        !text.contains("not recorded") || text.contains("make build"),
+        "{text}"
+    );
+    assert!(!text.contains("unknown"), "{text}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The shell functions of scripts/setup, killed during their work: no lock and no temporary change stays.
+//! The shell functions of scripts/setup, killed during their work: no lock and no temporary change stays. And what
+//! scripts/run.sh says if nothing is built.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -132,4 +133,19 @@ fn bounded_commands_get_no_input_and_end_in_time() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("no end within 1 s: sleep 100"), "{text}");
     assert!(text.contains("ended with 124"), "{text}");
+}
+
+#[test]
+fn a_checkout_that_is_not_built_is_told_what_to_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/run.sh");
+    let mut run = child::command(script);
+    run.env("CARGO_TARGET_DIR", folder.path())
+        .env("HEADROOM_CACHE", folder.path());
+    let output = child::output(&mut run, DEADLINE).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("release/headroom is missing"), "{text}");
+    assert!(text.contains("run 'make run'"), "{text}");
+    assert_eq!(output.stdout, b"");
 }

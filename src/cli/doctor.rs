@@ -26,10 +26,15 @@ use super::output::{Style, count, print, print_json};
 use super::server_url::ServerUrl;
 use super::{Failure, environment};
 use crate::settings::{self, Loaded, Settings, SettingsError, Sources};
+use crate::startup::MachineError;
 use check::{Check, Group, Report};
 
 /// How long one check may take. Opening a connection to another server is bounded by its own setting, too.
 const CHECK_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the model host may take in `check-config`: nothing else is checked at the same time, and libtorch may have to be
+/// read from a slow disk.
+const HOST_WITHIN: Duration = Duration::from_secs(20);
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -82,12 +87,28 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
     }
 }
 
+/// Starts the model host, which loads libtorch, and reports what `check-config` refuses of it.
+///
+/// # Errors
+/// No model can be loaded.
+pub(super) fn check_host(settings: &Settings) -> Result<(), MachineError> {
+    let system = ManuallyDrop::new(System::new());
+    let checks = system.block_on(programs::host(settings.clone(), HOST_WITHIN));
+    let faults: Vec<_> = checks.iter().filter_map(Check::fault).collect();
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(MachineError(faults)),
+    }
+}
+
 async fn examine(args: &DoctorArgs, loaded: Result<Loaded, SettingsError>) -> Report {
-    let settings = loaded.map(|loaded| loaded.settings);
+    let settings = loaded.map(|loaded| (loaded.settings, loaded.warnings));
     let mut checks: Vec<BoxFuture<'static, Vec<Check>>> = Vec::new();
     let url = args.url.clone();
     match settings {
-        Ok(settings) => {
+        Ok((settings, warnings)) => {
+            let warnings = warnings.into_iter().map(Check::of_warning).collect();
+            checks.push(std::future::ready(warnings).boxed());
             let all = [
                 blocking(Group::Settings, &settings, |settings| {
                     limits::settings(settings)
@@ -96,7 +117,10 @@ async fn examine(args: &DoctorArgs, loaded: Result<Loaded, SettingsError>) -> Re
                     limits::limits(Some(settings))
                 }),
                 blocking(Group::Files, &settings, files::files),
-                bounded(Group::Programs, programs::host(settings.clone())),
+                bounded(
+                    Group::Programs,
+                    programs::host(settings.clone(), CHECK_WITHIN),
+                ),
                 bounded(Group::Programs, programs::private_servers(settings.clone())),
                 bounded(Group::Servers, servers::servers(settings.clone())),
                 bounded(Group::Servers, servers::providers(settings.clone())),

@@ -10,7 +10,7 @@ use super::client::ClientError;
 use super::output::one_line;
 use super::refusal::Refusal;
 use crate::settings::SettingsError;
-use crate::startup::{BudgetError, StartupError};
+use crate::startup::{MachineError, StartupError};
 use crate::telemetry::{TelemetryError, stderr};
 
 /// EX_USAGE of sysexits.h.
@@ -31,9 +31,9 @@ pub enum Failure {
     /// The settings are wrong.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// The memory budget cannot work.
+    /// The settings cannot work on this machine.
     #[error(transparent)]
-    Budget(#[from] BudgetError),
+    Machine(#[from] MachineError),
     /// Logs cannot be written.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
@@ -109,7 +109,7 @@ impl Failure {
     fn tell(&self) {
         match self {
             Self::Usage(error) => drop(error.print()),
-            Self::Settings(SettingsError(faults)) => {
+            Self::Settings(SettingsError(faults)) | Self::Machine(MachineError(faults)) => {
                 faults.iter().for_each(|fault| complain(fault));
             }
             Self::Refused(refusal) => {
@@ -142,7 +142,7 @@ impl Failure {
         match self {
             Self::JobLeft { cause, .. } => cause.exit_code(),
             Self::Usage(_) => EXIT_USAGE.into(),
-            Self::Settings(_) | Self::Budget(_) | Self::Checks { settings: true, .. } => {
+            Self::Settings(_) | Self::Machine(_) | Self::Checks { settings: true, .. } => {
                 EXIT_CONFIG.into()
             }
             Self::NoServer(_) => EXIT_UNREACHABLE.into(),

@@ -229,6 +229,9 @@ impl From<Unresolved> for Problem {
         let kind = match &error {
             Unresolved::Model(_) | Unresolved::Version(..) | Unresolved::Policy(..) => NotFound,
             Unresolved::Settings(_) => Unusable,
+            Unresolved::Folder(_) => {
+                return Self::new(Unavailable, error.to_string()).retry_after(OPERATOR_SOON);
+            }
         };
         Self::new(kind, error.to_string())
     }

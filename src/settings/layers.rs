@@ -11,12 +11,10 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use super::environment::{Environment, Variable};
 use super::file::{self, read_text};
 use super::map;
 use super::section::{Key, empty_secret, inherited_from, join};
-
-/// The prefix of environment variables that are settings.
-pub const VARIABLE_PREFIX: &str = "HEADROOM__";
 
 /// The base file that is read if it exists and no other is named.
 pub const DEFAULT_FILE: &str = "config/default.toml";
@@ -37,9 +35,6 @@ pub struct Sources {
     #[arg(long, value_name = "NAME")]
     pub profile: Option<String>,
 }
-
-/// Environment variables. They are an argument, so that tests need not change their own environment.
-pub type Environment = BTreeMap<String, String>;
 
 /// The origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +86,8 @@ pub(crate) struct Layers<'a> {
     layer: usize,
     pub(crate) values: Values,
     pub(crate) faults: Vec<String>,
+    /// What has no effect, and does not prevent the start.
+    pub(crate) warnings: Vec<String>,
 }
 
 impl<'a> Layers<'a> {
@@ -101,6 +98,7 @@ impl<'a> Layers<'a> {
             layer: 0,
             values: Values::new(),
             faults: Vec::new(),
+            warnings: Vec::new(),
         };
         layers.text("chains", CHAINS, &Origin::BuiltIn);
         layers.text("", BUILT_IN, &Origin::BuiltIn);
@@ -198,12 +196,16 @@ impl<'a> Layers<'a> {
 
     fn environment(&mut self, environment: &Environment) {
         self.layer += 1;
-        for (name, text) in environment {
-            if let Some(rest) = name.strip_prefix(VARIABLE_PREFIX) {
-                let path = rest.to_ascii_lowercase().replace("__", ".");
-                let path = self.with_names_of_variable(path);
-                let origin = Origin::Variable(name.clone());
-                self.put(path, Value::String(text.clone()), origin);
+        for (name, value) in environment {
+            match Variable::read(self.keys, name, value) {
+                Variable::Setting { name, path, text } => {
+                    let path = self.with_names_of_variable(path);
+                    let origin = Origin::Variable(name.to_owned());
+                    self.put(path, Value::String(text.to_owned()), origin);
+                }
+                Variable::Fault(fault) => self.faults.push(fault),
+                Variable::Unknown(warning) => self.warnings.push(warning),
+                Variable::Other => {}
             }
         }
     }

@@ -6,6 +6,7 @@
 //! time.
 
 pub mod chains;
+mod environment;
 mod file;
 pub mod layers;
 pub mod log_filter;
@@ -23,7 +24,9 @@ pub mod values;
 
 use thiserror::Error;
 
-pub use layers::{Environment, Sources};
+pub use environment::Environment;
+pub(crate) use environment::begins_like_ours;
+pub use layers::Sources;
 pub use reload::{Reload, Reloader};
 pub use sections::Settings;
 
@@ -35,6 +38,8 @@ use section::{Key, MASK, Node, Source};
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
+    /// What was set and has no effect, one line each.
+    pub warnings: Vec<String>,
     /// The values that layers set, with their origins. Secrets are masked.
     values: Values,
     /// The keys, in the order of the sections.
@@ -74,6 +79,7 @@ pub fn load(sources: &Sources, environment: &Environment) -> Result<Loaded, Sett
     }
     Ok(Loaded {
         settings,
+        warnings: layers.warnings,
         values,
         keys,
     })

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::layers::{Environment, Sources};
+use super::environment::Environment;
+use super::layers::Sources;
 use super::section::{Node, Rules};
 use super::{Settings, SettingsError, load};
 

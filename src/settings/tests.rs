@@ -16,7 +16,7 @@ use super::values::Profile;
 use super::{Environment, Loaded, Reloader, Settings, Sources, keys, load};
 
 fn environment(pairs: &[(&str, &str)]) -> Environment {
-    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let owned = |(name, value): &(&str, &str)| ((*name).into(), (*value).into());
     pairs.iter().map(owned).collect()
 }
 

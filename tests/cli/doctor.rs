@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use headroom_test_support::anvil::{Anvil, CHAIN_ID};
@@ -266,10 +266,8 @@ fn a_missing_model_host_is_found() {
     assert_failed(&checks, "model host", "No such file");
 }
 
-/// A copy of the model host that looks for libtorch where it is not.
-#[test]
-fn a_missing_libtorch_is_found() {
-    let folder = settings("");
+/// Makes a copy of the model host that looks for libtorch where it is not.
+pub(crate) fn host_without_libtorch(folder: &Path) -> PathBuf {
     let host = Path::new(BINARY).with_file_name("headroom-model-host");
     let mut program = fs::read(host).unwrap();
     let marker = b"$ORIGIN/../lib:";
@@ -279,9 +277,16 @@ fn a_missing_libtorch_is_found() {
     let path = &mut program[at.expect("a run path") + marker.len()..];
     let length = path.iter().position(|byte| *byte == 0).unwrap();
     path[..length].fill(b'x');
-    let copy = folder.path().join("host");
+    let copy = folder.join("host");
     fs::write(&copy, program).unwrap();
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    copy
+}
+
+#[test]
+fn a_missing_libtorch_is_found() {
+    let folder = settings("");
+    let copy = host_without_libtorch(folder.path());
     let line = format!("models.host_binary = '{}'", copy.display());
     fs::write(folder.path().join("test.toml"), line).unwrap();
     let checks = checks(doctor(folder.path(), &["--json"]), 1);

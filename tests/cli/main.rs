@@ -12,7 +12,9 @@ mod other_server;
 mod shell;
 mod status;
 mod unreachable;
+mod wrong_settings;
 
+use std::fs;
 use std::process::Command;
 
 use headroom_test_support::child;
@@ -54,9 +56,10 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end, in a folder with an empty folder of models if it has no folder of its own.
 pub(crate) fn run(mut command: Command) -> Ended {
     let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("models")).unwrap();
     if command.get_current_dir().is_none() {
         command.current_dir(folder.path());
     }

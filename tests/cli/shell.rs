@@ -111,6 +111,7 @@ fn the_manual_has_a_page_for_each_command() {
 /// Runs a command as in `headroom ... | true`: the reader of its output is gone before the first byte.
 fn run_unread(mut command: Command) -> Ended {
     let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("models")).unwrap();
     let errors = folder.path().join("errors");
     let (reader, writer) = std::io::pipe().unwrap();
     command

@@ -10,7 +10,7 @@ use headroom_test_support::protocol::host_path;
 use headroom_test_support::torchscript::{self, Script};
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
 
-use crate::setup::{BackgroundClient, ServerWithModels, floats};
+use crate::setup::{BackgroundClient, ServerWithModels, bound_by_modes, floats};
 
 /// A backoff after failed loads that is longer than any test.
 const LONG_BACKOFF: &str = "models.failed_load_backoff_min = '5m'";
@@ -151,15 +151,8 @@ async fn folders_devices_and_broken_links_are_not_models() {
 
 #[tokio::test]
 async fn an_unreadable_file_is_distinguished_from_an_invalid_one() {
-    let server = ServerWithModels::start_with(|options| {
-        let options = options.settings(LONG_BACKOFF);
-        if !nix::unistd::geteuid().is_root() {
-            return options;
-        }
-        // Without these two capabilities root cannot read every file.
-        let capabilities = "-dac_override,-dac_read_search";
-        options.launched_by(&["setpriv", "--bounding-set", capabilities, "--"])
-    });
+    let server =
+        ServerWithModels::start_with(|options| bound_by_modes(options.settings(LONG_BACKOFF)));
     server.add_model("locked", torchscript::affine);
     let locked = |mode| {
         fs::set_permissions(

@@ -15,6 +15,7 @@ mod health;
 mod host_binary;
 mod hostile;
 mod kills;
+mod models_folder;
 mod queue;
 mod requests;
 mod secrets;

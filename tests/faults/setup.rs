@@ -164,6 +164,16 @@ impl ServerWithModels {
     }
 }
 
+/// A server that the modes of files bind, also where the tests run as root.
+pub(crate) fn bound_by_modes(options: Options) -> Options {
+    if !nix::unistd::geteuid().is_root() {
+        return options;
+    }
+    // Without these two capabilities root cannot read every file.
+    let capabilities = "-dac_override,-dac_read_search";
+    options.launched_by(&["setpriv", "--bounding-set", capabilities, "--"])
+}
+
 /// A request to the sample model with one chunk of speech.
 pub(crate) fn speech() -> Value {
     serde_json::from_str(include_str!("../../docs/examples/silero-vad.json")).unwrap()

@@ -348,11 +348,10 @@ async fn a_history_that_cannot_be_read_is_read_later_and_nothing_is_lost() {
 
 #[tokio::test]
 async fn without_a_usable_data_folder_the_history_is_kept_in_memory() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
+    let server = Server::start(Models::new().options(BINARY));
+    let data = server.folder().join("data");
+    fs::remove_dir_all(&data).unwrap();
     fs::write(&data, "a file in the place of the folder").unwrap();
-    let settings = format!("data.dir = '{}'", data.display());
-    let server = Server::start(Models::new().options(BINARY).settings(&settings));
     optimize(&server, &json!({})).await;
     let kept = history(&server, |it| !it["save_error"].is_null()).await;
     assert_eq!(

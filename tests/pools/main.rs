@@ -1,7 +1,12 @@
 //! PostgreSQL and Redis behind the real binary: private servers that it starts, and servers that a URL names. All
 //! servers are real, and real processes are killed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)]
 
 mod configured_urls;
 mod private_servers;

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use headroom_test_support::child;
 use headroom_test_support::process_tree::{Process, wait_until_gone};
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
@@ -211,6 +212,28 @@ async fn after_a_kill_of_the_server_the_next_one_replaces_its_private_servers() 
         .await;
     }
     wait_until_gone(&orphans);
+}
+
+#[tokio::test]
+async fn in_a_namespace_without_other_users_it_is_said_who_is_missing() {
+    let unshare = ["unshare", "--user", "--map-root-user"];
+    let mut is_allowed = child::command(unshare[0]);
+    is_allowed.args(&unshare[1..]).arg("true");
+    let is_allowed = child::output(&mut is_allowed, DEADLINE);
+    if !is_allowed.is_ok_and(|output| output.status.success()) {
+        println!("skipped: this machine allows no user namespaces");
+        return;
+    }
+    // The namespace changes the rights of the process, which ends its death signal.
+    let launcher = [&unshare[..], &["setpriv", "--pdeathsig", "KILL", "--"]].concat();
+    let server = Server::start(Options::new(BINARY).launched_by(&launcher));
+    let (status, body) = probe(&server, "postgres").await;
+    assert_eq!(status, 503, "{body}");
+    let detail = body["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("the user namespace") && detail.contains("/proc/self/uid_map"),
+        "{detail}"
+    );
 }
 
 #[tokio::test]

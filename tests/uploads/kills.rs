@@ -96,8 +96,10 @@ fn pause(round: u64) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_has_kept_what_it_confirmed_and_nothing_half() {
-    let first = start("");
+    let mut first = start("");
     let data = first.folder().join("data");
+    first.signal(Signal::SIGKILL);
+    first.wait_for_exit();
     let settings = format!(
         "data.dir = '{}'\nuploads.sweep_interval = '100ms'",
         data.display()

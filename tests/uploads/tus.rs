@@ -245,8 +245,10 @@ async fn wait_until_free(server: &Server) {
 
 #[tokio::test]
 async fn tus_an_upload_goes_on_after_the_server_was_killed() {
-    let first = start("");
+    let mut first = start("");
     let data = first.folder().join("data");
+    first.signal(Signal::SIGKILL);
+    first.wait_for_exit();
     let settings = format!("data.dir = '{}'", data.display());
     let mut server = start(&settings);
     let content = text(3_000_000);
@@ -276,8 +278,10 @@ async fn tus_an_upload_goes_on_after_the_server_was_killed() {
 
 #[tokio::test]
 async fn tus_a_file_that_is_whole_when_the_server_dies_is_stored_when_somebody_asks() {
-    let first = start("");
+    let mut first = start("");
     let data = first.folder().join("data");
+    first.signal(Signal::SIGKILL);
+    first.wait_for_exit();
     let settings = format!("data.dir = '{}'", data.display());
     let mut server = start(&settings);
     let content = text(100_000);
@@ -422,8 +426,10 @@ async fn tus_a_part_that_is_too_long_ends_its_upload() {
 
 #[tokio::test]
 async fn tus_bytes_without_their_checksum_do_not_count() {
-    let first = start("");
+    let mut first = start("");
     let data = first.folder().join("data");
+    first.signal(Signal::SIGKILL);
+    first.wait_for_exit();
     let settings = format!("data.dir = '{}'", data.display());
     let mut server = start(&settings);
     let content = text(2_000_000);

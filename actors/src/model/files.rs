@@ -167,6 +167,16 @@ pub struct Misplaced {
     pub reason: String,
 }
 
+/// Checks that the models in `dir` can be found. Blocks on the file system.
+///
+/// # Errors
+/// `dir` does not exist, is not a folder, or may not be read or entered.
+pub fn check_folder(dir: &Path) -> io::Result<()> {
+    std::fs::read_dir(dir)?;
+    // A folder that may be listed but not entered has names without files.
+    std::fs::metadata(dir.join(".")).map(drop)
+}
+
 /// All models under `dir`. Blocks on the file system.
 ///
 /// # Errors

@@ -46,7 +46,7 @@ mod tests;
 mod zygote;
 
 pub use config::{MemoryDeps, ModelsConfig};
-pub use files::{Misplaced, ModelFile, Scan, parse_version, scan};
+pub use files::{Misplaced, ModelFile, Scan, check_folder, parse_version, scan};
 pub use headroom_model_protocol::tensor::DIMENSIONS_MAX;
 pub use headroom_model_protocol::{
     Datatype, Description, Elements, LENGTH_BYTES, SandboxMode, ScalarKind, SignatureInput,

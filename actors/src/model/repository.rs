@@ -24,7 +24,9 @@ use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
 
 use super::blocking::run_blocking;
 use super::describe::{DescribeError, describe};
-use super::files::{Key, Misplaced, ModelFile, Scan, is_model_name, scan, scan_model};
+use super::files::{
+    Key, Misplaced, ModelFile, Scan, check_folder, is_model_name, scan, scan_model,
+};
 use super::host_state::HostMemory;
 use super::observed::Observed;
 use super::owner::ModelOwner;
@@ -173,6 +175,8 @@ pub struct Repository {
     describing: Arc<Semaphore>,
     /// Locked during a look at the folder.
     looking: Arc<Mutex<()>>,
+    /// Whether the last look could read the folder. `None` before the first one.
+    is_readable: Option<bool>,
 }
 
 impl Repository {
@@ -194,6 +198,7 @@ impl Repository {
             misplaced: Vec::new(),
             describing: Arc::new(Semaphore::new(1)),
             looking: Arc::default(),
+            is_readable: None,
         }
     }
 
@@ -346,15 +351,34 @@ impl Repository {
     }
 
     /// Has `scan` look at the folder. One at a time: what an earlier look has found never follows what a later one has.
-    fn look_with<T, F>(&self, scan: F) -> impl Future<Output = (OwnedMutexGuard<()>, T)> + use<T, F>
+    fn look_with<F>(
+        &self,
+        scan: F,
+    ) -> impl Future<Output = (OwnedMutexGuard<()>, io::Result<Scan>)> + use<F>
     where
-        T: Send + 'static,
-        F: FnOnce(&Path) -> T + Send + 'static,
+        F: FnOnce(&Path) -> io::Result<Scan> + Send + 'static,
     {
         let (dir, looking) = (self.runtime.config.dir.clone(), Arc::clone(&self.looking));
         async move {
             let one = looking.lock_owned().await;
-            (one, run_blocking(move || scan(&dir)).await)
+            let look = move || check_folder(&dir).and_then(|()| scan(&dir));
+            (one, run_blocking(look).await)
+        }
+    }
+
+    /// Takes note of whether a look could read the folder, and logs changes. A folder that cannot be read is no folder
+    /// without models: nothing is forgotten because of it. What is wrong at the start is logged by the start.
+    fn note(&mut self, found: &io::Result<Scan>) {
+        let before = self.is_readable.replace(found.is_ok());
+        let dir = self.runtime.config.dir.display();
+        match (before, found) {
+            (Some(true), Err(error)) => tracing::warn!(
+                %dir,
+                %error,
+                "models.dir cannot be read: requests for models that are not loaded get a 503 until it can"
+            ),
+            (Some(false), Ok(_)) => tracing::info!(%dir, "models.dir can be read"),
+            _ => {}
         }
     }
 
@@ -362,6 +386,7 @@ impl Repository {
     fn look(&self) -> impl ActorFuture<Self, Output = io::Result<()>> + use<> {
         let found = wrap_future::<_, Self>(self.look_with(scan));
         let added = found.then(|(one, found), repository: &mut Self, cx| {
+            repository.note(&found);
             let added = found.map(|found| repository.add_all(found, cx));
             wrap_future::<_, Self>(async move {
                 let refused = io::Result::Ok(added?.await);
@@ -369,16 +394,8 @@ impl Repository {
                 refused
             })
         });
-        added.map(|refused, repository: &mut Self, _| match refused {
-            Ok(refused) => {
-                repository.forget_refused(refused);
-                Ok(())
-            }
-            Err(error) => {
-                let dir = repository.runtime.config.dir.display();
-                tracing::error!(%dir, %error, "cannot read models.dir");
-                Err(error)
-            }
+        added.map(|refused, repository: &mut Self, _| {
+            refused.map(|refused| repository.forget_refused(refused))
         })
     }
 
@@ -486,6 +503,9 @@ pub enum Unresolved {
     /// The settings for all versions of the model cannot be used.
     #[error("{0}")]
     Settings(SettingsError),
+    /// The folder cannot be read, so nothing is known of what is not loaded.
+    #[error("the models folder (`models.dir`) cannot be read: {0}")]
+    Folder(String),
 }
 
 /// Asks for one version of a model.
@@ -516,25 +536,33 @@ impl Handler<Call<Resolve>> for Repository {
             return reply.send(found);
         }
         let looked_for = name.clone();
-        let found = self.look_with(move |dir| scan_model(dir, &looked_for));
+        let found = self.look_with(move |dir| Ok(scan_model(dir, &looked_for)));
         let model = name.clone();
         let add =
             wrap_future::<_, Self>(found).then(move |(one, found), repository: &mut Self, cx| {
-                repository.policies.remove(&model);
-                repository.policies.extend(found.policies);
-                cx.spawn(wrap_future(
-                    repository.remove_missing(Some(&model), &found.files),
-                ));
-                let added = repository.add(found.files);
+                repository.note(&found);
+                let added = found.map(|found| {
+                    repository.policies.remove(&model);
+                    repository.policies.extend(found.policies);
+                    cx.spawn(wrap_future(
+                        repository.remove_missing(Some(&model), &found.files),
+                    ));
+                    repository.add(found.files)
+                });
                 wrap_future::<_, Self>(async move {
-                    let refused = added.await;
+                    let refused = io::Result::Ok(added?.await);
                     drop(one);
                     refused
                 })
             });
         cx.spawn(add.map(move |refused, repository, _| {
-            repository.forget_refused(refused);
-            reply.send(repository.find(&name, wanted));
+            reply.send(match refused {
+                Ok(refused) => {
+                    repository.forget_refused(refused);
+                    repository.find(&name, wanted)
+                }
+                Err(error) => Err(Unresolved::Folder(error.to_string())),
+            });
         }));
     }
 }
@@ -714,9 +742,10 @@ impl Handler<Call<Rescan>> for Repository {
                     versions: repository.versions.values().map(listed).collect(),
                     misplaced: repository.misplaced.clone(),
                 }),
-                Err(_) => {
-                    let message = "the models folder (`models.dir`) cannot be read";
-                    Err(LoadError::new(LoadErrorKind::Unavailable, message))
+                Err(error) => {
+                    let error = Unresolved::Folder(error.to_string());
+                    let kind = LoadErrorKind::Unavailable;
+                    Err(LoadError::new(kind, error.to_string()))
                 }
             });
         }));

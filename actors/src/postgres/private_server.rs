@@ -286,6 +286,7 @@ fn succeed((exit, lines): (ProcessExit, Vec<String>)) -> Result<(), PrivateServe
 
 fn settings(sockets: &Path, access: &Path) -> String {
     let escaped = |path: &Path| {
+        // Nothing is lost: the data folder refuses paths that are not UTF-8.
         let path = path.to_string_lossy();
         path.replace('\\', "\\\\").replace('\'', "''")
     };

@@ -128,6 +128,19 @@ impl Check {
             .remedy("correct the setting; `headroom check-config` shows all of them")
     }
 
+    /// Something in the settings that has no effect, whose text says what to do.
+    pub(super) fn of_warning(warning: String) -> Self {
+        Self::warning(Group::Settings, "environment", warning)
+            .would_fail("the server works as if it were not set")
+    }
+
+    /// The failure in one line.
+    pub(super) fn fault(&self) -> Option<String> {
+        let remedy = self.remedy.as_ref();
+        let remedy = remedy.map_or(String::new(), |remedy| format!("; {remedy}"));
+        (self.outcome == Outcome::Failure).then(|| format!("{}: {}{remedy}", self.name, self.found))
+    }
+
     /// The checks of `group` panicked.
     pub(super) fn panicked(group: Group) -> Self {
         Self::failure(group, "all", "the checks ended with a panic")

@@ -3,17 +3,18 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use headroom_actors::kernel::regular_file;
 use headroom_actors::model::{Misplaced, Scan, scan};
 use nix::sys::statvfs::statvfs;
-use nix::unistd::{AccessFlags, Uid, User, access};
+use nix::unistd::{Uid, User};
 
 use super::check::{Check, Group};
 use crate::cli::output::{bytes, count};
 use crate::settings::Settings;
 use crate::startup;
+use crate::startup::folder::{nearest, why_not_writable};
 
 const GROUP: Group = Group::Files;
 
@@ -148,14 +149,7 @@ impl Folder<'_> {
             _ => owner.to_string(),
         };
         let place = existing.display();
-        let fault = if !metadata.is_dir() {
-            Some("it is not a folder".to_owned())
-        } else {
-            let flags = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
-            access(&existing, flags)
-                .err()
-                .map(|error| error.desc().to_owned())
-        };
+        let fault = why_not_writable(&existing);
         match fault {
             Some(fault) => Check::failure(GROUP, name, format!("{place} (owner {owner}): {fault}"))
                 .would_fail(would_fail)
@@ -190,21 +184,4 @@ fn free_bytes(dir: &Path) -> Option<u64> {
             .blocks_available()
             .saturating_mul(found.fragment_size()),
     )
-}
-
-/// `dir`, or the first path above it that exists; and whether it is another one than `dir`.
-fn nearest(dir: &Path) -> (PathBuf, bool) {
-    let exists = |path: &&Path| {
-        let found = fs::symlink_metadata(path).map_err(|error| error.kind());
-        // A path below a file is not there; its parent, the file, says what is wrong.
-        !matches!(
-            found,
-            Err(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-        )
-    };
-    let named = dir.ancestors().filter(|path| !path.as_os_str().is_empty());
-    match named.into_iter().find(exists) {
-        Some(path) => (path.to_owned(), path != dir),
-        None => (PathBuf::from("."), true),
-    }
 }

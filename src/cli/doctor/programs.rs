@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use futures_util::future::{join, try_join_all};
 use headroom_actors::kernel::ProcessExit;
@@ -25,7 +26,7 @@ const GROUP: Group = Group::Programs;
 const CONFINEMENT: &str = "confinement ";
 
 /// The model host: it runs, has the version of this program, and finds libtorch.
-pub(super) async fn host(settings: Settings) -> Vec<Check> {
+pub(super) async fn host(settings: Settings, within: Duration) -> Vec<Check> {
     let name = "model host";
     let failure =
         |found: String| Check::failure(GROUP, name, found).would_fail("no model can be loaded");
@@ -35,7 +36,7 @@ pub(super) async fn host(settings: Settings) -> Vec<Check> {
     };
     let shown = path.display();
     let spec = ProcessSpec::new("doctor", &path).argument("--version");
-    let ran = timeout(CHECK_WITHIN, Process::run(&spec, Stdio::null())).await;
+    let ran = timeout(within, Process::run(&spec, Stdio::null())).await;
     let (exit, lines) =
         match ran {
             Ok(Ok(ran)) => ran,
@@ -45,7 +46,7 @@ pub(super) async fn host(settings: Settings) -> Vec<Check> {
                 )];
             }
             Err(_) => {
-                let found = format!("{shown} --version does not end");
+                let found = format!("{shown} --version does not end within {within:?}");
                 return vec![failure(found).remedy("look for a disk that hangs")];
             }
         };

@@ -117,6 +117,7 @@ impl Server {
              server.drain_delay = '0s'\ndata.dir = '{0}/data'\nmodels.dir = '{0}/models'\n",
             folder.path().display(),
         );
+        fs::create_dir(folder.path().join("models")).expect("a folder of models");
         // The settings of the test are a profile, which overrides the base.
         fs::write(folder.path().join("base.toml"), base).expect("settings are written");
         fs::write(folder.path().join("test.toml"), &options.settings)

@@ -56,6 +56,7 @@ impl DataDir {
         let folder = path
             .canonicalize()
             .map_err(|error| PrivateServerError::folder(path, &error))?;
+        accept_path(&folder)?;
         let lock = lock(&folder.join("lock"))?;
         Ok(Self {
             server,
@@ -84,9 +85,11 @@ impl DataDir {
             }
             Err(error) => unless_absent(error).map(|()| PathBuf::from("/")),
         };
+        let folder = folder.map_err(|error| PrivateServerError::folder(path, &error))?;
+        accept_path(&folder)?;
         Ok(Self {
             server,
-            folder: folder.map_err(|error| PrivateServerError::folder(path, &error))?,
+            folder,
             run_as,
             _lock: None,
         })
@@ -105,6 +108,7 @@ impl DataDir {
         // server cannot use it.
         let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let session = session.filter(|path| !self.run_as.is_other && path.is_absolute());
+        let session = session.filter(|path| path.to_str().is_some());
         let fallback = session
             .filter(|path| {
                 path.is_dir() && path.join(&short).join(name).as_os_str().len() <= SOCKET_PATH_MAX
@@ -234,7 +238,7 @@ fn unless_absent(error: io::Error) -> io::Result<()> {
 fn create_folder(path: &Path, run_as: &RunAs) -> Result<(), PrivateServerError> {
     let failed = |error: io::Error| PrivateServerError::folder(path, &error);
     if let Some(parent) = path.parent() {
-        create_parents(parent).map_err(|error| PrivateServerError::folder(parent, &error))?;
+        create_passable(parent).map_err(|error| PrivateServerError::folder(parent, &error))?;
     }
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
@@ -250,6 +254,18 @@ fn create_folder(path: &Path, run_as: &RunAs) -> Result<(), PrivateServerError> 
         std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
     }
     Ok(())
+}
+
+/// Accepts a path that can be a part of the settings of a server, which are text.
+fn accept_path(folder: &Path) -> Result<(), PrivateServerError> {
+    match folder.to_str() {
+        Some(_) => Ok(()),
+        None => Err(PrivateServerError::Folder {
+            path: folder.to_owned(),
+            reason: "its path is not UTF-8".into(),
+            remedy: "choose another data folder".into(),
+        }),
+    }
 }
 
 /// Accepts an existing `folder` at `path` if it belongs to the user `run_as`, or if it belongs to
@@ -279,13 +295,17 @@ fn accept_owner(path: &Path, folder: &Metadata, run_as: &RunAs) -> Result<(), Pr
     Ok(())
 }
 
-/// Creates the folders above a data folder. Other users can pass through new ones, but not list them.
-fn create_parents(path: &Path) -> io::Result<()> {
+/// Creates a folder and those above it. Other users, such as those of private servers, can pass through new ones, but not
+/// list them.
+///
+/// # Errors
+/// One of them cannot be created.
+pub fn create_passable(path: &Path) -> io::Result<()> {
     if path.as_os_str().as_bytes().is_empty() || path.is_dir() {
         return Ok(());
     }
     if let Some(parent) = path.parent() {
-        create_parents(parent)?;
+        create_passable(parent)?;
     }
     std::fs::create_dir(path)?;
     std::fs::set_permissions(path, Permissions::from_mode(0o711))
@@ -350,6 +370,14 @@ mod tests {
         assert_eq!(data_dir.password(), None);
         data_dir.write_password("x").unwrap();
         assert_eq!(std::fs::read_to_string(&victim).unwrap(), "untouched");
+    }
+
+    #[test]
+    fn a_path_that_is_not_utf_8_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join(std::ffi::OsStr::from_bytes(b"\xff"));
+        let refused = data_dir(&path).unwrap_err().to_string();
+        assert!(refused.contains("its path is not UTF-8"), "{refused}");
     }
 
     #[test]

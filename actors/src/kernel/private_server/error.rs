@@ -169,13 +169,19 @@ fn summary(lines: &[String]) -> String {
 /// What to do, as far as the output tells.
 fn advice(lines: &[String]) -> &'static str {
     let says = |text: &str| lines.iter().any(|line| line.contains(text));
+    let says_both = |one: &str, other: &str| {
+        let mut lines = lines.iter();
+        lines.any(|line| line.contains(one) && line.contains(other))
+    };
     // Redis writes "Short write" when only a part fitted on the disk.
     let disk_full = [
         "No space left on device",
         "Disk quota exceeded",
         "Short write",
     ];
-    if disk_full.into_iter().any(says) {
+    if says_both("shared memory", "No space left on device") {
+        "; free space in /dev/shm, or make it larger (`--shm-size` of a container), the start is retried"
+    } else if disk_full.into_iter().any(says) {
         "; free space on the disk of the data folder, the start is retried"
     } else if says("Permission denied") {
         "; give its user write access to the data folder"
@@ -208,6 +214,8 @@ mod tests {
             "the data of postgres could not be created: FATAL:  could not write: No space left on \
              device; free space on the disk of the data folder, the start is retried"
         );
+        let full = "FATAL:  could not resize shared memory segment \"/PostgreSQL.9\" to 1048576 bytes: No space left on device";
+        assert!(advice(&[full.to_owned()]).contains("/dev/shm"));
         assert_eq!(summary(&[]), "it wrote no output");
         assert_eq!(summary(&["one".to_owned(), String::new()]), "one");
     }

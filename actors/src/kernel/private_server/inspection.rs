@@ -3,7 +3,7 @@
 //! It makes the decisions of the start: the user, the data folder's owner, the programs that fit the data.
 //! Not found out: whether the disk has space, and whether memory can be reserved.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::config::PrivateServerConfig;
 use super::data_dir::DataDir;
@@ -41,6 +41,14 @@ impl ServerKind {
             programs: folder,
             version,
         })
+    }
+
+    /// Checks that a server with its data in `folder` could run as the user of the settings. Starts nothing.
+    ///
+    /// # Errors
+    /// There is no such user, or the server must not or cannot run as this one.
+    pub fn check_user(&self, user: &str, folder: &Path) -> Result<(), PrivateServerError> {
+        RunAs::choose(self.user, Some(user), folder).map(drop)
     }
 
     /// The product's name, for messages to the operator.

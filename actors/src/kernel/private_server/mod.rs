@@ -47,6 +47,7 @@ use tokio::time::Instant;
 
 pub(crate) use config::percent_encoded;
 pub use config::{PrivateServerConfig, Socket};
+pub use data_dir::create_passable;
 pub(crate) use data_dir::{DataDir, new_password};
 pub use error::PrivateServerError;
 pub use inspection::Inspection;

@@ -3,6 +3,7 @@
 //! It is never root: PostgreSQL refuses to run as root, and an attacker who takes over the server must
 //! not gain more than that server.
 
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -49,7 +50,7 @@ impl RunAs {
                 let reason = format!("only root can run it as {name}");
                 return Err(refused(reason, "remove the user from the settings"));
             }
-            return Ok(Self::new(&user, own));
+            return Self::new(&user, own).in_namespace(server);
         }
         if !own.is_root() {
             let name = User::from_uid(own).ok().flatten().map(|user| user.name);
@@ -71,7 +72,7 @@ impl RunAs {
             let reason = format!("there is neither a user {server} nor nobody");
             refused(reason, "create a user and name it in the settings")
         })?;
-        Ok(Self::new(&user, own))
+        Self::new(&user, own).in_namespace(server)
     }
 
     fn new(user: &User, own: Uid) -> Self {
@@ -81,6 +82,25 @@ impl RunAs {
             gid: user.gid.as_raw(),
             is_other: user.uid != own,
         }
+    }
+
+    /// Refuses another user that this process's user namespace does not have: the system calls would fail with "invalid
+    /// argument".
+    fn in_namespace(self, server: &'static str) -> Result<Self, PrivateServerError> {
+        let has = |map, id| fs::read_to_string(map).map_or(true, |map| is_mapped(&map, id));
+        let is_there = has("/proc/self/uid_map", self.uid) && has("/proc/self/gid_map", self.gid);
+        if !self.is_other || is_there {
+            return Ok(self);
+        }
+        let Self { name, uid, gid, .. } = self;
+        Err(PrivateServerError::User {
+            server,
+            reason: format!(
+                "the user namespace, of `unshare` or a rootless container, has no user {name} (uid {uid} and gid {gid} \
+                 are not both in /proc/self/uid_map and gid_map)"
+            ),
+            remedy: "run headroom as an ordinary user outside of the namespace, or map more users into it",
+        })
     }
 
     /// Whether the mode of the folder at `path` lets this user pass through it.
@@ -122,6 +142,17 @@ impl RunAs {
     }
 }
 
+/// Whether a map of a user namespace has `id`. Its lines are: the first id inside, the first one outside, how many.
+fn is_mapped(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().flat_map(str::parse).collect();
+        match numbers[..] {
+            [first, _, count] => (first..first.saturating_add(count)).contains(&id.into()),
+            _ => false,
+        }
+    })
+}
+
 fn by_name(name: &str) -> Option<User> {
     User::from_name(name).ok().flatten()
 }
@@ -129,6 +160,25 @@ fn by_name(name: &str) -> Option<User> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_namespace_has_the_users_of_its_map() {
+        let whole = "         0          0 4294967295\n";
+        let root = "         0       1000          1\n";
+        let rootless = "0 1000 1\n1 100000 65536\n";
+        for (map, id, expected) in [
+            (whole, 0, true),
+            (whole, 65534, true),
+            (root, 0, true),
+            (root, 1, false),
+            (root, 1000, false),
+            (rootless, 65536, true),
+            (rootless, 65537, false),
+            ("", 0, false),
+        ] {
+            assert_eq!(is_mapped(map, id), expected, "{map:?} {id}");
+        }
+    }
 
     #[test]
     fn the_user_is_never_root_and_the_setting_comes_first() {
