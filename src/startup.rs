@@ -37,7 +37,7 @@ use crate::figures::Figures;
 use crate::handles::Handles;
 use crate::last_answers::LastAnswers;
 use crate::middleware::Hosts;
-use crate::prometheus::edge::{BODIES, READING_AGE};
+use crate::prometheus::edge::{self, BODIES, READING_AGE};
 use crate::prometheus::{self, Collectors, Exporter, PrometheusError};
 use crate::readiness::Readiness;
 use crate::routes::{self, FormLimits, LoadTestDeps, RpcEdge};
@@ -184,7 +184,8 @@ impl Application {
         let readiness = Readiness::default();
         let http_gate = readiness.gate("http");
         let actors_gate = readiness.gate("actors");
-        let recorder = prometheus::install()?;
+        let recorded = prometheus::install()?;
+        edge::start_at_zero();
         let figures = Figures::new(server_settings.workers.count());
         let tree = Tree::default();
         let actors = actors::compose(&settings.borrow(), tree.clone())?;
@@ -200,8 +201,9 @@ impl Application {
         let admin = Admin {
             readiness: readiness.clone(),
             metrics: Arc::new(Exporter {
-                recorder,
+                recorded,
                 collectors: collectors(&bodies, memory.freshness()),
+                resources: actors.resources.clone(),
                 tree,
                 figures: figures.clone(),
             }),

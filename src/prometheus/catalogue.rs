@@ -94,7 +94,7 @@ pub fn all() -> impl Iterator<Item = &'static Metric> {
     GROUPS.iter().flat_map(|group| group.metrics)
 }
 
-/// The labels whose values the recorder bounds.
+/// The labels whose values are bounded, and whose series end with what they name.
 pub(super) fn cut_labels() -> BTreeSet<&'static str> {
     let labels = all().flat_map(|metric| metric.labels);
     let cut = labels.filter(|label| matches!(label.values, LabelValues::Cut(_)));

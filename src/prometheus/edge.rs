@@ -77,6 +77,13 @@ pub const HTTP: &[Metric] = &[
 /// The metrics of the log and of the readings.
 pub const SELF: &[Metric] = &[DROPPED_LINES, READING_AGE];
 
+/// The counters start with the server.
+pub fn start_at_zero() {
+    for metric in [CONNECTIONS_CUT, CLIENT_ERRORS] {
+        metric.start_at_zero(&[]);
+    }
+}
+
 /// Writes the metrics of requests.
 pub(super) fn write(exposition: &mut Exposition, figures: &HttpFigures) {
     let totals = figures.totals();
@@ -93,7 +100,7 @@ pub(super) fn write(exposition: &mut Exposition, figures: &HttpFigures) {
         let counts = latencies.counts_up_to(SHORT_TIMES);
         let buckets = SHORT_TIMES.iter().copied().zip(counts);
         let (count, sum) = (latencies.count(), latencies.sum_seconds());
-        family.histogram(("class", total.class), buckets, count, sum);
+        family.histogram(&[("class", total.class)], buckets, count, sum);
     }
     let in_flight = figures.in_flight() as f64;
     exposition.family(&IN_FLIGHT).sample(&[], in_flight);

@@ -48,6 +48,8 @@ pub(super) struct Slot {
     pub(super) unload_waiters: Vec<oneshot::Sender<()>>,
     /// Whether the catalogue no longer has it. The slot is removed after the unload.
     pub(super) deregistered: bool,
+    /// The name of its metrics. A slot that replaces another one, or is replaced, has the name of both.
+    pub(super) counted_as: String,
     pub(super) counts: Counts,
     pub(super) load_times: LoadTimes,
     pub(super) usage: UseRecord,
@@ -69,6 +71,7 @@ impl Slot {
     pub(super) fn new(resource: Resource) -> Self {
         let now = Instant::now();
         Self {
+            counted_as: resource.name.clone(),
             resource,
             replacement: None,
             replaces: None,

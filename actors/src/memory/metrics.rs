@@ -158,6 +158,22 @@ pub const METRICS: &[Metric] = &[
     ALERTS,
 ];
 
+/// The counters start with the server. That of the kernel's kills does not: it begins with what the kernel has counted.
+pub(super) fn start_at_zero() {
+    for metric in [
+        LEVEL_CHANGES,
+        READINGS,
+        STALLS,
+        REFUSALS,
+        COLLECTIONS,
+        RECLAIM_ACTIONS,
+        RECLAIM_PROMISED,
+        RECLAIM_GAINED,
+    ] {
+        metric.start_at_zero(&[]);
+    }
+}
+
 /// Records a reading.
 pub(super) fn reading(ledger: &Ledger, used: u64, level: Level, report: &SourceReport) {
     metrics::gauge!(BUDGET.name).set(ledger.budget as f64);
@@ -257,6 +273,7 @@ pub(super) fn alert(outcome: &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::MetricKind;
     use crate::kernel::testing::counters::Counters;
 
     #[test]
@@ -277,6 +294,16 @@ mod tests {
         assert_eq!(counters.get(REFUSALS.name), 1);
         assert_eq!(counters.get(STALLS.name), 2);
         assert_eq!(counters.get(ALERTS.name), 3);
+    }
+
+    #[test]
+    fn counters_start_at_zero() {
+        let counters = Counters::of(METRICS);
+        metrics::with_local_recorder(&counters, start_at_zero);
+        let all = METRICS.iter().filter(|it| it.kind == MetricKind::Counter);
+        let all = all.filter(|it| ![KERNEL_KILLS, ALERTS].contains(it));
+        let names: Vec<_> = all.map(|metric| metric.name.to_owned()).collect();
+        assert_eq!(counters.names(), names.into_iter().collect());
     }
 
     #[test]

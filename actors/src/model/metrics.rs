@@ -69,13 +69,10 @@ const DENIED: Metric = Metric::counter(
 const NAME: Label = Label::cut("name", "a model, such as `silero-vad:1`");
 const MODEL: &[Label] = &[NAME];
 
-/// The counters to alert on start with the first host of a model.
+/// The counters start with the first host of a model.
 pub(super) fn start_at_zero(model: &str) {
-    for metric in [LEAKS, OOM_KILLS] {
+    for metric in [LEAKS, PAST_ESTIMATE, RECYCLES, OOM_KILLS, DENIED] {
         metric.start_at_zero(&[("name", model)]);
-    }
-    for action in DeniedAction::ALL {
-        DENIED.start_at_zero(&[("name", model), ("action", action.label())]);
     }
 }
 
@@ -206,7 +203,7 @@ mod tests {
         let counters = Counters::of(METRICS);
         metrics::with_local_recorder(&counters, || {
             start_at_zero("m:1");
-            assert_eq!(counters.names().len(), 3);
+            assert_eq!(counters.names().len(), 5);
             count_leak("m:1");
             count_past_estimate("m:1");
             count_oom_kill("m:1");
