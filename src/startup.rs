@@ -37,7 +37,7 @@ use crate::figures::Figures;
 use crate::handles::Handles;
 use crate::last_answers::LastAnswers;
 use crate::middleware::Hosts;
-use crate::prometheus::edge::{self, BODIES, READING_AGE};
+use crate::prometheus::edge::{self, BODIES, READING_AGE, RELOADS};
 use crate::prometheus::{self, Collectors, Exporter, PrometheusError};
 use crate::readiness::Readiness;
 use crate::routes::{self, FormLimits, LoadTestDeps, RpcEdge};
@@ -206,6 +206,7 @@ impl Application {
                 resources: actors.resources.clone(),
                 tree,
                 figures: figures.clone(),
+                readiness: readiness.clone(),
             }),
             figures: figures.clone(),
             hosts: Hosts::new(server_settings.hosts.clone(), self.admin_address.ip()),
@@ -401,6 +402,7 @@ fn reload(reloader: &Reloader, log_filter: Option<&FilterHandle>) {
     let reload = match reloader.reload() {
         Ok(reload) => reload,
         Err(error) => {
+            metrics::counter!(RELOADS.name, "outcome" => "refused").increment(1);
             for fault in error.0 {
                 tracing::error!(
                     target: ALWAYS_KEPT,
@@ -418,6 +420,7 @@ fn reload(reloader: &Reloader, log_filter: Option<&FilterHandle>) {
             tracing::error!(target: ALWAYS_KEPT, error = %error, "log filter not replaced");
         }
     }
+    metrics::counter!(RELOADS.name, "outcome" => "applied").increment(1);
     tracing::info!(
         target: ALWAYS_KEPT,
         applied = reload.applied.join(", "),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use headroom_actors::kernel::{Label, LabelValues, Metric, MetricKind, pool};
 use headroom_actors::{chain, jobs, lazy, memory, model, postgres, redis, upload};
 
-use super::{actors, edge, process};
+use super::{actors, edge, models, process};
 use crate::figures::rpc;
 
 /// Metrics of one subject.
@@ -30,6 +30,10 @@ pub const GROUPS: &[Group] = &[
     Group {
         title: "Model processes",
         metrics: model::METRICS,
+    },
+    Group {
+        title: "Requests to models",
+        metrics: models::METRICS,
     },
     Group {
         title: "HTTP",

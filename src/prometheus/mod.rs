@@ -10,6 +10,7 @@ pub mod catalogue;
 pub mod document;
 pub mod edge;
 mod exposition;
+pub mod models;
 mod named;
 pub mod process;
 mod recorder;
@@ -22,6 +23,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 use thiserror::Error;
 
 use crate::figures::Figures;
+use crate::readiness::Readiness;
 
 pub use named::{LABEL_VALUES_MAX, OTHER};
 pub use recorder::Recorded;
@@ -59,6 +61,8 @@ pub struct Exporter {
     pub tree: Tree,
     /// The requests and the process.
     pub figures: Figures,
+    /// Whether the server should get requests.
+    pub readiness: Readiness,
 }
 
 impl Exporter {
@@ -71,8 +75,11 @@ impl Exporter {
         process::write(&mut exposition, &self.figures.process);
         edge::write(&mut exposition, &self.figures.http);
         actors::write(&mut exposition, self.tree.counted());
-        let mut text = exposition.into_text();
         let is_known = |name: &str| self.resources.contains(name);
+        models::write(&mut exposition, &self.figures.models, is_known);
+        let is_ready = f64::from(self.readiness.is_ready());
+        exposition.family(&edge::READY).sample(&[], is_ready);
+        let mut text = exposition.into_text();
         text.push_str(&self.recorded.render(is_known));
         text
     }

@@ -34,9 +34,10 @@ const NOT_CAUSED: [&str; 13] = [
     "process_max_fds",
 ];
 
-/// Counters that have no first event to miss: the first comes from the kernel, the second is about a share.
-const NOT_AT_ZERO: [&str; 2] = [
+/// Counters that have no first event to miss: the first comes from the kernel, the others are about shares.
+const NOT_AT_ZERO: [&str; 3] = [
     "headroom_memory_kernel_kills_total",
+    "headroom_model_requests_total",
     "headroom_postgres_reads_total",
 ];
 
@@ -241,6 +242,59 @@ async fn counters_start_at_zero() {
         let is_there = has_each_word(&family, metric);
         assert!(is_there, "{}: {family:?}", metric.name);
     }
+}
+
+#[tokio::test]
+async fn requests_are_counted_by_status_and_by_model() {
+    let models = Models::new();
+    models.add("affine", 1, torchscript::affine);
+    models.add("broken", 1, |path| std::fs::write(path, "no model"));
+    let server = Server::start(models.options(BINARY));
+    server.infer("affine", &floats("x", &[1.0])).await.ok();
+    server
+        .infer("affine", &floats("y", &[1.0]))
+        .await
+        .error(400);
+    server
+        .infer("broken", &floats("x", &[1.0]))
+        .await
+        .error(422);
+    server
+        .infer("nothing", &floats("x", &[1.0]))
+        .await
+        .error(404);
+    let responses = "headroom_http_responses_total";
+    for (status, count) in [
+        ("200", 1.0),
+        ("400", 1.0),
+        ("404", 1.0),
+        ("422", 1.0),
+        ("503", 0.0),
+    ] {
+        let labels = ["class=\"work\"", &format!("status=\"{status}\"")];
+        assert_eq!(server.metric(responses, &labels).await, count, "{status}");
+    }
+    let requests = "headroom_model_requests_total";
+    for (model, outcome, count) in [
+        ("affine", "2xx", 1.0),
+        ("affine", "4xx", 1.0),
+        ("affine", "5xx", 0.0),
+        ("broken", "4xx", 1.0),
+    ] {
+        let labels = [
+            &*format!("name=\"{model}:1\""),
+            &format!("outcome=\"{outcome}\""),
+        ];
+        let counted = server.metric(requests, &labels).await;
+        assert_eq!(counted, count, "{model} {outcome}");
+    }
+    let of_affine = ["name=\"affine:1\""];
+    let latencies = "headroom_model_request_duration_seconds_count";
+    assert_eq!(server.metric(latencies, &of_affine).await, 1.0);
+    let queued = "headroom_model_queued_requests";
+    assert_eq!(server.metric(queued, &of_affine).await, 0.0);
+    assert_eq!(server.metric("headroom_ready", &[]).await, 1.0);
+    assert!(!server.metrics().await.contains("nothing"));
 }
 
 /// What a client sends in vain, with a word that nothing else has.

@@ -6,7 +6,7 @@ use super::probe::{Health, Scope};
 use super::sampler::SourceReport;
 use super::status::label;
 use crate::kernel::pressure::Level;
-use crate::kernel::{Label, Metric, SHORT_TIMES};
+use crate::kernel::{Label, Metric, PRIVATE_SERVER, SHORT_TIMES};
 
 const BUDGET: Metric = Metric::gauge(
     "headroom_memory_budget_bytes",
@@ -91,8 +91,10 @@ const LEVEL_CHANGES: Metric = Metric::counter(
 )]);
 const REFUSALS: Metric = Metric::counter(
     "headroom_memory_refusals_total",
-    "Reservations that were refused. Most are repeated after an eviction.",
-);
+    "Reservations that were refused, by what they were for: a kind of resource, private servers, or an \
+     account of buffers. Most are repeated after an eviction or a new reading.",
+)
+.labels(&[Label::one_of("holder", &HOLDERS)]);
 const RECLAIM_ACTIONS: Metric = Metric::counter(
     "headroom_memory_reclaim_actions_total",
     "What subscribers did to give memory back.",
@@ -127,6 +129,25 @@ const ALERTS: Metric = Metric::counter(
 )
 .labels(&[Label::one_of("outcome", &["sent", "failed", "dropped"])])
 .alert("an increase of failed or dropped: the webhook does not get its alerts");
+
+/// What memory is reserved for. All else counts as `other`.
+const HOLDERS: [&str; 15] = [
+    "model",
+    "process",
+    "storage",
+    "scanner",
+    "chain",
+    PRIVATE_SERVER,
+    "request_bodies",
+    "tensors",
+    "answers",
+    "answer_text",
+    "uploads",
+    "chains",
+    "load_test",
+    "unread_answers",
+    "other",
+];
 
 const SCOPE: &[Label] = &[Label::one_of("scope", &["group", "machine"])];
 const BY: &[Label] = &[Label::one_of(
@@ -222,9 +243,11 @@ pub(super) fn level_change(to: Level) {
     metrics::counter!(LEVEL_CHANGES.name, "to" => to.label()).increment(1);
 }
 
-/// Counts a reservation that was refused.
-pub(super) fn refusal() {
-    metrics::counter!(REFUSALS.name).increment(1);
+/// Counts a reservation that was refused, by its kind or by the account of its buffers.
+pub(super) fn refusal(holder: &str) {
+    let mut known = HOLDERS.into_iter();
+    let holder = known.find(|known| *known == holder).unwrap_or("other");
+    metrics::counter!(REFUSALS.name, "holder" => holder).increment(1);
 }
 
 /// Counts the actions of subscribers.
@@ -280,7 +303,10 @@ mod tests {
     fn what_is_counted_is_declared_with_its_labels() {
         let counters = Counters::of(METRICS);
         metrics::with_local_recorder(&counters, || {
-            refusal();
+            for holder in HOLDERS {
+                refusal(holder);
+            }
+            refusal("anything");
             for scope in [Scope::Group, Scope::Machine] {
                 stall(scope);
             }
@@ -291,7 +317,7 @@ mod tests {
                 alert(outcome);
             }
         });
-        assert_eq!(counters.get(REFUSALS.name), 1);
+        assert_eq!(counters.get(REFUSALS.name), 16);
         assert_eq!(counters.get(STALLS.name), 2);
         assert_eq!(counters.get(ALERTS.name), 3);
     }
