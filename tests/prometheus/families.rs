@@ -294,7 +294,7 @@ async fn requests_are_counted_by_status_and_by_model() {
     let queued = "headroom_model_queued_requests";
     assert_eq!(server.metric(queued, &of_affine).await, 0.0);
     assert_eq!(server.metric("headroom_ready", &[]).await, 1.0);
-    assert!(!server.metrics().await.contains("nothing"));
+    assert!(!server.metrics().await.contains("name=\"nothing"));
 }
 
 /// What a client sends in vain, with a word that nothing else has.

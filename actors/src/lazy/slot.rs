@@ -39,6 +39,8 @@ pub(super) struct Slot {
     pub(super) death_watch: Option<SpawnHandle>,
     /// Why to drain the resource as soon as its waiters have their leases.
     pub(super) drain_when_loaded: Option<UnloadReason>,
+    /// Why it is draining.
+    pub(super) drained_for: Option<UnloadReason>,
     /// Whether its unload is under way. It is draining then, or has failed.
     pub(super) is_unloading: bool,
     pub(super) waiters: Vec<Waiter>,
@@ -82,6 +84,7 @@ impl Slot {
             leases: None,
             death_watch: None,
             drain_when_loaded: None,
+            drained_for: None,
             is_unloading: false,
             waiters: Vec::new(),
             may_evict: true,

@@ -136,7 +136,7 @@ impl ModelHost {
                 );
             }
             SandboxState::Full => {
-                tracing::info!(
+                tracing::debug!(
                     host,
                     landlock_abi,
                     seccomp,
@@ -144,7 +144,7 @@ impl ModelHost {
                     "a model runs in its sandbox"
                 );
             }
-            SandboxState::Off => tracing::info!(host, user, "a model runs without a sandbox"),
+            SandboxState::Off => tracing::debug!(host, user, "a model runs without a sandbox"),
         }
         self.sandbox_gauge.set(sandbox.state);
         self.sandbox = sandbox;
