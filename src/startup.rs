@@ -46,7 +46,7 @@ use crate::handles::Handles;
 use crate::last_answers::LastAnswers;
 use crate::liveness::Liveness;
 use crate::middleware::Hosts;
-use crate::prometheus::edge::{BODIES, READING_AGE};
+use crate::prometheus::edge::{self, BODIES, READING_AGE, RELOADS};
 use crate::prometheus::{self, Collectors, Exporter, PrometheusError};
 use crate::readiness::Readiness;
 use crate::routes::{self, FormLimits, LoadTestDeps, RpcEdge};
@@ -205,7 +205,8 @@ impl Application {
         let readiness = Readiness::default();
         let http_gate = readiness.gate("http");
         let actors_gate = readiness.gate("actors");
-        let recorder = prometheus::install()?;
+        let recorded = prometheus::install()?;
+        edge::start_at_zero();
         let figures = Figures::new(server_settings.workers.count());
         let tree = Tree::default();
         let actors = actors::compose(&settings.borrow(), tree.clone())?;
@@ -225,10 +226,12 @@ impl Application {
             liveness: liveness.clone(),
             readiness: readiness.clone(),
             metrics: Arc::new(Exporter {
-                recorder,
+                recorded,
                 collectors: collectors(&bodies, memory.freshness()),
+                resources: actors.resources.clone(),
                 tree,
                 figures: figures.clone(),
+                readiness: readiness.clone(),
             }),
             figures: figures.clone(),
             hosts: Hosts::new(server_settings.hosts.clone(), self.admin_address.ip()),
@@ -460,6 +463,7 @@ fn reload(reloader: &Reloader, log_filter: Option<&FilterHandle>) {
     let reload = match reloader.reload() {
         Ok(reload) => reload,
         Err(error) => {
+            metrics::counter!(RELOADS.name, "outcome" => "refused").increment(1);
             for fault in error.0 {
                 tracing::error!(
                     target: ALWAYS_KEPT,
@@ -477,6 +481,7 @@ fn reload(reloader: &Reloader, log_filter: Option<&FilterHandle>) {
             tracing::error!(target: ALWAYS_KEPT, error = %error, "log filter not replaced");
         }
     }
+    metrics::counter!(RELOADS.name, "outcome" => "applied").increment(1);
     tracing::info!(
         target: ALWAYS_KEPT,
         applied = reload.applied.join(", "),

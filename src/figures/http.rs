@@ -27,6 +27,17 @@ const COUNTERS_MAX: usize = 8;
 pub const OUTCOMES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", ABANDONED];
 const ABANDONED: &str = "abandoned";
 
+/// The statuses that answers have, as labels of metrics. One that is none of them counts as `other`.
+pub const STATUSES: [&str; CODES.len() + 1] = [
+    "101", "200", "201", "202", "204", "206", "304", "400", "403", "404", "405", "408", "409",
+    "410", "412", "413", "415", "416", "417", "421", "422", "423", "429", "431", "460", "500",
+    "503", "504", "507", "other",
+];
+const CODES: [u16; 29] = [
+    101, 200, 201, 202, 204, 206, 304, 400, 403, 404, 405, 408, 409, 410, 412, 413, 415, 416, 417,
+    421, 422, 423, 429, 431, 460, 500, 503, 504, 507,
+];
+
 /// The classes of routes, and one for requests that matched no route.
 const CLASSES: usize = RouteClass::ALL.len() + 1;
 const UNMATCHED: usize = RouteClass::ALL.len();
@@ -42,6 +53,8 @@ pub struct HttpCounter {
 #[derive(Debug, Default)]
 struct ClassCounter {
     outcomes: [AtomicU64; OUTCOMES.len()],
+    /// Never reset: only their sum since the start is shown.
+    statuses: [AtomicU64; STATUSES.len()],
     latencies: LatencyCounter,
 }
 
@@ -57,6 +70,10 @@ impl HttpCounter {
         let counter = &self.classes[number(class)];
         let outcome = usize::from(status.as_u16() / 100).saturating_sub(1);
         if let Some(count) = counter.outcomes[..OUTCOMES.len() - 1].get(outcome) {
+            count.fetch_add(1, Relaxed);
+        }
+        let known = CODES.binary_search(&status.as_u16());
+        if let Some(count) = counter.statuses.get(known.unwrap_or(CODES.len())) {
             count.fetch_add(1, Relaxed);
         }
         counter.latencies.record(latency);
@@ -205,6 +222,21 @@ impl HttpFigures {
         }
     }
 
+    /// The answers since the server started: for each class of route, the number of each of [`STATUSES`].
+    pub fn statuses(&self) -> Vec<(&'static str, [u64; STATUSES.len()])> {
+        let statuses = classes().map(|class| {
+            let mut counts = [0; STATUSES.len()];
+            for counter in &self.counters {
+                let statuses = &counter.classes[number(class)].statuses;
+                for (sum, count) in counts.iter_mut().zip(statuses) {
+                    *sum += count.load(Relaxed);
+                }
+            }
+            (label(class), counts)
+        });
+        statuses.collect()
+    }
+
     /// The requests since the server started, by class of route.
     pub fn totals(&self) -> Vec<ClassTotals> {
         let sums = self.collected().since_start.clone();
@@ -317,6 +349,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::problem::ProblemKind;
 
     const MS: Duration = Duration::from_millis(1);
     const MINUTE: Duration = Duration::from_secs(60);
@@ -373,6 +406,32 @@ mod tests {
         assert_eq!(status.since_start.requests_per_second, 4.0 / 960.0);
     }
 
+    #[test]
+    fn every_status_of_a_problem_is_counted_by_itself_and_others_together() {
+        let mut labels: Vec<_> = CODES.iter().map(ToString::to_string).collect();
+        labels.push("other".to_owned());
+        assert!(CODES.is_sorted());
+        assert_eq!(labels, STATUSES);
+        let figures = HttpFigures::new(1);
+        let counter = figures.counter();
+        for kind in ProblemKind::ALL {
+            let status = kind.status();
+            assert!(STATUSES.contains(&status.as_str()), "{status}");
+            counter.begin();
+            counter.answered(None, status, MS);
+        }
+        counter.begin();
+        counter.answered(None, StatusCode::IM_A_TEAPOT, MS);
+        let statuses = figures.statuses();
+        let (class, counts) = statuses.last().unwrap();
+        assert_eq!(*class, "unmatched");
+        assert_eq!(counts[STATUSES.len() - 1], 1);
+        assert_eq!(
+            counts.iter().sum::<u64>(),
+            ProblemKind::ALL.len() as u64 + 1
+        );
+    }
+
     #[tokio::test(start_paused = true)]
     async fn many_workers_share_few_counters_and_unused_classes_cost_no_histogram() {
         let figures = HttpFigures::new(64);
@@ -382,7 +441,7 @@ mod tests {
         }
         assert_eq!(figures.in_flight(), 64);
         assert!(
-            size_of::<HttpCounter>() <= 512,
+            size_of::<HttpCounter>() <= 2048,
             "{}",
             size_of::<HttpCounter>()
         );

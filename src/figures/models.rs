@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use actix_web::http::StatusCode;
 use headroom_actors::kernel::{Merge, Rolling};
 use headroom_actors::model::InferOutput;
 use serde::Serialize;
@@ -31,6 +32,20 @@ pub struct ModelRequests {
     pub p50_ms: f64,
     /// 99 % of the requests took no longer.
     pub p99_ms: f64,
+}
+
+/// What becomes of a request for a model that was found, by the class of its status.
+pub const OUTCOMES: [&str; 3] = ["2xx", "4xx", "5xx"];
+
+/// The requests of one model since the server started, for Prometheus.
+#[derive(Debug, Clone)]
+pub struct ModelTotals {
+    /// The model.
+    pub name: String,
+    /// How many requests there were, in the order of [`OUTCOMES`].
+    pub outcomes: [u64; OUTCOMES.len()],
+    /// How long those took that had outputs.
+    pub latencies: Latencies,
 }
 
 /// A count, and the time of all together.
@@ -148,6 +163,8 @@ struct Model {
     since_start: Latencies,
     recent: Rolling<Latencies>,
     statistics: ModelStatistics,
+    /// Of the requests without outputs, those that the server is to blame for.
+    server_errors: u64,
 }
 
 impl Model {
@@ -157,6 +174,7 @@ impl Model {
             since_start: Latencies::default(),
             recent: Rolling::new(MINUTE, FIVE_MINUTES),
             statistics: ModelStatistics::default(),
+            server_errors: 0,
         }
     }
 
@@ -187,9 +205,27 @@ impl ModelFigures {
         self.change(model, |model| model.record(inference));
     }
 
-    /// Takes note of a request for `model` that failed after `latency`.
-    pub fn record_failure(&self, model: &str, latency: Duration) {
-        self.change(model, |model| model.statistics.fail.add(latency));
+    /// Takes note of a request for `model` that failed after `latency`, with this status.
+    pub fn record_failure(&self, model: &str, latency: Duration, status: StatusCode) {
+        self.change(model, |model| {
+            model.statistics.fail.add(latency);
+            model.server_errors += u64::from(status.is_server_error());
+        });
+    }
+
+    /// The requests of each model that is remembered.
+    pub fn totals(&self) -> Vec<ModelTotals> {
+        let models = self.models();
+        let totals = models.iter().map(|(name, model)| {
+            let statistics = &model.statistics;
+            let client_errors = statistics.fail.count.saturating_sub(model.server_errors);
+            ModelTotals {
+                name: name.clone(),
+                outcomes: [statistics.success.count, client_errors, model.server_errors],
+                latencies: model.since_start.clone(),
+            }
+        });
+        totals.collect()
     }
 
     fn change(&self, name: &str, change: impl FnOnce(&mut Model)) {
@@ -259,8 +295,8 @@ mod tests {
         };
         figures.record("a:1", &inference);
         figures.record("a:1", &inference);
-        figures.record_failure("a:1", 5 * MS);
-        figures.record_failure("b:1", MS);
+        figures.record_failure("a:1", 5 * MS, StatusCode::BAD_REQUEST);
+        figures.record_failure("b:1", MS, StatusCode::SERVICE_UNAVAILABLE);
         let seen = figures.statistics("a:1");
         let of = |count, ms: u64| Durations {
             count,
@@ -282,6 +318,9 @@ mod tests {
         };
         assert_eq!(seen, expected);
         assert!(seen.last.is_some());
+        let totals = figures.totals();
+        let totals: Vec<_> = totals.iter().map(|it| (&*it.name, it.outcomes)).collect();
+        assert_eq!(totals, [("a:1", [2, 1, 0]), ("b:1", [0, 0, 1])]);
         for rows in 10..100 {
             figures.record("a:1", &Inference { rows, ..inference });
         }

@@ -3,6 +3,7 @@
 //! Errors of requests are logged here and nowhere else, with the cause that the response does not show.
 //! A successful request is logged at debug level: `log.filter = "info,headroom::access=debug"` shows it.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use actix_web::http::header::HeaderValue;
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpRequest, ResponseError, web};
+use headroom_actors::kernel::shortened;
 use tokio::time::timeout;
 use tracing::Instrument;
 
@@ -22,6 +24,9 @@ use super::{cross_site, expectation};
 use crate::figures::http::HttpCounter;
 use crate::problem::{Problem, ProblemKind, REQUEST_ID, problem_of};
 use crate::route_class::{MatchedClass, PROTOCOL, RouteClass};
+
+/// The longest name of a model that is logged, in bytes. A client can name any.
+const MODEL_MAX: usize = 256;
 
 /// The target of request events in log filters.
 const ACCESS: &str = "headroom::access";
@@ -54,6 +59,8 @@ struct Watch {
     observer: web::Data<Observer>,
     id: HeaderValue,
     method: Method,
+    /// The client, or the proxy in front.
+    peer: Option<SocketAddr>,
     class: MatchedClass,
     began: Instant,
     ended: bool,
@@ -109,6 +116,7 @@ impl Watch {
             observer,
             id,
             method: request.method().clone(),
+            peer: request.peer_addr(),
             class: MatchedClass::of(request),
             began: Instant::now(),
             ended: false,
@@ -151,6 +159,8 @@ impl Watch {
             .answered(self.class.get(), status, took);
         // It searches the routes, so it is called only if the event is logged.
         let path = || request.and_then(HttpRequest::match_pattern);
+        let model = || request.and_then(|request| request.match_info().get("model"));
+        let model = || model().map(|name| shortened(name.to_owned(), MODEL_MAX));
         /// Logs the same fields at different levels: a level is fixed per call site.
         macro_rules! event {
             ($level:ident) => {
@@ -160,6 +170,8 @@ impl Watch {
                     request_id = self.id.to_str().unwrap_or_default(),
                     method = self.method.as_str(),
                     path = path().as_deref().unwrap_or("unmatched"),
+                    model = model().as_deref(),
+                    peer = self.peer.map(tracing::field::display),
                     status = status.as_u16(),
                     duration_ms = took.as_secs_f64() * 1e3,
                     problem = problem.map(|problem| problem.kind.slug()),
@@ -186,6 +198,7 @@ impl Drop for Watch {
                 target: ACCESS,
                 request_id = self.id.to_str().unwrap_or_default(),
                 method = self.method.as_str(),
+                peer = self.peer.map(tracing::field::display),
                 duration_ms = self.began.elapsed().as_secs_f64() * 1e3,
                 "request abandoned by its client"
             );

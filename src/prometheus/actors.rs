@@ -26,7 +26,10 @@ const RESTARTS: Metric = Metric::counter(
     "Restarts by the actor's supervisor.",
 )
 .labels(ACTOR)
-.alert("4 or more within 15 minutes: it fails again and again (`HeadroomActorRestarts`)");
+.alert(
+    "4 or more within 15 minutes: it fails again and again (`HeadroomActorRestarts`); any of a private server \
+     within 10 minutes (`HeadroomPrivateServerRestarts`)",
+);
 const EXITS: Metric = Metric::counter("headroom_actor_exits_total", "Exits, by reason.").labels(&[
     NAME,
     Label::one_of(

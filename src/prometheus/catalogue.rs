@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use headroom_actors::kernel::{Label, LabelValues, Metric, MetricKind, pool};
 use headroom_actors::{chain, jobs, lazy, memory, model, postgres, redis, upload};
 
-use super::{actors, edge, process};
+use super::{actors, edge, models, process};
 use crate::figures::rpc;
 
 /// Metrics of one subject.
@@ -30,6 +30,10 @@ pub const GROUPS: &[Group] = &[
     Group {
         title: "Model processes",
         metrics: model::METRICS,
+    },
+    Group {
+        title: "Requests to models",
+        metrics: models::METRICS,
     },
     Group {
         title: "HTTP",
@@ -94,7 +98,7 @@ pub fn all() -> impl Iterator<Item = &'static Metric> {
     GROUPS.iter().flat_map(|group| group.metrics)
 }
 
-/// The labels whose values the recorder bounds.
+/// The labels whose values are bounded, and whose series end with what they name.
 pub(super) fn cut_labels() -> BTreeSet<&'static str> {
     let labels = all().flat_map(|metric| metric.labels);
     let cut = labels.filter(|label| matches!(label.values, LabelValues::Cut(_)));

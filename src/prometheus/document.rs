@@ -15,10 +15,11 @@ pub fn document() -> String {
          `GET /metrics` on the admin listener (`server.admin_listen`) answers in the text format of Prometheus.\n\
          This page is written from the declarations in the code: `UPDATE=1 cargo test --test prometheus document`.\n\n\
          - Units are seconds and bytes; a ratio is from 0 to 1.\n\
-         - A series exists from its first event on. Those of pools, actors and HTTP, and counters to alert on, exist from\n  \
-           the start of the server, of the actor, or with the first use of the resource. Series of an actor end with it.\n\
+         - Counters exist from the start of the server, at 0, if the values of their labels are known then. Those of a\n  \
+           resource, such as a model, begin with its first use, and its series end when it is no longer known. Series of\n  \
+           an actor begin and end with it.\n\
          - The number of series is bounded. The label `name` has at most {LABEL_VALUES_MAX} values, the first ones that\n  \
-           were used since the start; all others share the value `{OTHER}`. At most {ACTORS_MAX} actors have series.\n\
+           were used of those that are known; all others share the value `{OTHER}`. At most {ACTORS_MAX} actors have series.\n\
          - `process_*` is about the server process. Its hosts and private servers count in\n  \
            `headroom_memory_usage_bytes`.\n\
          - `deploy/prometheus/headroom.rules.yml` has the alerts that this page names.\n"

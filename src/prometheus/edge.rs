@@ -5,7 +5,7 @@ use headroom_actors::kernel::{Label, Metric, SHORT_TIMES};
 
 use super::exposition::Exposition;
 use crate::figures::HttpFigures;
-use crate::figures::http::OUTCOMES;
+use crate::figures::http::{OUTCOMES, STATUSES};
 
 const CLASS: Label = Label::described(
     "class",
@@ -18,6 +18,11 @@ const REQUESTS: Metric = Metric::counter(
 )
 .labels(&[CLASS, Label::one_of("outcome", &OUTCOMES)])
 .alert("a share of 5xx above 5 % for 5 minutes (`HeadroomErrors`)");
+const RESPONSES: Metric = Metric::counter(
+    "headroom_http_responses_total",
+    "Requests answered, by class of route and by status; other: one that is not listed.",
+)
+.labels(&[CLASS, Label::one_of("status", &STATUSES)]);
 const IN_FLIGHT: Metric =
     Metric::gauge("headroom_http_requests_in_flight", "Requests in progress.");
 const REQUEST_DURATION: Metric = Metric::histogram(
@@ -45,9 +50,29 @@ pub const CONNECTIONS_CUT: Metric = Metric::counter(
 /// Connections that ended with an error of the client's.
 pub const CLIENT_ERRORS: Metric = Metric::counter(
     "headroom_http_client_errors_total",
-    "HTTP connections that ended with an error of the client's: a malformed request, a head that took \
-     too long, a reset. Counted unless log.filter mutes errors of actix_http.",
-);
+    "HTTP connections that ended with an error of the client's: parse (a malformed request), timeout (a head \
+     or a close that took too long), io (a reset), other. Counted unless log.filter mutes errors of actix_http.",
+)
+.labels(&[Label::one_of("cause", &["parse", "timeout", "io", "other"])]);
+/// Connections that were not accepted.
+pub const ACCEPT_ERRORS: Metric = Metric::counter(
+    "headroom_http_accept_errors_total",
+    "Connections that could not be accepted. Counted unless log.filter mutes errors of actix_server.",
+)
+.alert("any increase: the log has the error; most often no file descriptor is left");
+/// Reloads of the settings.
+pub const RELOADS: Metric = Metric::counter(
+    "headroom_settings_reloads_total",
+    "Reloads of the settings; refused: they have a fault, and all keep their values.",
+)
+.labels(&[Label::one_of("outcome", &["applied", "refused"])])
+.alert("an increase of refused: the log has the faults");
+/// Whether the server should get requests.
+pub(super) const READY: Metric = Metric::gauge(
+    "headroom_ready",
+    "1 if the server should get requests, 0 if not, as `GET /health/ready` answers.",
+)
+.alert("0 for 5 minutes: `GET /health/ready` has the reasons (`HeadroomNotReady`)");
 /// Lost log lines.
 pub const DROPPED_LINES: Metric = Metric::counter(
     "headroom_log_dropped_lines_total",
@@ -67,15 +92,24 @@ pub const READING_AGE: Metric = Metric::gauge(
 /// The metrics of requests and connections.
 pub const HTTP: &[Metric] = &[
     REQUESTS,
+    RESPONSES,
     REQUEST_DURATION,
     IN_FLIGHT,
     BODIES,
     CONNECTIONS_CUT,
     CLIENT_ERRORS,
+    ACCEPT_ERRORS,
 ];
 
-/// The metrics of the log and of the readings.
-pub const SELF: &[Metric] = &[DROPPED_LINES, READING_AGE];
+/// The metrics of the server's state, of its settings and of the log.
+pub const SELF: &[Metric] = &[READY, RELOADS, DROPPED_LINES, READING_AGE];
+
+/// The counters start with the server.
+pub fn start_at_zero() {
+    for metric in [CONNECTIONS_CUT, CLIENT_ERRORS, ACCEPT_ERRORS, RELOADS] {
+        metric.start_at_zero(&[]);
+    }
+}
 
 /// Writes the metrics of requests.
 pub(super) fn write(exposition: &mut Exposition, figures: &HttpFigures) {
@@ -87,13 +121,20 @@ pub(super) fn write(exposition: &mut Exposition, figures: &HttpFigures) {
             family.sample(&labels, *count as f64);
         }
     }
+    let mut family = exposition.family(&RESPONSES);
+    for (class, counts) in figures.statuses() {
+        for (status, count) in STATUSES.iter().zip(counts) {
+            let labels = [("class", class), ("status", status)];
+            family.sample(&labels, count as f64);
+        }
+    }
     let mut family = exposition.family(&REQUEST_DURATION);
     for total in &totals {
         let latencies = &total.latencies;
         let counts = latencies.counts_up_to(SHORT_TIMES);
         let buckets = SHORT_TIMES.iter().copied().zip(counts);
         let (count, sum) = (latencies.count(), latencies.sum_seconds());
-        family.histogram(("class", total.class), buckets, count, sum);
+        family.histogram(&[("class", total.class)], buckets, count, sum);
     }
     let in_flight = figures.in_flight() as f64;
     exposition.family(&IN_FLIGHT).sample(&[], in_flight);

@@ -37,22 +37,23 @@ impl Family<'_> {
         self.line("", labels, value);
     }
 
-    /// Adds the samples of a histogram with one label. `buckets`: upper bounds, and how many values do
-    /// not pass them.
+    /// Adds the samples of a histogram. `buckets`: upper bounds, and how many values do not pass them.
     pub(super) fn histogram(
         &mut self,
-        label: (&str, &str),
+        labels: &[(&str, &str)],
         buckets: impl Iterator<Item = (f64, u64)>,
         count: u64,
         sum: f64,
     ) {
         for (bound, count) in buckets {
-            let labels = [label, ("le", &*bound.to_string())];
+            let bound = bound.to_string();
+            let labels = [labels, &[("le", &*bound)]].concat();
             self.line("_bucket", &labels, count as f64);
         }
-        self.line("_bucket", &[label, ("le", "+Inf")], count as f64);
-        self.line("_sum", &[label], sum);
-        self.line("_count", &[label], count as f64);
+        let labels_of_all = [labels, &[("le", "+Inf")]].concat();
+        self.line("_bucket", &labels_of_all, count as f64);
+        self.line("_sum", labels, sum);
+        self.line("_count", labels, count as f64);
     }
 
     fn line(&mut self, part: &str, labels: &[(&str, &str)], value: f64) {
@@ -114,7 +115,7 @@ mod tests {
         let metric = Metric::histogram("x_seconds", "A time.", &[0.5, 1.0]);
         let buckets = [(0.5, 1), (1.0, 3)].into_iter();
         let mut family = exposition.family(&metric);
-        family.histogram(("a", "b"), buckets, 4, 2.5);
+        family.histogram(&[("a", "b")], buckets, 4, 2.5);
         let text = exposition.into_text();
         let lines: Vec<_> = text.lines().skip(2).collect();
         let expected = [

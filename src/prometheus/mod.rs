@@ -3,28 +3,34 @@
 //! Modules record most metrics when something happens, in the recorder. The rest is read at each scrape
 //! and written beside the recorder's text: figures of actors, whose series must end with the actor, of
 //! requests, which are counted without the recorder, and of the process, whose counters have fractions.
-//! [`catalogue`] has the declarations of all metrics.
+//! The series of models and other resources end with them. [`catalogue`] has the declarations of all metrics.
 
 pub mod actors;
-mod bounded;
 pub mod catalogue;
 pub mod document;
 pub mod edge;
 mod exposition;
+pub mod models;
+mod named;
 pub mod process;
+mod recorder;
 
 use std::sync::{Mutex, PoisonError};
 
 use headroom_actors::kernel::{MetricKind, Tree};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use headroom_actors::lazy::ResourceNames;
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 use thiserror::Error;
 
 use crate::figures::Figures;
+use crate::readiness::Readiness;
 
-pub use bounded::{LABEL_VALUES_MAX, OTHER};
+pub use named::{LABEL_VALUES_MAX, OTHER};
+pub use recorder::Recorded;
 
-use bounded::Bounded;
 use exposition::Exposition;
+use named::NamedSeries;
+use recorder::Recorder;
 
 /// The media type of the Prometheus text format.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -45,14 +51,18 @@ pub type Collectors = Vec<Box<dyn Fn() + Send + Sync>>;
 
 /// Renders the metrics.
 pub struct Exporter {
-    /// The recorder's own metrics.
-    pub recorder: PrometheusHandle,
+    /// What modules recorded.
+    pub recorded: Recorded,
     /// Called before rendering.
     pub collectors: Collectors,
+    /// The resources that have series.
+    pub resources: ResourceNames,
     /// The actors.
     pub tree: Tree,
     /// The requests and the process.
     pub figures: Figures,
+    /// Whether the server should get requests.
+    pub readiness: Readiness,
 }
 
 impl Exporter {
@@ -65,37 +75,42 @@ impl Exporter {
         process::write(&mut exposition, &self.figures.process);
         edge::write(&mut exposition, &self.figures.http);
         actors::write(&mut exposition, self.tree.counted());
+        let is_known = |name: &str| self.resources.contains(name);
+        models::write(&mut exposition, &self.figures.models, is_known);
+        let is_ready = f64::from(self.readiness.is_ready());
+        exposition.family(&edge::READY).sample(&[], is_ready);
         let mut text = exposition.into_text();
-        text.push_str(&self.recorder.render());
+        text.push_str(&self.recorded.render(is_known));
         text
     }
 
     /// Drains the recorder's histograms, which would grow until the next scrape otherwise. Call it every
     /// few seconds.
     pub fn keep_up(&self) {
-        self.recorder.run_upkeep();
+        self.recorded.keep_up();
     }
 }
 
-/// Installs the metrics recorder of the process, and returns its handle. Later calls return the same
-/// handle.
+/// Installs the metrics recorder of the process, and returns what it records. Later calls return the
+/// same.
 ///
 /// # Errors
 /// The process has another recorder already.
-pub fn install() -> Result<PrometheusHandle, PrometheusError> {
-    // The lock is held during the installation, so that a concurrent caller gets the same handle.
-    static HANDLE: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
-    let mut installed = HANDLE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(handle) = &*installed {
-        return Ok(handle.clone());
+pub fn install() -> Result<Recorded, PrometheusError> {
+    // The lock is held during the installation, so that a concurrent caller gets the same.
+    static RECORDED: Mutex<Option<Recorded>> = Mutex::new(None);
+    let mut installed = RECORDED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(recorded) = &*installed {
+        return Ok(recorded.clone());
     }
-    let (recorder, handle) = recorder()?;
+    let recorder = recorder()?;
+    let recorded = recorder.recorded();
     metrics::set_global_recorder(recorder).map_err(|_| PrometheusError::RecorderTaken)?;
-    Ok(installed.insert(handle).clone())
+    Ok(installed.insert(recorded).clone())
 }
 
-/// A recorder that knows the declarations of all metrics, and its handle.
-fn recorder() -> Result<(Bounded, PrometheusHandle), BuildError> {
+/// A recorder that knows the declarations of all metrics.
+fn recorder() -> Result<Recorder, BuildError> {
     let mut builder = PrometheusBuilder::new();
     for metric in catalogue::all() {
         if let MetricKind::Histogram(buckets) = metric.kind {
@@ -103,12 +118,10 @@ fn recorder() -> Result<(Bounded, PrometheusHandle), BuildError> {
             builder = builder.set_buckets_for_metric(name, buckets)?;
         }
     }
-    let recorder = builder.build_recorder();
-    let handle = recorder.handle();
-    let cut = catalogue::cut_labels();
-    let bounded = Bounded::new(recorder, cut);
-    metrics::with_local_recorder(&bounded, catalogue::describe);
-    Ok((bounded, handle))
+    let named = NamedSeries::new(catalogue::cut_labels());
+    let recorder = Recorder::new(builder.build_recorder(), named);
+    metrics::with_local_recorder(&recorder, catalogue::describe);
+    Ok(recorder)
 }
 
 #[cfg(test)]
@@ -119,10 +132,11 @@ mod tests {
 
     #[test]
     fn more_names_than_the_maximum_make_no_more_series() {
-        let (recorder, handle) = recorder().unwrap();
+        let recorder = recorder().unwrap();
+        let recorded = recorder.recorded();
         let series_with = |names: usize| {
             metrics::with_local_recorder(&recorder, || (0..names).for_each(record_all));
-            let text = handle.render();
+            let text = recorded.render(|_| true);
             let series = text.lines().filter(|line| line.contains("name=\"")).count();
             (series, text.len())
         };
@@ -132,7 +146,7 @@ mod tests {
         assert_eq!(series, at_most.0);
         // Only the numbers get longer.
         assert!(bytes < at_most.1 * 11 / 10, "{bytes} {at_most:?}");
-        let other = handle.render();
+        let other = recorded.render(|_| true);
         assert!(other.contains("name=\"other\""));
         assert!(bytes < 8 << 20, "{bytes} bytes");
     }

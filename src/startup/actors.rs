@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use headroom_actors::jobs::{self, Jobs, Journal};
 use headroom_actors::kernel::{Backoff, ChildSpec, Handle, Root, SupervisorSpec, Tree};
-use headroom_actors::lazy::{self, Catalogue, Loader, SetLoadDeadline};
+use headroom_actors::lazy::{self, Catalogue, Loader, ResourceNames, SetLoadDeadline};
 use headroom_actors::memory::{AlertConfig, Levels, Memory, MemoryConfig, Protection, Reconfigure};
 use headroom_actors::model::{LeakConfig, MemoryDeps, ModelsConfig, Repository, Runtime};
 use headroom_actors::upload::Uploads;
@@ -46,6 +46,7 @@ pub(super) struct ActorPlan {
     spec: SupervisorSpec,
     pub(super) handles: Handles,
     pub(super) memory: Memory,
+    pub(super) resources: ResourceNames,
 }
 
 impl ActorPlan {
@@ -99,6 +100,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
     let chain_deps = chains::deps(settings, &chains_supervisor, &memory, &pools);
     let resources = resources.chain(chains.resources(&chain_deps));
     let catalogue = Catalogue::build(resources.collect())?;
+    let resources = catalogue.names();
 
     let loader = Loader::handle(&lazy_config);
     let loader_child = Loader::child(
@@ -173,6 +175,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
         spec,
         handles,
         memory,
+        resources,
     })
 }
 

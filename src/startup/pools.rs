@@ -29,6 +29,8 @@ pub(super) fn compose(
     settings: &Settings,
     memory: &Memory,
 ) -> ([ChildSpec; 2], Arc<[Pool]>, Database) {
+    headroom_actors::postgres::start_at_zero();
+    headroom_actors::redis::start_at_zero();
     let (postgres, databases, database) = postgres(&settings.postgres, &settings.data.dir, memory);
     let (redis, roles) = redis::compose(&settings.redis, &settings.data.dir, memory);
     let pools = databases.into_iter().chain(roles).collect();

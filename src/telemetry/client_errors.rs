@@ -1,4 +1,5 @@
-//! Counts connections that end with an error of the client, such as a malformed request or a reset.
+//! Counts connections that end with an error of the client, such as a malformed request or a reset, and those that cannot
+//! be accepted.
 //!
 //! actix-http logs each of them as an error, so any client could fill the log. This layer counts these
 //! events instead, and logs their number at most once in ten seconds.
@@ -12,7 +13,7 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use crate::prometheus::edge::CLIENT_ERRORS;
+use crate::prometheus::edge::{ACCEPT_ERRORS, CLIENT_ERRORS};
 
 /// The shortest time between two log lines.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -22,6 +23,10 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 const PREFIXES: [&str; 3] = ["stream error: ", "MAX_BUFFER_SIZE", "write zero"];
 const INTERNAL: &str = "stream error: internal error";
 const TARGET: &str = "actix_http::h1::";
+
+/// actix-server's log message about a connection that it cannot accept.
+const ACCEPT_TARGET: &str = "actix_server::accept";
+const ACCEPT_PREFIX: &str = "Error accepting connection: ";
 
 /// The longest reason that is logged, in bytes.
 const REASON_MAX: usize = 120;
@@ -55,22 +60,45 @@ impl ClientErrors {
 
 impl<S: Subscriber> Layer<S> for ClientErrors {
     fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
-        if !event.metadata().target().starts_with(TARGET) {
+        let target = event.metadata().target();
+        let is_accept = target == ACCEPT_TARGET;
+        if !is_accept && !target.starts_with(TARGET) {
             return true;
         }
         let mut message = Message::default();
         event.record(&mut message);
         let Message(message) = message;
+        if is_accept {
+            if message.starts_with(ACCEPT_PREFIX) {
+                metrics::counter!(ACCEPT_ERRORS.name).increment(1);
+            }
+            // It is an error of the server or its machine, so it stays in the log.
+            return true;
+        }
         let is_one = PREFIXES.iter().any(|prefix| message.starts_with(prefix));
         if !is_one || message.starts_with(INTERNAL) {
             return true;
         }
-        metrics::counter!(CLIENT_ERRORS.name).increment(1);
+        metrics::counter!(CLIENT_ERRORS.name, "cause" => cause(&message)).increment(1);
         if let Some(connections) = self.add(Instant::now()) {
             let last: String = message.chars().take(REASON_MAX).collect();
             tracing::info!(connections, last, "connections ended with client errors");
         }
         false
+    }
+}
+
+/// The cause of a client's error, as a label.
+fn cause(message: &str) -> &'static str {
+    let error = message.strip_prefix("stream error: ").unwrap_or(message);
+    if error.contains("I/O error") || error.starts_with("write zero") {
+        "io"
+    } else if error.starts_with("request parse error") || error.starts_with("MAX_BUFFER_SIZE") {
+        "parse"
+    } else if error.contains("timeout") {
+        "timeout"
+    } else {
+        "other"
     }
 }
 
@@ -91,6 +119,31 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn the_cause_of_an_error_is_one_of_few_words() {
+        for (message, expected) in [
+            (
+                "stream error: request parse error: invalid Header provided",
+                "parse",
+            ),
+            ("MAX_BUFFER_SIZE unprocessed data reached, closing", "parse"),
+            ("stream error: request parse error: I/O error: reset", "io"),
+            ("stream error: I/O error: connection reset by peer", "io"),
+            ("write zero; closing", "io"),
+            (
+                "stream error: request did not complete within the specified timeout",
+                "timeout",
+            ),
+            ("stream error: connection shutdown timeout", "timeout"),
+            (
+                "stream error: handler dropped payload before reading EOF",
+                "other",
+            ),
+        ] {
+            assert_eq!(cause(message), expected, "{message}");
+        }
+    }
 
     #[test]
     fn many_errors_are_one_line_now_and_then() {

@@ -39,7 +39,8 @@ async fn what_a_model_is_denied_is_named_in_the_answer_the_log_and_the_metrics()
     let server = Server::start(
         models
             .options(BINARY)
-            .settings("models.sandbox = 'required'"),
+            .settings("models.sandbox = 'required'")
+            .settings("log.filter = 'info,headroom_actors::model=debug'"),
     );
     let environment = format!("/proc/{}/environ", server.pid());
     add_reader(&models, &environment);

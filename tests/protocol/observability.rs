@@ -84,3 +84,59 @@ async fn the_metrics_count_loads_actors_and_memory() {
         assert!(server.metric(name, &[]).await > 1e6, "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_load_an_unload_and_a_failed_load_are_one_line_each() {
+    let models = Models::new();
+    models.add("affine", 1, torchscript::affine);
+    models.add("broken", 1, |path| std::fs::write(path, "no model"));
+    let server = Server::start(models.options(BINARY));
+    let input = floats("x", &[1.0]);
+    server.infer("affine", &input).await.ok();
+    server.unload("affine").await.ok();
+    server.infer("broken", &input).await.error(422);
+    let log = server.wait_for_log("request answered");
+
+    let lines = |name: &str| {
+        let lines = log.lines().filter(|line| line.contains(name));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let affine = lines("affine:1");
+    assert_eq!(affine.len(), 2, "{affine:#?}");
+    for (line, words) in affine.iter().zip(["resource loaded", "resource unloaded"]) {
+        for part in [words, "INFO", "bytes=", "seconds="] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
+    let broken = lines("broken:1");
+    let failed = broken
+        .iter()
+        .filter(|line| !line.contains("request answered"));
+    let failed: Vec<_> = failed.collect();
+    assert_eq!(failed.len(), 1, "{broken:#?}");
+    assert!(failed[0].contains("load failed"), "{failed:?}");
+}
+
+#[tokio::test]
+async fn a_line_about_a_request_names_the_model_and_the_client() {
+    let models = Models::new();
+    models.add("affine", 1, torchscript::affine);
+    let server = Server::start(models.options(BINARY));
+    server
+        .infer("affine", &floats("y", &[1.0]))
+        .await
+        .error(400);
+    server
+        .infer("nothing", &floats("x", &[1.0]))
+        .await
+        .error(404);
+    server.get("/nowhere").await;
+    let log = server.wait_for_log("unmatched");
+    let mut lines = log.lines().filter(|line| line.contains("request answered"));
+    for model in [Some("affine"), Some("nothing"), None] {
+        let line = lines.next().unwrap();
+        assert!(line.contains("peer=127.0.0.1:"), "{line}");
+        let named = model.map_or("model=".to_owned(), |name| format!("model=\"{name}\""));
+        assert_eq!(line.contains(&named), model.is_some(), "{line}");
+    }
+}

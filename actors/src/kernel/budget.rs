@@ -10,11 +10,16 @@ use std::sync::atomic::AtomicUsize;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+/// The kind of private servers in reservations.
+pub const PRIVATE_SERVER: &str = "private_server";
+
 /// Asks for memory before it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReservationRequest {
     /// The name of the resource or the private server that needs the memory.
     pub name: String,
+    /// Its kind, for metrics: that of the resource, or [`PRIVATE_SERVER`].
+    pub kind: &'static str,
     /// The estimated peak, in bytes.
     pub bytes: u64,
     /// Whether the reservation may use the headroom. A load does so only if evicting everything idle

@@ -50,8 +50,8 @@ pub(crate) mod url;
 pub use awake::sleep_awake;
 pub use backoff::{Backoff, BackoffError};
 pub use budget::{
-    Budget, BudgetError, BufferReservation, Buffers, FreeMemory, Reservation, ReservationEntry,
-    ReservationRequest, reserved_bytes,
+    Budget, BudgetError, BufferReservation, Buffers, FreeMemory, PRIVATE_SERVER, Reservation,
+    ReservationEntry, ReservationRequest, reserved_bytes,
 };
 pub use call::{Call, Message, Reply};
 pub use changes::{ChangeReader, Changes};

@@ -79,14 +79,26 @@ impl Slot {
     }
 
     pub(super) fn record_exit(&mut self, exit: Exit) {
-        self.incarnation = None;
-        self.node.record_exit(&exit);
         let actor = self.node.path();
         if exit.is_normal() {
             tracing::debug!(actor, %exit, "child ended");
         } else {
             tracing::warn!(actor, reason = exit.label(), %exit, "child ended");
         }
+        self.keep_exit(exit);
+    }
+
+    /// Records the exit of a child that did not start, which is part of an error: of the exit of its supervisor, or of the
+    /// reply to who asked for the start. Whoever gets that error logs it, so that one cause is one line of the log.
+    pub(super) fn record_failed_start(&mut self, exit: Exit) {
+        let actor = self.node.path();
+        tracing::debug!(actor, reason = exit.label(), %exit, "child did not start");
+        self.keep_exit(exit);
+    }
+
+    fn keep_exit(&mut self, exit: Exit) {
+        self.incarnation = None;
+        self.node.record_exit(&exit);
         self.last_exit = exit;
     }
 

@@ -100,7 +100,7 @@ impl Supervisor {
             Err(Interrupted::Stop) => Exit::Shutdown,
             Err(Interrupted::Ended(index, exit)) => {
                 let slot = &mut self.slots[index];
-                slot.record_exit(exit.clone());
+                slot.record_failed_start(exit.clone());
                 let what = format!("{} failed to start", slot.node.path());
                 Exit::error(SupervisionError { what, exit })
             }
@@ -209,7 +209,10 @@ impl Supervisor {
 
     async fn on_ended(&mut self, index: usize, exit: Exit) -> Result<(), Exit> {
         let slot = &mut self.slots[index];
-        slot.record_exit(exit.clone());
+        match slot.is_first_start() && !slot.is_terminating() {
+            true => slot.record_failed_start(exit.clone()),
+            false => slot.record_exit(exit.clone()),
+        }
         let restarts = slot.spec.restart.applies_to(&exit);
         if slot.is_first_start() || slot.is_terminating() || !restarts {
             self.mark_stopped(index);

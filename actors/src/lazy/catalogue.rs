@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::resource_names::ResourceNames;
 use crate::kernel::Resource;
 
 /// Why a resource cannot be added to the catalogue, or removed from it.
@@ -35,6 +36,7 @@ pub enum CatalogueError {
 #[derive(Clone, Default)]
 pub struct Catalogue {
     resources: BTreeMap<String, Resource>,
+    names: ResourceNames,
     /// What operators have decided on pins, by resource. Where there is no entry, its settings decide.
     pins: BTreeMap<String, OperatorPin>,
 }
@@ -70,8 +72,14 @@ impl Catalogue {
             Some(pin) if pin.in_settings == resource.pinned => resource.pinned = pin.pinned,
             _ => drop(self.pins.remove(&resource.name)),
         }
+        self.names.insert(&resource.name);
         self.resources.insert(resource.name.clone(), resource);
         Ok(())
+    }
+
+    /// The names of the resources, which follow all later changes.
+    pub fn names(&self) -> ResourceNames {
+        self.names.clone()
     }
 
     /// Pins or unpins a resource, if there is one with this name, until its settings say something
@@ -102,6 +110,7 @@ impl Catalogue {
         let dependents: Vec<_> = dependents.map(|it| it.name.clone()).collect();
         if dependents.is_empty() {
             self.resources.remove(name);
+            self.names.remove(name);
             self.pins.remove(name);
             return Ok(());
         }
@@ -229,7 +238,9 @@ mod tests {
         let needed = catalogue.remove("a").unwrap_err();
         assert_eq!(needed.to_string(), "a is needed by b");
         assert_eq!(catalogue.iter().count(), 2);
+        let names = catalogue.names();
         assert_eq!(catalogue.remove("b"), Ok(()));
+        assert!(names.contains("a") && !names.contains("b") && !names.contains("c"));
         assert_eq!(catalogue.remove("a"), Ok(()));
     }
 }

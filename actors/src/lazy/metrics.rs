@@ -69,7 +69,10 @@ const RESOURCES: Metric = Metric::gauge("headroom_lazy_resources", "Resources in
         &["cold", "loading", "ready", "draining", "failed"],
     )]);
 
-const KIND: Label = Label::described("kind", "`model`, `zygote`");
+const KIND: Label = Label::described(
+    "kind",
+    "`model`, `process` (the zygote), `storage`, `scanner` or `chain`",
+);
 const NAME: Label = Label::cut("name", "a resource, such as `silero-vad:1`");
 const RESOURCE: &[Label] = &[KIND, NAME];
 
@@ -138,14 +141,9 @@ pub(super) enum Event {
 impl Slot {
     /// Before anything is counted of the resource. A resource that is known and not used has no series.
     fn start_at_zero(&self) {
-        let resource = [("kind", self.resource.kind), ("name", &*self.resource.name)];
-        for metric in [LOAD_FAILURES, DEATHS] {
+        let resource = [("kind", self.resource.kind), ("name", &*self.counted_as)];
+        for metric in [HITS, MISSES, WAITS, LOADS, LOAD_FAILURES, DEATHS, EVICTIONS] {
             metric.start_at_zero(&resource);
-        }
-        // The reasons that an alert looks at.
-        for reason in [UnloadReason::Load, UnloadReason::Pressure] {
-            let [kind, name] = resource;
-            EVICTIONS.start_at_zero(&[kind, name, ("reason", reason.label())]);
         }
     }
 
@@ -163,21 +161,21 @@ impl Slot {
             Event::Death => (&mut counts.deaths, DEATHS),
         };
         *count += 1;
-        let (kind, name) = (self.resource.kind, self.resource.name.clone());
+        let (kind, name) = (self.resource.kind, self.counted_as.clone());
         metrics::counter!(metric.name, "kind" => kind, "name" => name).increment(1);
     }
 
     pub(super) fn count_drain(&mut self, reason: UnloadReason) {
         let reason = reason.label();
         *self.counts.evictions.entry(reason).or_default() += 1;
-        let (kind, name) = (self.resource.kind, self.resource.name.clone());
+        let (kind, name) = (self.resource.kind, self.counted_as.clone());
         metrics::counter!(EVICTIONS.name, "kind" => kind, "name" => name, "reason" => reason)
             .increment(1);
     }
 
     pub(super) fn record_load_time(&mut self, took: Duration) {
         self.load_times.record(took);
-        let (kind, name) = (self.resource.kind, self.resource.name.clone());
+        let (kind, name) = (self.resource.kind, self.counted_as.clone());
         metrics::histogram!(LOAD_DURATION.name, "kind" => kind, "name" => name)
             .record(took.as_secs_f64());
     }

@@ -239,6 +239,7 @@ fn next_slot(old: &Slot, name: &str) -> Option<Slot> {
         lease: old.leases.as_ref().map(Lease::new),
     };
     let mut slot = Slot::new(resource);
+    slot.counted_as.clone_from(&replaces.name);
     slot.deregistered = true;
     slot.replaces = Some(replaces);
     Some(slot)

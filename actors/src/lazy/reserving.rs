@@ -76,6 +76,7 @@ impl Loader {
         current.reply_is_stale = false;
         let reply = self.budget.reserve(ReservationRequest {
             name: slot.known_name().to_owned(),
+            kind: slot.resource.kind,
             bytes: if current.minimum_only {
                 slot.minimum_bytes()
             } else {

@@ -39,6 +39,8 @@ pub(super) struct Slot {
     pub(super) death_watch: Option<SpawnHandle>,
     /// Why to drain the resource as soon as its waiters have their leases.
     pub(super) drain_when_loaded: Option<UnloadReason>,
+    /// Why it is draining.
+    pub(super) drained_for: Option<UnloadReason>,
     /// Whether its unload is under way. It is draining then, or has failed.
     pub(super) is_unloading: bool,
     pub(super) waiters: Vec<Waiter>,
@@ -48,6 +50,8 @@ pub(super) struct Slot {
     pub(super) unload_waiters: Vec<oneshot::Sender<()>>,
     /// Whether the catalogue no longer has it. The slot is removed after the unload.
     pub(super) deregistered: bool,
+    /// The name of its metrics. A slot that replaces another one, or is replaced, has the name of both.
+    pub(super) counted_as: String,
     pub(super) counts: Counts,
     pub(super) load_times: LoadTimes,
     pub(super) usage: UseRecord,
@@ -69,6 +73,7 @@ impl Slot {
     pub(super) fn new(resource: Resource) -> Self {
         let now = Instant::now();
         Self {
+            counted_as: resource.name.clone(),
             resource,
             replacement: None,
             replaces: None,
@@ -79,6 +84,7 @@ impl Slot {
             leases: None,
             death_watch: None,
             drain_when_loaded: None,
+            drained_for: None,
             is_unloading: false,
             waiters: Vec::new(),
             may_evict: true,

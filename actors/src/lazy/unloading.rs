@@ -77,7 +77,8 @@ impl Loader {
             return;
         }
         slot.count_drain(reason);
-        tracing::info!(
+        slot.drained_for = Some(reason);
+        tracing::debug!(
             resource = name,
             reason = reason.label(),
             bytes = slot.loaded_bytes(),
@@ -159,6 +160,13 @@ impl Loader {
         };
         slot.is_unloading = false;
         if slot.phase() == Phase::Draining {
+            tracing::info!(
+                resource = name,
+                reason = slot.drained_for.map(UnloadReason::label),
+                bytes = slot.loaded_bytes(),
+                seconds = slot.time_in_phase().as_secs_f64(),
+                "resource unloaded"
+            );
             slot.enter(Phase::Cold);
             slot.forget_failures();
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::alerts::{AlertConfig, AlertError, AlertSender};
 use super::budget::{BudgetReading, NoBudget};
 use super::config::{MemoryConfig, MemoryConfigError};
+use super::metrics;
 use super::overview::Overview;
 use super::probe::{Cgroups, KillCounter, System};
 use super::protection::{Protection, protect_server};
@@ -63,6 +64,7 @@ impl Memory {
 
     /// The module's actor. It is ready after its first reading.
     pub fn child(&self) -> ChildSpec {
+        metrics::start_at_zero();
         let shared = Arc::clone(&self.shared);
         let system = self.system.clone();
         ChildSpec::actor(&self.handle, move |_| {

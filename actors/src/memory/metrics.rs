@@ -6,7 +6,7 @@ use super::probe::{Health, Scope};
 use super::sampler::SourceReport;
 use super::status::label;
 use crate::kernel::pressure::Level;
-use crate::kernel::{Label, Metric, SHORT_TIMES};
+use crate::kernel::{Label, Metric, PRIVATE_SERVER, SHORT_TIMES};
 
 const BUDGET: Metric = Metric::gauge(
     "headroom_memory_budget_bytes",
@@ -91,8 +91,10 @@ const LEVEL_CHANGES: Metric = Metric::counter(
 )]);
 const REFUSALS: Metric = Metric::counter(
     "headroom_memory_refusals_total",
-    "Reservations that were refused. Most are repeated after an eviction.",
-);
+    "Reservations that were refused, by what they were for: a kind of resource, private servers, or an \
+     account of buffers. Most are repeated after an eviction or a new reading.",
+)
+.labels(&[Label::one_of("holder", &HOLDERS)]);
 const RECLAIM_ACTIONS: Metric = Metric::counter(
     "headroom_memory_reclaim_actions_total",
     "What subscribers did to give memory back.",
@@ -128,6 +130,25 @@ const ALERTS: Metric = Metric::counter(
 .labels(&[Label::one_of("outcome", &["sent", "failed", "dropped"])])
 .alert("an increase of failed or dropped: the webhook does not get its alerts");
 
+/// What memory is reserved for. All else counts as `other`.
+const HOLDERS: [&str; 15] = [
+    "model",
+    "process",
+    "storage",
+    "scanner",
+    "chain",
+    PRIVATE_SERVER,
+    "request_bodies",
+    "tensors",
+    "answers",
+    "answer_text",
+    "uploads",
+    "chains",
+    "load_test",
+    "unread_answers",
+    "other",
+];
+
 const SCOPE: &[Label] = &[Label::one_of("scope", &["group", "machine"])];
 const BY: &[Label] = &[Label::one_of(
     "by",
@@ -157,6 +178,22 @@ pub const METRICS: &[Metric] = &[
     RECLAIM_GAINED,
     ALERTS,
 ];
+
+/// The counters start with the server. That of the kernel's kills does not: it begins with what the kernel has counted.
+pub(super) fn start_at_zero() {
+    for metric in [
+        LEVEL_CHANGES,
+        READINGS,
+        STALLS,
+        REFUSALS,
+        COLLECTIONS,
+        RECLAIM_ACTIONS,
+        RECLAIM_PROMISED,
+        RECLAIM_GAINED,
+    ] {
+        metric.start_at_zero(&[]);
+    }
+}
 
 /// Records a reading.
 pub(super) fn reading(ledger: &Ledger, used: u64, level: Level, report: &SourceReport) {
@@ -206,9 +243,11 @@ pub(super) fn level_change(to: Level) {
     metrics::counter!(LEVEL_CHANGES.name, "to" => to.label()).increment(1);
 }
 
-/// Counts a reservation that was refused.
-pub(super) fn refusal() {
-    metrics::counter!(REFUSALS.name).increment(1);
+/// Counts a reservation that was refused, by its kind or by the account of its buffers.
+pub(super) fn refusal(holder: &str) {
+    let mut known = HOLDERS.into_iter();
+    let holder = known.find(|known| *known == holder).unwrap_or("other");
+    metrics::counter!(REFUSALS.name, "holder" => holder).increment(1);
 }
 
 /// Counts the actions of subscribers.
@@ -257,13 +296,17 @@ pub(super) fn alert(outcome: &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::MetricKind;
     use crate::kernel::testing::counters::Counters;
 
     #[test]
     fn what_is_counted_is_declared_with_its_labels() {
         let counters = Counters::of(METRICS);
         metrics::with_local_recorder(&counters, || {
-            refusal();
+            for holder in HOLDERS {
+                refusal(holder);
+            }
+            refusal("anything");
             for scope in [Scope::Group, Scope::Machine] {
                 stall(scope);
             }
@@ -274,9 +317,19 @@ mod tests {
                 alert(outcome);
             }
         });
-        assert_eq!(counters.get(REFUSALS.name), 1);
+        assert_eq!(counters.get(REFUSALS.name), 16);
         assert_eq!(counters.get(STALLS.name), 2);
         assert_eq!(counters.get(ALERTS.name), 3);
+    }
+
+    #[test]
+    fn counters_start_at_zero() {
+        let counters = Counters::of(METRICS);
+        metrics::with_local_recorder(&counters, start_at_zero);
+        let all = METRICS.iter().filter(|it| it.kind == MetricKind::Counter);
+        let all = all.filter(|it| ![KERNEL_KILLS, ALERTS].contains(it));
+        let names: Vec<_> = all.map(|metric| metric.name.to_owned()).collect();
+        assert_eq!(counters.names(), names.into_iter().collect());
     }
 
     #[test]

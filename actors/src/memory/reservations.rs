@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::ledger::EntryId;
+use super::metrics;
 use super::shared::Shared;
 use super::supervisor::{MemorySupervisor, ReadMemory};
 use crate::kernel::{
@@ -168,7 +169,9 @@ impl Buffers for BufferAccount {
         };
         let mut ledger = self.budget.shared.ledger();
         let ceiling = ledger.ceiling(share);
-        ledger.try_reserve_buffer(self.name, bytes, self.bytes_max, ceiling)?;
+        let reserved = ledger.try_reserve_buffer(self.name, bytes, self.bytes_max, ceiling);
+        drop(ledger);
+        reserved.inspect_err(|_| metrics::refusal(self.name))?;
         Ok(BufferReservation::new(Arc::new(self.clone()), bytes))
     }
 

@@ -57,6 +57,7 @@ fn server() -> Fixture {
 fn request(kib: u64) -> ReservationRequest {
     ReservationRequest {
         name: "model".into(),
+        kind: "model",
         bytes: kib * KIB,
         use_headroom: true,
     }

@@ -31,7 +31,7 @@ use super::heartbeat::Heartbeat;
 use super::host_process::{Frames, HostError, HostSpec, Running, boot};
 use super::infer::InferError;
 use super::memory_monitor::{MemoryMonitor, ReplaceReason};
-use super::metrics::{FORWARD, GrowthGauge, SandboxGauge, start_at_zero};
+use super::metrics::{FORWARD, SandboxGauge, SharedGauge, start_at_zero};
 use crate::kernel::{Child, Exit, IncarnationRef};
 
 /// Owns one host process.
@@ -51,7 +51,7 @@ pub(super) struct ModelHost {
     bytes: u64,
     /// The kernel's count of OOM kills before the process began.
     oom_kills: Option<u64>,
-    growth_gauge: GrowthGauge,
+    growth_gauge: SharedGauge,
     /// How the process is confined.
     sandbox: Sandbox,
     sandbox_gauge: SandboxGauge,
@@ -67,7 +67,7 @@ impl ModelHost {
         start_at_zero(&spec.model);
         Self {
             forward_seconds: metrics::histogram!(FORWARD.name, "name" => spec.model.clone()),
-            growth_gauge: GrowthGauge::new(&spec.model, spec.host_name()),
+            growth_gauge: SharedGauge::growth(&spec.model, spec.host_name()),
             sandbox: Sandbox::default(),
             sandbox_gauge: SandboxGauge::new(&spec.model),
             monitor: MemoryMonitor::new(&spec.runtime.config.leak, 0, 0, Instant::now()),
@@ -138,7 +138,7 @@ impl ModelHost {
                 );
             }
             SandboxState::Full => {
-                tracing::info!(
+                tracing::debug!(
                     host,
                     landlock_abi,
                     seccomp,
@@ -146,7 +146,7 @@ impl ModelHost {
                     "a model runs in its sandbox"
                 );
             }
-            SandboxState::Off => tracing::info!(host, user, "a model runs without a sandbox"),
+            SandboxState::Off => tracing::debug!(host, user, "a model runs without a sandbox"),
         }
         self.sandbox_gauge.set(sandbox.state);
         self.sandbox = sandbox;

@@ -19,6 +19,12 @@ const GROWTH: Metric = Metric::gauge(
     NAME,
     Label::described("host", "`host-0` to one less than the model's instances"),
 ]);
+const QUEUED: Metric = Metric::gauge(
+    "headroom_model_queued_requests",
+    "Requests that wait for a process of the model; models that share a series are added up.",
+)
+.labels(MODEL)
+.alert("above 0 for minutes: more instances, or fewer requests");
 const LEAKS: Metric = Metric::counter(
     "headroom_model_leaks_total",
     "Processes that were found to leak memory.",
@@ -43,7 +49,10 @@ const OOM_KILLS: Metric = Metric::counter(
     "Processes that the kernel killed because memory ran out.",
 )
 .labels(MODEL)
-.alert("any increase: the model needs more memory than its estimate, or the machine is too small");
+.alert(
+    "any increase within 30 minutes: the model needs more memory than its estimate, or the machine is \
+     too small (`HeadroomModelOomKills`)",
+);
 
 const SANDBOX: Metric = Metric::gauge(
     "headroom_model_sandboxed_processes",
@@ -69,13 +78,10 @@ const DENIED: Metric = Metric::counter(
 const NAME: Label = Label::cut("name", "a model, such as `silero-vad:1`");
 const MODEL: &[Label] = &[NAME];
 
-/// The counters to alert on start with the first host of a model.
+/// The counters start with the first host of a model.
 pub(super) fn start_at_zero(model: &str) {
-    for metric in [LEAKS, OOM_KILLS] {
+    for metric in [LEAKS, PAST_ESTIMATE, RECYCLES, OOM_KILLS, DENIED] {
         metric.start_at_zero(&[("name", model)]);
-    }
-    for action in DeniedAction::ALL {
-        DENIED.start_at_zero(&[("name", model), ("action", action.label())]);
     }
 }
 
@@ -111,31 +117,37 @@ pub(super) fn count_oom_kill(model: &str) {
     metrics::counter!(OOM_KILLS.name, "name" => model.to_owned()).increment(1);
 }
 
-/// What one process adds to [`GROWTH`], as long as it exists. The recorder lets many models share the name `other`,
-/// so no process may set the value for all.
-pub(super) struct GrowthGauge {
+/// What one actor adds to a gauge, as long as it exists. Many models can share the name `other`, so no actor may set the
+/// value for all.
+pub(super) struct SharedGauge {
     shared: metrics::Gauge,
     own: f64,
 }
 
-impl GrowthGauge {
-    pub(super) fn new(model: &str, host: &str) -> Self {
+impl SharedGauge {
+    /// The growth of one process, in bytes.
+    pub(super) fn growth(model: &str, host: &str) -> Self {
         let labels = [("name", model.to_owned()), ("host", host.to_owned())];
         Self::within(metrics::gauge!(GROWTH.name, &labels))
+    }
+
+    /// The queue of one model.
+    pub(super) fn queued(model: &str) -> Self {
+        Self::within(metrics::gauge!(QUEUED.name, "name" => model.to_owned()))
     }
 
     fn within(shared: metrics::Gauge) -> Self {
         Self { shared, own: 0.0 }
     }
 
-    pub(super) fn set(&mut self, bytes: u64) {
-        let own = bytes as f64;
+    pub(super) fn set(&mut self, value: u64) {
+        let own = value as f64;
         self.shared.increment(own - self.own);
         self.own = own;
     }
 }
 
-impl Drop for GrowthGauge {
+impl Drop for SharedGauge {
     fn drop(&mut self) {
         self.set(0);
     }
@@ -184,6 +196,7 @@ impl Drop for SandboxGauge {
 /// The metrics of this module.
 pub const METRICS: &[Metric] = &[
     FORWARD,
+    QUEUED,
     GROWTH,
     LEAKS,
     PAST_ESTIMATE,
@@ -206,14 +219,15 @@ mod tests {
         let counters = Counters::of(METRICS);
         metrics::with_local_recorder(&counters, || {
             start_at_zero("m:1");
-            assert_eq!(counters.names().len(), 3);
+            assert_eq!(counters.names().len(), 5);
             count_leak("m:1");
             count_past_estimate("m:1");
             count_oom_kill("m:1");
             for reason in ["leak", "overgrown", "request"] {
                 count_recycle("m:1", reason);
             }
-            GrowthGauge::new("m:1", "host-0").set(1);
+            SharedGauge::growth("m:1", "host-0").set(1);
+            SharedGauge::queued("m:1").set(1);
             SandboxGauge::new("m:1").set(SandboxState::Full);
             for action in DeniedAction::ALL {
                 count_denied("m:1", action, 2);
@@ -236,7 +250,7 @@ mod tests {
     fn processes_that_share_a_growth_gauge_are_added_up_until_they_end() {
         let shared = Arc::new(AtomicU64::new(0));
         let gauge = metrics::Gauge::from_arc(Arc::clone(&shared));
-        let mut processes = [(); 2].map(|()| GrowthGauge::within(gauge.clone()));
+        let mut processes = [(); 2].map(|()| SharedGauge::within(gauge.clone()));
         let value = || f64::from_bits(shared.load(Relaxed));
         for (process, bytes) in processes.iter_mut().zip([300, 50]) {
             process.set(bytes * 2);

@@ -25,6 +25,7 @@ use super::infer::{
 };
 use super::inputs::{InputPlan, check_names};
 use super::load_state::LoadState;
+use super::metrics::SharedGauge;
 use super::observed::Observer;
 use super::settings::ModelSettings;
 use crate::kernel::{AskError, Call, Child, Handle, IncarnationRef, Message, Reply};
@@ -41,6 +42,8 @@ const FORWARD_MARGIN: Duration = Duration::from_secs(30);
 /// The same for all incarnations of one owner.
 #[derive(Clone)]
 pub(super) struct OwnerSpec {
+    /// The model's name in metrics.
+    pub(super) model: String,
     pub(super) settings: Arc<ModelSettings>,
     pub(super) hosts: Vec<(Handle<ModelHost>, HostState)>,
     /// How long a host may take to load the model.
@@ -58,6 +61,7 @@ pub struct ModelOwner {
     has_reset_states: bool,
     instances: Vec<Instance>,
     queue: VecDeque<Pending>,
+    queue_gauge: SharedGauge,
 }
 
 struct Instance {
@@ -125,6 +129,7 @@ impl ModelOwner {
             has_reset_states: loaded.is_some_and(|loaded| loaded.has_reset_states),
             instances: spec.hosts.iter().map(instance).collect(),
             queue: VecDeque::new(),
+            queue_gauge: SharedGauge::queued(&spec.model),
             spec,
         }
     }
@@ -173,9 +178,15 @@ impl ModelOwner {
         }
     }
 
+    /// Gives queued requests to free instances. Every change of the queue is followed by this call.
+    fn dispatch(&mut self, cx: &mut Context<Self>) {
+        self.serve_queue(cx);
+        self.queue_gauge.set(self.queue.len() as u64);
+    }
+
     /// Gives queued requests to free instances in their order. A request that must wait for the
     /// instance of its sequence does not delay those behind it.
-    fn dispatch(&mut self, cx: &mut Context<Self>) {
+    fn serve_queue(&mut self, cx: &mut Context<Self>) {
         self.replace_processes(cx);
         let mut index = 0;
         while index < self.queue.len() {

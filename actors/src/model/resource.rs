@@ -294,6 +294,7 @@ impl ModelResource {
             tree = tree.child(host);
         }
         let spec = OwnerSpec {
+            model: self.file.resource(),
             settings,
             hosts: self.hosts.clone(),
             load_deadline: context.deadline,

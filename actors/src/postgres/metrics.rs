@@ -57,3 +57,15 @@ pub const METRICS: &[Metric] = &[
     LOST_CONNECTIONS,
     NOTIFICATIONS_DROPPED,
 ];
+
+/// The counters start with the server. That of the reads does not: it is about a share, and only if there are replicas.
+pub fn start_at_zero() {
+    for metric in [
+        RETRIES,
+        PREPARED_AGAIN,
+        LOST_CONNECTIONS,
+        NOTIFICATIONS_DROPPED,
+    ] {
+        metric.start_at_zero(&[]);
+    }
+}

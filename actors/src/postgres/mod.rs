@@ -85,7 +85,7 @@ pub use copy::{CopyIn, CopyOut};
 pub use database::Database;
 pub use error::{Error, SchemaError, ServerError};
 pub use listen::{Event, Listener};
-pub use metrics::METRICS;
+pub use metrics::{METRICS, start_at_zero};
 pub use migrate::{MIGRATIONS, Migration, MigrationSet};
 pub use private_server::PRIVATE_SERVER;
 pub use retries::Retries;

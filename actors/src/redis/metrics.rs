@@ -59,3 +59,17 @@ pub const METRICS: &[Metric] = &[
     SUBSCRIBER_MESSAGES,
     SUBSCRIBER_DROPPED,
 ];
+
+/// The counters start with the server.
+pub fn start_at_zero() {
+    for metric in [
+        CACHE_HITS,
+        CACHE_MISSES,
+        CACHE_FAILURES,
+        SUBSCRIBER_CONNECTS,
+        SUBSCRIBER_MESSAGES,
+        SUBSCRIBER_DROPPED,
+    ] {
+        metric.start_at_zero(&[]);
+    }
+}

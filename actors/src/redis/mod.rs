@@ -61,7 +61,7 @@ pub use connection::RedisConnection;
 pub use connector::Connector;
 pub use error::{Done, Error};
 pub use lease::RedisLease;
-pub use metrics::METRICS;
+pub use metrics::{METRICS, start_at_zero};
 pub use private_server::private_server;
 pub use pubsub::PubSub;
 pub use role::{Role, pool, pool_config};

@@ -73,16 +73,17 @@ pub const METRICS: &[Metric] = &[
 
 /// The counters start with the server.
 pub(super) fn start_at_zero() {
-    for reason in REASONS {
-        REFUSED.start_at_zero(&[("reason", reason)]);
+    for metric in [
+        STORED,
+        STORED_BYTES,
+        RECEIVED_BYTES,
+        REFUSED,
+        SWEEPS,
+        SWEPT,
+        UNSCANNED,
+    ] {
+        metric.start_at_zero(&[]);
     }
-    for result in ["done", "failed"] {
-        SWEEPS.start_at_zero(&[("result", result)]);
-    }
-    for what in SWEPT_WHAT {
-        SWEPT.start_at_zero(&[("what", what)]);
-    }
-    UNSCANNED.start_at_zero(&[]);
     set_active(0);
     set_totals(0, 0);
 }

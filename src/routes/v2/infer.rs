@@ -76,7 +76,9 @@ pub(in crate::routes) async fn infer(
     let work = ask(handles.clone(), path.into_inner(), infer);
     let (model, output) = handles.thread.run(work).await??;
     let name = model.file.resource();
-    let output = output.inspect_err(|_| figures.record_failure(&name, began.elapsed()))?;
+    let output = output.inspect_err(|problem| {
+        figures.record_failure(&name, began.elapsed(), problem.kind.status());
+    })?;
     let has_batches = model
         .file
         .settings

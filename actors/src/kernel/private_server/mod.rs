@@ -60,7 +60,7 @@ pub use server_url::ServerUrl;
 pub use state::ServerState;
 
 use super::backoff::Backoff;
-use super::budget::{Budget, Reservation, ReservationRequest};
+use super::budget::{Budget, PRIVATE_SERVER, Reservation, ReservationRequest};
 use super::child::{ChildSpec, Restart};
 use super::exit::Exit;
 use super::handle::Handle;
@@ -180,6 +180,7 @@ impl Shared {
         let server = self.kind.name;
         let request = ReservationRequest {
             name: server.to_owned(),
+            kind: PRIVATE_SERVER,
             bytes: self.kind.estimated_bytes,
             use_headroom: true,
         };

@@ -133,7 +133,7 @@ impl MemorySupervisor {
                         continue;
                     }
                     if is_known && answer.is_err() {
-                        metrics::refusal();
+                        metrics::refusal(request.kind);
                     }
                     reply.send(answer);
                 }
