@@ -18,8 +18,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// How long a thread that runs needs at most for the beat that is due. When the whole process continues after a pause
-/// (SIGSTOP, a frozen container, a migration), the last beat is old, and the next one is due.
-const BEAT_WITHIN: Duration = Duration::from_millis(200);
+/// (SIGSTOP, a frozen container, a migration), the last beat is old, and the next one is due. Probes wait for a second.
+const BEAT_WITHIN: Duration = Duration::from_millis(800);
 
 /// The beats of the thread. Clones share them.
 #[derive(Clone, Debug)]
