@@ -233,9 +233,13 @@ impl Socket {
         let mut answering = FuturesUnordered::new();
         let mut changing = FuturesUnordered::new();
         loop {
+            let stops = self.edge.stop.is_cancelled();
+            if stops && answering.is_empty() && changing.is_empty() {
+                return Err(End::Close(CloseCode::Away, "the server stops"));
+            }
             let has_places = answering.len() < MESSAGES_AT_ONCE && changing.len() < CHANGES_AT_ONCE;
             tokio::select! {
-                message = self.messages.recv(), if has_places => {
+                message = self.messages.recv(), if has_places && !stops => {
                     self.unanswered = 0;
                     let work = match message {
                         Some(Ok(AggregatedMessage::Text(text))) => self.take(text.into_bytes()).await?,
@@ -279,11 +283,12 @@ impl Socket {
                         None => return Err(End::Gone),
                     }
                 }
-                () = self.edge.stop.cancelled(), if answering.is_empty() && changing.is_empty() => {
-                    return Err(End::Close(CloseCode::Away, "the server stops"));
-                }
+                () = self.edge.stop.cancelled(), if !stops => {}
                 _ = pings.tick() => {
-                    self.unanswered += 1;
+                    // No answer to a ping is read any more.
+                    if !stops {
+                        self.unanswered += 1;
+                    }
                     if self.unanswered > PINGS_MAX {
                         return Err(End::Gone);
                     }
