@@ -22,6 +22,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a look may take. Only a file server that hangs needs longer.
 const LOOK_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long a part of the tree must be down to be a reason. A restart that succeeds takes milliseconds.
+const FAILING_MIN: Duration = Duration::from_secs(2);
+
 /// The most bytes of a reason that is not the server's own text.
 const REASON_MAX: usize = 512;
 
@@ -32,7 +35,7 @@ pub(super) fn watch_actors(readiness: &Readiness, liveness: Liveness, tree: Tree
         Some(format!("it has stood still for {seconds} s"))
     });
     readiness.watch("supervision", move || {
-        let failing = tree.failing().into_iter();
+        let failing = tree.failing_for(FAILING_MIN).into_iter();
         let reasons = failing.map(|node| {
             let exit = shortened(node.last_exit.unwrap_or_default(), REASON_MAX);
             format!("{} does not run since it ended: {exit}", node.path)
@@ -42,14 +45,15 @@ pub(super) fn watch_actors(readiness: &Readiness, liveness: Liveness, tree: Tree
     });
 }
 
-/// Opens `gate`, and closes it from now on while the models folder cannot be read. A folder that has never been there is no
-/// reason: it may be made later. Must be called inside an actix system.
+/// Opens `gate`, and closes it from now on while the models folder cannot be read, as two looks in a row say. A folder that
+/// has never been there is no reason: it may be made later. Must be called inside an actix system.
 pub(super) fn watch_models_folder(dir: PathBuf, gate: Gate) {
     gate.open();
     let mut folder = ModelsFolder {
-        was_there: dir.is_dir(),
+        was_there: false,
         dir,
         gate,
+        last_failed: false,
         reason: None,
     };
     rt::spawn(async move {
@@ -64,6 +68,8 @@ struct ModelsFolder {
     dir: PathBuf,
     gate: Gate,
     was_there: bool,
+    /// Whether the last look failed.
+    last_failed: bool,
     /// Why it cannot be read.
     reason: Option<String>,
 }
@@ -85,6 +91,7 @@ impl ModelsFolder {
             Ok(result) => result,
             Err(_) => {
                 let seconds = LOOK_WITHIN.as_secs();
+                self.last_failed = true;
                 self.set(Some(format!(
                     "the file system has not answered for {seconds} s"
                 )));
@@ -104,7 +111,11 @@ impl ModelsFolder {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !self.was_there => None,
             Err(error) => Some(error.to_string()),
         };
-        self.set(reason);
+        let is_first_failure = reason.is_some() && !self.last_failed;
+        self.last_failed = reason.is_some();
+        if !is_first_failure {
+            self.set(reason);
+        }
     }
 
     fn set(&mut self, reason: Option<String>) {
@@ -152,6 +163,8 @@ mod tests {
             let root = system.start(SupervisorSpec::new("headroom")).await;
             assert_eq!(readiness.reasons(), []);
             root.stop().await;
+            assert_eq!(readiness.reasons(), [], "it may start again");
+            sleep(FAILING_MIN).await;
             let reasons = readiness.reasons();
             let [("supervision", reason)] = &reasons[..] else {
                 panic!("{reasons:?}");
@@ -167,6 +180,7 @@ mod tests {
             dir: "/models".into(),
             gate: readiness.gate("models"),
             was_there: false,
+            last_failed: false,
             reason: None,
         };
         let not_found = || Err(io::ErrorKind::NotFound.into());
@@ -176,6 +190,11 @@ mod tests {
         assert!(readiness.is_ready());
         changing.judge(Ok(()));
         assert!(readiness.is_ready());
+        changing.judge(not_found());
+        assert!(readiness.is_ready(), "one failed look is no reason");
+        changing.judge(Ok(()));
+        changing.judge(not_found());
+        assert!(readiness.is_ready(), "nor is each first one");
         changing.judge(not_found());
         let reasons = readiness.reasons();
         assert!(
@@ -187,7 +206,9 @@ mod tests {
 
         let mut wrong = folder();
         wrong.gate.open();
-        wrong.judge(Err(io::ErrorKind::NotADirectory.into()));
+        for _ in 0..2 {
+            wrong.judge(Err(io::ErrorKind::NotADirectory.into()));
+        }
         assert!(!readiness.is_ready());
     }
 

@@ -87,8 +87,23 @@ struct NodeInner {
     /// What operators see, without what is measured or asked for when they look.
     seen: NodeSnapshot,
     since: Instant,
+    /// Since when it has been down after an end, in whatever state.
+    failing_since: Option<Instant>,
     stats: Option<Arc<Stats>>,
     observe: Option<mpsc::Sender<Observe>>,
+}
+
+impl NodeInner {
+    /// Keeps `failing_since` true after a change.
+    fn note_failing(&mut self) {
+        let is_down = match self.seen.state {
+            ChildState::Starting | ChildState::Restarting | ChildState::Stopped => true,
+            ChildState::Running | ChildState::Stopping => false,
+        };
+        let is_failing = is_down && self.seen.last_exit.is_some();
+        let since = self.failing_since;
+        self.failing_since = is_failing.then(|| since.unwrap_or_else(Instant::now));
+    }
 }
 
 impl Node {
@@ -105,6 +120,7 @@ impl Node {
         if inner.seen.state != state {
             inner.seen.state = state;
             inner.since = Instant::now();
+            inner.note_failing();
             self.changes.publish();
         }
     }
@@ -123,6 +139,7 @@ impl Node {
         *inner.seen.exits.entry(exit.label()).or_default() += 1;
         inner.seen.last_exit = Some(exit.to_string());
         inner.observe = None;
+        inner.note_failing();
     }
 
     /// Connects the node to a new incarnation of an actor.
@@ -132,14 +149,10 @@ impl Node {
         inner.observe = Some(observe);
     }
 
-    /// Whether it has ended and does not run again yet.
-    fn is_failing(&self) -> bool {
-        let seen = &self.lock().seen;
-        let is_down = match seen.state {
-            ChildState::Starting | ChildState::Restarting | ChildState::Stopped => true,
-            ChildState::Running | ChildState::Stopping => false,
-        };
-        is_down && seen.last_exit.is_some()
+    /// Whether it has ended and has not run again for at least `time`.
+    fn is_failing_for(&self, time: Duration) -> bool {
+        let since = self.lock().failing_since;
+        since.is_some_and(|since| since.elapsed() >= time)
     }
 
     async fn snapshot(&self) -> NodeSnapshot {
@@ -236,6 +249,7 @@ impl Tree {
                 inner: Mutex::new(NodeInner {
                     seen,
                     since: Instant::now(),
+                    failing_since: None,
                     stats: None,
                     observe: None,
                 }),
@@ -275,14 +289,14 @@ impl Tree {
         nest(join_all(nodes.iter().map(|node| node.snapshot())).await)
     }
 
-    /// The root and its children that have ended and do not run again yet. Empty in a tree that works: what ends further
-    /// down is for the supervisors there. No actor is asked, so it is answered while actors hang.
-    pub fn failing(&self) -> Vec<NodeSnapshot> {
+    /// The root and its children that have ended and have not run again for at least `time`. Empty in a tree that works: what
+    /// ends further down is for the supervisors there. No actor is asked, so it is answered while actors hang.
+    pub fn failing_for(&self, time: Duration) -> Vec<NodeSnapshot> {
         let nodes = self.nodes();
         let top = nodes
             .values()
             .filter(|node| node.path.matches('/').count() <= 1);
-        let failing = top.filter(|node| node.is_failing());
+        let failing = top.filter(|node| node.is_failing_for(time));
         failing.map(|node| node.counted()).collect()
     }
 

@@ -1,5 +1,7 @@
 //! What operators see: the tree, its counters and the states of its actors.
 
+use std::time::Duration;
+
 use headroom_actors::kernel::testing::TestSystem;
 use headroom_actors::kernel::{ChildSpec, ChildState, Kind, Restart, SupervisorSpec};
 use serde_json::json;
@@ -52,7 +54,7 @@ fn the_root_and_its_children_fail_from_their_end_until_they_run_again() {
             .child(a.spec())
             .child(ChildSpec::supervisor(branch));
         let failing = || -> Vec<_> {
-            let failing = system.tree().failing().into_iter();
+            let failing = system.tree().failing_for(Duration::ZERO).into_iter();
             failing.map(|node| (node.path, node.state)).collect()
         };
         let root = system.start(spec).await;
@@ -63,6 +65,7 @@ fn the_root_and_its_children_fail_from_their_end_until_they_run_again() {
         a.end(failure("a")).await;
         let starting = [("root/a".to_owned(), ChildState::Starting)];
         eventually("it starts again", || failing() == starting).await;
+        assert_eq!(system.tree().failing_for(LONG).len(), 0);
         assert_eq!(a.incarnation().await, 2);
         eventually("it runs", || failing().is_empty()).await;
         let exit = last_exit(system.tree(), "root/a").await;
