@@ -211,6 +211,10 @@ impl Connection {
         if self.poll_read_deadline(cx).is_pending() {
             return Poll::Pending;
         }
+        if self.is_idle() && self.has_unread_bytes() {
+            // A request has arrived. The task is about to be woken for it.
+            return Poll::Pending;
+        }
         if !(self.is_idle() && self.counted.closes_idle()) {
             self.count(cut);
         }
@@ -221,6 +225,14 @@ impl Connection {
             self.socket.try_write(&refusal::too_late()).ok();
         }
         Poll::Ready(())
+    }
+
+    /// Whether bytes wait in the kernel, which the runtime may not know of yet.
+    fn has_unread_bytes(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        // The socket does not block. None are peeked at the end of the stream.
+        let peeked = SockRef::from(&self.socket).peek(&mut byte);
+        peeked.is_ok_and(|bytes| bytes > 0)
     }
 
     /// Ready when the client has had its time to send.
