@@ -15,6 +15,7 @@ use super::tree::{ChildState, Tree};
 pub struct Root {
     stop: CancellationToken,
     _kill_on_drop: DropGuard,
+    ready: Shared<oneshot::Receiver<()>>,
     ended: Shared<oneshot::Receiver<Exit>>,
 }
 
@@ -25,6 +26,14 @@ impl Root {
     /// # Errors
     /// The exit of the tree when a child did not start.
     pub async fn start(spec: SupervisorSpec, tree: &Tree) -> Result<Self, Exit> {
+        let root = Self::launch(spec, tree);
+        root.ready().await?;
+        Ok(root)
+    }
+
+    /// Begins to start the tree under `spec`, as [`Root::start`] does. [`Root::stop`] stops it in order, also before it is
+    /// ready.
+    pub fn launch(spec: SupervisorSpec, tree: &Tree) -> Self {
         let child = ChildSpec::supervisor(spec);
         let node = tree.node(child.id.clone(), child.kind);
         let mut incarnation = Incarnation::launch(&child, tree, &node);
@@ -47,15 +56,23 @@ impl Root {
             node.set_state(ChildState::Stopped);
             ended_sender.send(exit).ok();
         });
-        let root = Self {
+        Self {
             stop,
             _kill_on_drop: kill.drop_guard(),
+            ready: ready.shared(),
             ended: ended.shared(),
-        };
-        if ready.await.is_err() {
-            return Err(root.failed().await);
         }
-        Ok(root)
+    }
+
+    /// Waits until all children are ready.
+    ///
+    /// # Errors
+    /// The exit of the tree when a child did not start.
+    pub async fn ready(&self) -> Result<(), Exit> {
+        match self.ready.clone().await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.failed().await),
+        }
     }
 
     /// Resolves with the exit when the tree has failed by itself.

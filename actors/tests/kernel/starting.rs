@@ -118,6 +118,21 @@ fn calls_are_refused_until_the_start_is_done() {
 }
 
 #[test]
+fn a_start_that_is_under_way_can_be_stopped_in_order() {
+    TestSystem::paused(|system| async move {
+        let log = EventLog::default();
+        let [a, b, _] = three_actors(&log);
+        let b = b.start(Step::Never);
+        let root = Root::launch(root_over([&a, &b]), system.tree());
+        let ready = tokio::time::timeout(SECOND, root.ready());
+        assert!(ready.await.is_err());
+        let exit = root.stop().await;
+        assert!(exit.is_normal(), "{exit}");
+        assert!(system.tree().alive().is_empty());
+    });
+}
+
+#[test]
 fn dropping_a_start_that_is_under_way_kills_what_was_started() {
     TestSystem::paused(|system| async move {
         let log = EventLog::default();
