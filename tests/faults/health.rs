@@ -8,6 +8,7 @@ use headroom_test_support::frozen_thread::FrozenThread;
 use headroom_test_support::models::Models;
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::setup::BINARY;
@@ -48,7 +49,7 @@ fn reasons(problem: &Value) -> Vec<&str> {
 
 #[tokio::test]
 async fn a_server_whose_actors_stand_still_is_first_not_ready_and_then_not_live() {
-    let server = Server::start(Options::new(BINARY).settings("memory.stale_after = '3s'"));
+    let mut server = Server::start(Options::new(BINARY).settings("memory.stale_after = '3s'"));
     wait_for_admin(&server, LIVE, 200).await;
     wait_for_admin(&server, READY, 200).await;
     let frozen = match FrozenThread::main_of(server.pid()) {
@@ -73,15 +74,20 @@ async fn a_server_whose_actors_stand_still_is_first_not_ready_and_then_not_live(
         assert_eq!(status, 503, "{path}: {body}");
         assert!(body["error"].as_str().unwrap().contains("stood still"));
     }
-    // Probes go on, and the log has it once.
+    // Probes go on.
     wait_for_admin(&server, LIVE, 503).await;
-    let log = server.wait_for_log("the actors' thread stands still");
-    assert_eq!(log.matches("stands still").count(), 1, "{log}");
 
     drop(frozen);
     wait_for_admin(&server, LIVE, 200).await;
     wait_for_admin(&server, READY, 200).await;
     assert_eq!(ask(&server, PROTOCOL_LIVE).await.0, 200);
+
+    // The log is complete when the server has ended, and has it once.
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+    let log = server.log();
+    let lines = log.matches("the actors' thread stands still");
+    assert_eq!(lines.count(), 1, "{log}");
 }
 
 #[tokio::test]
