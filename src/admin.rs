@@ -19,6 +19,7 @@ use actix_web::rt::System;
 use actix_web::{App, HttpResponse, Responder, web};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tokio::time::{sleep, timeout};
 use utoipa::ToSchema;
 
 use crate::connection::{self, Drain, Limits, ServerSpec};
@@ -43,6 +44,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a client may take to read its last response before the connection is closed.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the server may take to stop.
+const STOP_WITHIN: Duration = Duration::from_secs(1);
+
+/// The time between two looks whether its thread has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What the admin endpoints report.
 pub struct Admin {
@@ -91,9 +98,18 @@ impl AdminServer {
         }
     }
 
-    /// Ends the server and its thread.
+    /// Ends the server and its thread. A thread that does not end in time is left: it ends with the process.
     pub async fn stop(self) {
-        self.handle.stop(false).await;
+        let ended = async {
+            self.handle.stop(false).await;
+            while !self.thread.is_finished() {
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        if timeout(STOP_WITHIN, ended).await.is_err() {
+            tracing::warn!("the admin server did not stop in time");
+            return;
+        }
         if let Ok(Err(error)) = self.thread.join() {
             tracing::warn!(error = %error, "the admin server ended with an error");
         }

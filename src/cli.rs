@@ -25,6 +25,7 @@ mod server_url;
 mod status;
 
 use std::env;
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -196,7 +197,10 @@ fn serve(sources: Sources, ready_file: Option<PathBuf>) -> Result<(), Failure> {
     let mut application = Application::build(Reloader::new(sources, environment, settings))?;
     application.log_filter = Some(log_filter);
     application.ready_file = ready_file;
-    System::new().block_on(application.run(signals))?;
+    // Its runtime is not dropped: that would wait without limit for work that hangs in a system call. Such threads end with
+    // the process.
+    let system = ManuallyDrop::new(System::new());
+    system.block_on(application.run(signals))?;
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 //! `build` binds both listeners, so an address that cannot be bound fails at once, and the real port is
 //! known before anything runs. `run` starts the actors, then the HTTP server, and writes the ready file.
 //! The stop is the reverse: not ready, no new connections, requests in flight, actors, admin server. All of it takes
-//! `server.shutdown_deadline` at most.
+//! `server.shutdown_deadline`, and a second or two if something hangs. A signal to stop before the actors are ready stops
+//! those that have started.
 
 mod actors;
 mod budget;
@@ -28,13 +29,13 @@ use std::time::Duration;
 
 use actix_web::{rt, web};
 use headroom_actors::jobs::{self, Jobs};
-use headroom_actors::kernel::{BackoffError, Exit, Handle, Tree, process};
+use headroom_actors::kernel::{BackoffError, Exit, Handle, Root, Tree, process};
 use headroom_actors::lazy::CatalogueError;
 use headroom_actors::memory::{AlertError, Freshness, MemoryConfigError};
 use nix::sys::socket::{Backlog, listen};
 use thiserror::Error;
 use tokio::sync::mpsc;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
 use crate::admin::{Admin, AdminServer};
 use crate::body::BodyBudget;
@@ -194,7 +195,19 @@ impl Application {
     ///
     /// # Errors
     /// A part does not start, or the HTTP server or the actors fail.
-    pub async fn run(self, mut signals: mpsc::Receiver<Signal>) -> Result<(), StartupError> {
+    pub async fn run(self, signals: mpsc::Receiver<Signal>) -> Result<(), StartupError> {
+        let tree = Tree::default();
+        let outcome = self.serve(signals, tree.clone()).await;
+        // What did not stop in order was killed.
+        stopping::until_ended(&tree).await;
+        outcome
+    }
+
+    async fn serve(
+        self,
+        mut signals: mpsc::Receiver<Signal>,
+        tree: Tree,
+    ) -> Result<(), StartupError> {
         let settings = self.reloader.subscribe();
         let server_settings = settings.borrow().server.clone();
         let liveness = Liveness::default();
@@ -208,7 +221,6 @@ impl Application {
         let recorded = prometheus::install()?;
         edge::start_at_zero();
         let figures = Figures::new(server_settings.workers.count());
-        let tree = Tree::default();
         let actors = actors::compose(&settings.borrow(), tree.clone())?;
         let form = Arc::new(uploads::form_limits(&settings.borrow()));
         let rpc = Arc::new(chains::edge(&settings.borrow(), &actors.handles.chains));
@@ -259,7 +271,36 @@ impl Application {
         let feed = Arc::new(Feed::new(Arc::new(dashboard)));
         let admin = AdminServer::start(admin, limits.clone(), self.admin_listener)
             .map_err(StartupError::Admin)?;
-        let root = actors.start(settings, actors_gate).await?;
+        let root = actors.launch();
+        let mut asks_reload = false;
+        let is_ready = loop {
+            tokio::select! {
+                ready = root.ready() => {
+                    ready.map_err(StartupError::NoActors)?;
+                    break true;
+                }
+                signal = signals.recv() => match signal {
+                    Some(Signal::Reload) => asks_reload = true,
+                    Some(Signal::Stop) | None => break false,
+                },
+            }
+        };
+        if !is_ready {
+            // From now on, another signal ends the process at once.
+            drop(signals);
+            tracing::info!("stopping: the actors have not started yet");
+            let deadlines = Deadlines::new(&server_settings);
+            readiness.drain();
+            stop_actors(root, deadlines.all).await;
+            admin.stop().await;
+            tracing::info!("stopped");
+            return Ok(());
+        }
+        rt::spawn(actors::follow(settings, handles.clone()));
+        actors_gate.open();
+        if asks_reload {
+            reload(&self.reloader, self.log_filter.as_ref());
+        }
         let jobs = handles.jobs.clone();
         let drain = Drain::default();
         let listener = Listener::of(&self.listener).map_err(StartupError::Http)?;
@@ -344,13 +385,7 @@ impl Application {
             );
         }
         handle.stop(false).await;
-        // The actors are killed if this ends before they have stopped. Their processes end with them.
-        let exit = timeout_at(deadlines.all, root.stop()).await;
-        match exit {
-            Ok(exit) if exit.is_normal() => {}
-            Ok(exit) => tracing::error!(%exit, "the actors did not stop in order"),
-            Err(_) => tracing::warn!("the actors did not stop in time and were killed"),
-        }
+        stop_actors(root, deadlines.all).await;
         admin.stop().await;
         if outcome.is_ok() {
             tracing::info!("stopped");
@@ -364,6 +399,15 @@ impl Application {
 async fn cancel_jobs(jobs: &Handle<Jobs>) {
     if let Err(error) = jobs.ask(jobs::Drain, CANCEL_JOBS_WITHIN).await {
         tracing::warn!(%error, "the jobs were not cancelled before the HTTP server stops");
+    }
+}
+
+/// Stops the actors in order. Those that have not stopped at the deadline are killed, and their processes end with them.
+async fn stop_actors(root: Root, deadline: Instant) {
+    match timeout_at(deadline, root.stop()).await {
+        Ok(exit) if exit.is_normal() => {}
+        Ok(exit) => tracing::error!(%exit, "the actors did not stop in order"),
+        Err(_) => tracing::warn!("the actors did not stop in time and were killed"),
     }
 }
 

@@ -21,7 +21,6 @@ use tokio::sync::watch;
 
 use super::{HOST_BINARY, StartupError, chains, pools, stopping, uploads};
 use crate::handles::{ActorThread, Handles};
-use crate::readiness::Gate;
 use crate::routes::JOB_KINDS;
 use crate::settings::Settings;
 use crate::settings::sections::{LeakSettings, MemorySettings, ModelSettings};
@@ -50,12 +49,8 @@ pub(super) struct ActorPlan {
 }
 
 impl ActorPlan {
-    /// Starts the actors, and opens `ready` when routes can call them.
-    pub(super) async fn start(
-        self,
-        settings: watch::Receiver<Arc<Settings>>,
-        ready: Gate,
-    ) -> Result<Root, StartupError> {
+    /// Begins to start the actors. Routes can call them when [`Root::ready`] says so.
+    pub(super) fn launch(self) -> Root {
         match self.memory.protect() {
             Protection::Lowered { from } => {
                 tracing::info!(from, "the OOM killer prefers other processes");
@@ -65,12 +60,7 @@ impl ActorPlan {
                 tracing::info!(reason, "the kernel may end this process as any other");
             }
         }
-        let root = Root::start(self.spec, &self.handles.tree)
-            .await
-            .map_err(StartupError::NoActors)?;
-        actix_web::rt::spawn(follow(settings, self.handles));
-        ready.open();
-        Ok(root)
+        Root::launch(self.spec, &self.handles.tree)
     }
 }
 
@@ -180,7 +170,7 @@ pub(super) fn compose(settings: &Settings, tree: Tree) -> Result<ActorPlan, Star
 }
 
 /// Sends changed settings to the actors.
-async fn follow(mut settings: watch::Receiver<Arc<Settings>>, handles: Handles) {
+pub(super) async fn follow(mut settings: watch::Receiver<Arc<Settings>>, handles: Handles) {
     while settings.changed().await.is_ok() {
         let now = Arc::clone(&settings.borrow_and_update());
         let config = memory_config(&now.memory);

@@ -2,13 +2,14 @@
 //!
 //! Balancers notice late that a server is not ready, and send requests meanwhile. So the server goes on accepting for
 //! `server.drain_delay`, while each answer announces the end of its connection. Then it closes the listener, answers all
-//! requests of accepted connections, and closes idle connections last.
+//! requests of accepted connections, and closes idle connections last, or when others wait for their places.
 
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
+use headroom_actors::kernel::Tree;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::listener::Listener;
 use crate::connection::Drain;
@@ -17,6 +18,12 @@ use crate::signals::Signal;
 
 /// The time between two looks at the number of connections.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// How long no connection must be open before the end. One that was accepted is counted when its thread takes it over.
+const NONE_OPEN_FOR: Duration = Duration::from_millis(100);
+
+/// How long actors that were killed may take to end, with their processes.
+const KILLED_WITHIN: Duration = Duration::from_millis(500);
 
 /// The share of the time after the drain delay that the actors have, if requests in flight use up all of theirs.
 const ACTORS_SHARE: u32 = 3;
@@ -71,22 +78,36 @@ pub(super) async fn delay(delay: Duration, signals: &mut mpsc::Receiver<Signal>)
         }
     };
     // Either way, the delay is over.
-    tokio::time::timeout(delay, asked_again).await.ok();
+    timeout(delay, asked_again).await.ok();
 }
 
 /// Ends all connections of `server`, each after its last answer.
 pub(super) async fn end_connections(server: &ServerHandle, listener: Listener, drain: &Drain) {
     let end_idle = async {
-        until(|| drain.busy() == 0).await;
-        // Connections in the listener's queue may wait for the places of idle ones.
+        until(Duration::ZERO, || drain.busy() == 0).await;
         drain.close_idle();
     };
-    tokio::join!(listener.close(server), end_idle);
-    until(|| drain.open() == 0).await;
+    // Connections in the listener's queue may wait for the places of idle ones, and requests in flight may take long.
+    let close_listener = listener.close(server, || drain.close_idle());
+    tokio::join!(close_listener, end_idle);
+    until(NONE_OPEN_FOR, || drain.open() == 0).await;
 }
 
-async fn until(is_true: impl Fn() -> bool) {
-    while !is_true() {
+/// Waits until no actor of `tree` runs any more. If they do not end, nothing can end them but the process's exit.
+pub(super) async fn until_ended(tree: &Tree) {
+    let ended = until(Duration::ZERO, || tree.alive().is_empty());
+    timeout(KILLED_WITHIN, ended).await.ok();
+}
+
+/// Waits until `is_true` has been true at each look for `time`.
+async fn until(time: Duration, is_true: impl Fn() -> bool) {
+    let mut since: Option<Instant> = None;
+    loop {
+        let is_true = is_true();
+        since = is_true.then(|| since.unwrap_or_else(Instant::now));
+        if since.is_some_and(|since| since.elapsed() >= time) {
+            return;
+        }
         sleep(LOOK_EVERY).await;
     }
 }
@@ -112,6 +133,16 @@ mod tests {
         let deadlines = Deadlines::new(&settings);
         assert_eq!(deadlines.all, deadlines.requests);
         assert_eq!(loader_wait(&settings), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_condition_counts_once_it_has_held_without_a_break() {
+        let begun = Instant::now();
+        let holds = || begun.elapsed() != Duration::from_millis(50);
+        until(Duration::from_millis(100), holds).await;
+        assert_eq!(begun.elapsed(), Duration::from_millis(155));
+        until(Duration::ZERO, || true).await;
+        assert_eq!(begun.elapsed(), Duration::from_millis(155));
     }
 
     #[tokio::test(start_paused = true)]

@@ -97,6 +97,23 @@ async fn an_idle_connection_gives_its_place_to_one_that_waits_to_be_accepted() {
 }
 
 #[tokio::test]
+async fn an_idle_connection_gives_its_place_away_also_while_another_has_a_slow_request() {
+    let mut server = start("server.workers = 1\nserver.connections_max = 2");
+    let mut slow = unfinished_request(&server).await;
+    let mut idle = Client::connect(&server);
+    idle.send(GET);
+    idle.assert_answer(200);
+    let mut waiting = Client::connect(&server);
+    waiting.send(GET);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(idle.read_answer(), None);
+    assert!(is_last(&waiting.assert_answer(200)));
+    slow.send(REST);
+    assert!(is_last(&slow.assert_answer(400)));
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+}
+
+#[tokio::test]
 async fn idle_connections_are_closed_after_the_last_request_in_flight() {
     let mut server = start("");
     let mut in_flight = unfinished_request(&server).await;
