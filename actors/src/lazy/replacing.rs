@@ -49,11 +49,17 @@ impl Loader {
         reply: Reply<Reload>,
         context: &mut Context<Self>,
     ) {
+        let is_to_end = self.is_to_end_when_loaded(&name);
         let loaded = self.load_registered(&name, context);
         let loaded = wrap_future::<_, Self>(loaded);
         context.spawn(loaded.map(move |loaded, loader, context| match loaded {
-            // What was registered when the load began is loaded.
-            Ok(Ok(_)) if loader.is_ready_and_outdated(&name) && !loader.stopping.is_cancelled() => {
+            // Another load follows if what was registered when the load began is loaded, and after the unload that was
+            // asked for before this reload.
+            Ok(loaded)
+                if !loader.stopping.is_cancelled()
+                    && (is_to_end || loaded.is_ok() && loader.is_ready_and_outdated(&name)) =>
+            {
+                drop(loaded);
                 loader.reload(name, reply, context);
             }
             Ok(loaded) => reply.send(loaded.map(drop)),
@@ -95,6 +101,12 @@ impl Loader {
         }
     }
 
+    /// Whether a load is under way whose resource is to be unloaded then.
+    fn is_to_end_when_loaded(&self, name: &str) -> bool {
+        let slot = self.slots.get(name);
+        slot.is_some_and(|it| it.phase() == Phase::Loading && it.drain_when_loaded.is_some())
+    }
+
     /// Whether another resource is ready than the one that is registered under this name.
     fn is_ready_and_outdated(&self, name: &str) -> bool {
         let ready = self
@@ -121,6 +133,15 @@ impl Loader {
     /// Whether a load is under way that is to replace `name`.
     pub(super) fn is_being_replaced(&self, name: &str) -> bool {
         self.slots.contains_key(&successor(name))
+    }
+
+    /// The slot that holds what is loaded as `name`, or is being loaded to replace that.
+    pub(super) fn active_slot(&mut self, name: &str) -> Option<&mut Slot> {
+        let is_active = self.slots.get(name).is_some_and(Slot::is_active);
+        match is_active {
+            true => self.slots.get_mut(name),
+            false => self.slots.get_mut(&successor(name)),
+        }
     }
 
     /// Unloads what is to replace `name` as soon as it is loaded, and does not keep the old one loaded until then.

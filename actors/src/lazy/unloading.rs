@@ -27,16 +27,15 @@ impl Loader {
     ) -> oneshot::Receiver<()> {
         self.drain_with_dependents(name, reason, context);
         let (waiter, unloaded) = oneshot::channel();
-        match self.slots.get_mut(name) {
-            Some(slot) if slot.is_active() => slot.unload_waiters.push(waiter),
-            inactive => {
-                waiter.send(()).ok();
-                if let Some(slot) = inactive {
-                    slot.forget_failures();
-                }
-                self.on_inactive(name, context);
-            }
+        if let Some(slot) = self.active_slot(name) {
+            slot.unload_waiters.push(waiter);
+            return unloaded;
         }
+        waiter.send(()).ok();
+        if let Some(slot) = self.slots.get_mut(name) {
+            slot.forget_failures();
+        }
+        self.on_inactive(name, context);
         unloaded
     }
 

@@ -170,6 +170,10 @@ impl ModelHost {
         frame: Result<Frame<HostReply>, ConnectionError>,
         cx: &mut Context<Self>,
     ) -> bool {
+        // The process is being replaced.
+        if self.running.is_none() {
+            return false;
+        }
         let taken = frame.map_err(HostError::from);
         let taken = taken.and_then(|frame| self.take(frame, cx));
         taken.map_err(|error| self.fail(cx, error)).is_ok()
@@ -204,6 +208,7 @@ impl ModelHost {
             HostReply::OutputSize { id, bytes } => self.on_output_size(id, bytes, cx)?,
             HostReply::Pong { anonymous } => {
                 self.heartbeat.on_pong()?;
+                let anonymous = self.credible(anonymous);
                 self.monitor.on_pong(anonymous);
                 self.set_measured(anonymous);
                 self.trim_if_due(cx);
@@ -221,6 +226,14 @@ impl ModelHost {
             }
         }
         Ok(())
+    }
+
+    /// What the server believes of the memory that the process reports: no more than it sees, or allows.
+    fn credible(&self, reported: u64) -> u64 {
+        let entry = &self.spec.context.entry;
+        let running = self.running.as_ref();
+        let allowed = running.map_or(0, |running| entry.usage_max(running.process.pid()));
+        reported.min(allowed.max(entry.measured()))
     }
 
     fn on_failed(current: Current, failure: Failure) -> Result<(), HostError> {

@@ -414,3 +414,48 @@ fn an_unload_after_the_death_of_the_old_one_unloads_the_new_one() {
         loader.stop_and_check().await;
     });
 }
+
+#[test]
+fn an_unload_waits_for_what_was_to_replace_an_old_one_that_is_gone() {
+    paused(|system| async move {
+        let old = Scripted::new();
+        let new = Scripted::new().load_time(3 * SECOND);
+        let loader = with_loaded(&system, &old, &new).await;
+        let reloading = begin_reload(&loader, &new).await;
+        old.die("crashed");
+        eventually(async || !old.may_be_loaded()).await;
+        let name = "thing".to_owned();
+        loader.handle.ask(Unload { name }, MINUTE).await.unwrap();
+        assert!(!new.may_be_loaded());
+        reloading.await.unwrap().unwrap();
+        loader.stop_and_check().await;
+    });
+}
+
+#[test]
+fn a_reload_that_was_asked_for_after_an_unload_is_done_after_it() {
+    paused(|system| async move {
+        for fails in [false, true] {
+            let first = if fails {
+                vec![Step::Fail(unavailable("broken"))]
+            } else {
+                vec![]
+            };
+            let old = Scripted::new().load_time(3 * SECOND).script(first);
+            let new = Scripted::new();
+            let loader = TestLoader::start(&system, 100, vec![old.resource("thing", &[])]).await;
+            let (first, name) = (loader.handle.clone(), "thing".to_owned());
+            let first = actix_rt::spawn(async move { first.ask(Reload { name }, MINUTE).await });
+            eventually(async || old.loads() == 1).await;
+            let (unload, name) = (loader.handle.clone(), "thing".to_owned());
+            let unload = actix_rt::spawn(async move { unload.ask(Unload { name }, MINUTE).await });
+            register(&loader, new.resource("thing", &[])).await;
+            reload(&loader, "thing").await.unwrap();
+            assert_eq!(loader.status("thing").await.phase, Phase::Ready);
+            assert_eq!((old.loads(), new.loads()), (1, 1));
+            unload.await.unwrap().unwrap();
+            first.await.unwrap().unwrap().ok();
+            loader.stop_and_check().await;
+        }
+    });
+}

@@ -97,12 +97,13 @@ impl ModelHost {
         if !std::mem::take(&mut self.trims.in_progress) {
             return Err(HostError::Unexpected("the result of a trim"));
         }
-        self.trims.last = trimmed.after;
-        self.acknowledge(Some(trimmed.before));
+        let after = self.credible(trimmed.after);
+        self.trims.last = after;
+        self.acknowledge(Some(self.credible(trimmed.before)));
         let took = Duration::from_micros(trimmed.took_us);
         let now = Instant::now();
-        let reason = self.monitor.on_trimmed(trimmed.after, took, now);
-        self.set_measured(trimmed.after);
+        let reason = self.monitor.on_trimmed(after, took, now);
+        self.set_measured(after);
         self.growth_gauge.set(self.monitor.growth());
         if let Some(reason) = reason {
             self.request_replacement(reason);
