@@ -7,12 +7,12 @@ use nix::sys::signal::Signal;
 
 use super::{BINARY, Client, GET, start};
 
-/// The head of a request for a model that does not exist. The server says when its handler waits for the body.
-const UNFINISHED: &str = "POST /v2/models/none/infer HTTP/1.1\r\nhost: x\r\n\
+/// The head of a request for the index of the models. The server says when its handler waits for the body.
+const UNFINISHED: &str = "POST /v2/repository/index HTTP/1.1\r\nhost: x\r\n\
     expect: 100-continue\r\ncontent-length: 10\r\n\r\n";
 
-/// Its body, which has no inputs.
-const REST: &str = "{        }";
+/// Its body, which is no object.
+const REST: &str = "[        ]";
 
 /// Settings with which the server drains until it is asked to stop a second time.
 const LONG_DELAY: &str = "server.drain_delay = '10m'\nserver.shutdown_deadline = '20m'";
