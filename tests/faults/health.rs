@@ -52,6 +52,8 @@ async fn a_server_whose_actors_stand_still_is_first_not_ready_and_then_not_live(
     let mut server = Server::start(Options::new(BINARY).settings("memory.stale_after = '3s'"));
     wait_for_admin(&server, LIVE, 200).await;
     wait_for_admin(&server, READY, 200).await;
+    // The actors' thread starts the main listener's server.
+    assert_eq!(ask(&server, PROTOCOL_LIVE).await.0, 200);
     let frozen = match FrozenThread::main_of(server.pid()) {
         Ok(frozen) => frozen,
         Err(error) => return skip(&format!("the system refuses ptrace: {error}")),
