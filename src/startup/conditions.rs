@@ -42,12 +42,12 @@ pub(super) fn watch_actors(readiness: &Readiness, liveness: Liveness, tree: Tree
     });
 }
 
-/// Opens `gate`, and closes it from now on while the models folder cannot be read. A folder that has never been there is no
-/// reason: it may be made later. Must be called inside an actix system.
+/// Opens `gate`, and closes it from now on while the models folder cannot be read. A folder that has never been readable is
+/// no reason: it may be made or mounted later, and the start has warned of it. Must be called inside an actix system.
 pub(super) fn watch_models_folder(dir: PathBuf, gate: Gate) {
     gate.open();
     let mut folder = ModelsFolder {
-        was_there: dir.is_dir(),
+        was_there: false,
         dir,
         gate,
         reason: None,
@@ -63,6 +63,7 @@ pub(super) fn watch_models_folder(dir: PathBuf, gate: Gate) {
 struct ModelsFolder {
     dir: PathBuf,
     gate: Gate,
+    /// Whether a look could read it.
     was_there: bool,
     /// Why it cannot be read.
     reason: Option<String>,
@@ -101,8 +102,7 @@ impl ModelsFolder {
                 self.was_there = true;
                 None
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.was_there => None,
-            Err(error) => Some(error.to_string()),
+            Err(error) => self.was_there.then(|| error.to_string()),
         };
         self.set(reason);
     }
@@ -161,34 +161,33 @@ mod tests {
     }
 
     #[test]
-    fn a_models_folder_is_a_reason_once_it_was_there_or_is_no_folder() {
-        let readiness = Readiness::default();
-        let folder = || ModelsFolder {
-            dir: "/models".into(),
-            gate: readiness.gate("models"),
-            was_there: false,
-            reason: None,
-        };
-        let not_found = || Err(io::ErrorKind::NotFound.into());
-        let mut changing = folder();
-        changing.gate.open();
-        changing.judge(not_found());
-        assert!(readiness.is_ready());
-        changing.judge(Ok(()));
-        assert!(readiness.is_ready());
-        changing.judge(not_found());
-        let reasons = readiness.reasons();
-        assert!(
-            reasons[0].1.starts_with("models.dir (/models) "),
-            "{reasons:?}"
-        );
-        changing.judge(Ok(()));
-        assert!(readiness.is_ready());
-
-        let mut wrong = folder();
-        wrong.gate.open();
-        wrong.judge(Err(io::ErrorKind::NotADirectory.into()));
-        assert!(!readiness.is_ready());
+    fn a_models_folder_is_a_reason_once_it_could_be_read() {
+        for kind in [
+            io::ErrorKind::NotFound,
+            io::ErrorKind::NotADirectory,
+            io::ErrorKind::PermissionDenied,
+        ] {
+            let readiness = Readiness::default();
+            let mut folder = ModelsFolder {
+                dir: "/models".into(),
+                gate: readiness.gate("models"),
+                was_there: false,
+                reason: None,
+            };
+            folder.gate.open();
+            folder.judge(Err(kind.into()));
+            assert!(readiness.is_ready(), "{kind}");
+            folder.judge(Ok(()));
+            assert!(readiness.is_ready(), "{kind}");
+            folder.judge(Err(kind.into()));
+            let reasons = readiness.reasons();
+            assert!(
+                reasons[0].1.starts_with("models.dir (/models) "),
+                "{reasons:?}"
+            );
+            folder.judge(Ok(()));
+            assert!(readiness.is_ready(), "{kind}");
+        }
     }
 
     #[test]
