@@ -51,7 +51,7 @@ fuzz: setup ## give each target of src/fuzz.rs generated inputs for TIME=600 sec
 	@$(ENV) </dev/null $(BOUND) scripts/tests/fuzz.sh $(TIME) $(TARGETS)
 
 # What `headroom --version` says of the build. The other targets do without, and need not build again after each commit.
-build bench: export HEADROOM_COMMIT = $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
+build bench: export HEADROOM_COMMIT ?= $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
 
 build: setup ## build the server and the model host for release
 	@echo "build: headroom and headroom-model-host, for release"

@@ -193,7 +193,7 @@ fn serve(sources: Sources, ready_file: Option<PathBuf>) -> Result<(), Failure> {
     for warning in warnings.into_iter().chain(missing) {
         tracing::warn!("{warning}");
     }
-    let _locked = DataDir::lock(&settings.data.dir).map_err(StartupError::from)?;
+    let _locked = DataDir::lock(&settings).map_err(StartupError::from)?;
     let mut application = Application::build(Reloader::new(sources, environment, settings))?;
     application.log_filter = Some(log_filter);
     application.ready_file = ready_file;

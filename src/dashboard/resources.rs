@@ -72,7 +72,7 @@ pub struct Resource {
     /// What is left of its TTL. Missing while it is not loaded or in use, and without a TTL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl_left_seconds: Option<f64>,
-    /// Requests that had outputs of it since the server started. Of 512 models; beyond that, the one that was
+    /// Requests that had outputs of it since the server started. Of 500 models; beyond that, the one that was
     /// not used for the longest time begins anew.
     pub requests_total: u64,
     /// Half of these requests took no longer, from when the body was read and parsed to the outputs; the wait

@@ -19,7 +19,7 @@ use super::latency::Latencies;
 use super::{FIVE_MINUTES, MINUTE};
 
 /// Models that are remembered. The one that was not used for the longest time is forgotten first.
-const MODELS_MAX: usize = 512;
+pub const MODELS_MAX: usize = 500;
 
 /// The requests of one model that had outputs, since the server started. The latencies reach from when the body
 /// was read and parsed to the outputs, so the wait for a load is part of them. They are those of the last 5 minutes, or of

@@ -7,6 +7,7 @@ use headroom_actors::kernel::{Label, LabelValues, Metric, MetricKind};
 use super::actors::ACTORS_MAX;
 use super::catalogue::{GROUPS, all};
 use super::{LABEL_VALUES_MAX, OTHER};
+use crate::figures::models::MODELS_MAX;
 
 /// The whole document.
 pub fn document() -> String {
@@ -20,6 +21,8 @@ pub fn document() -> String {
            an actor begin and end with it.\n\
          - The number of series is bounded. The label `name` has at most {LABEL_VALUES_MAX} values, the first ones that\n  \
            were used of those that are known; all others share the value `{OTHER}`. At most {ACTORS_MAX} actors have series.\n\
+         - Requests to models have series of the {MODELS_MAX} models that were used last. Those of the others end, and begin\n  \
+           again at 0.\n\
          - `process_*` is about the server process. Its hosts and private servers count in\n  \
            `headroom_memory_usage_bytes`.\n\
          - `deploy/prometheus/headroom.rules.yml` has the alerts that this page names.\n"

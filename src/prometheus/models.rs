@@ -24,7 +24,10 @@ const REQUEST_DURATION: Metric = Metric::histogram(
     SHORT_TIMES,
 )
 .labels(&[NAME])
-.alert("a p99 above 2.5 s for 10 minutes: the model is overloaded or loaded again and again (`HeadroomModelSlow`)");
+.alert(
+    "on average more than 1 s above `headroom_model_forward_seconds` for 10 minutes: the model is overloaded or loaded \
+     again and again (`HeadroomModelSlow`)",
+);
 
 /// The metrics of this module.
 pub const METRICS: &[Metric] = &[REQUESTS, REQUEST_DURATION];

@@ -1,7 +1,8 @@
 //! The series of what comes and goes: those with a label whose values come from outside, such as the name of a model.
 //!
 //! The recorder of the exporter never forgets a series, so these are kept here. A series ends when what it is about is no
-//! longer known. The first names have series of their own. All further ones share one, so a gauge of them must be changed by
+//! longer known; as long as somebody still holds it, it is only not shown, so that nothing counts in vain if the name is known
+//! again. The first names have series of their own. All further ones share one, so a gauge of them must be changed by
 //! differences and not be set.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +41,17 @@ enum Series {
     /// The bits of a float.
     Gauge(Arc<AtomicU64>),
     Histogram(Arc<Buckets>),
+}
+
+impl Series {
+    /// Whether somebody else holds it, and may record more.
+    fn is_held(&self) -> bool {
+        let holders = match self {
+            Self::Counter(value) | Self::Gauge(value) => Arc::strong_count(value),
+            Self::Histogram(buckets) => Arc::strong_count(buckets),
+        };
+        holders > 1
+    }
 }
 
 impl NamedSeries {
@@ -86,46 +98,44 @@ impl NamedSeries {
     /// The series, which is made if there is none.
     fn get(&self, key: &Key, make: impl FnOnce() -> Series) -> Series {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(series) = state.series.get(key) {
+        let found = state.series.get(key);
+        let found = found.or_else(|| state.series.get(&self.cut_key(key, &state.names)));
+        if let Some(series) = found {
             return series.clone();
         }
         drop(state);
         let mut state = self.state();
-        let may_keep = |name: &str, names: &mut BTreeSet<String>| {
-            let may_keep = names.contains(name) || names.len() < LABEL_VALUES_MAX;
-            if may_keep {
-                names.insert(name.to_owned());
-            }
-            may_keep
-        };
+        let key = self.cut_key(key, &state.names);
+        if let Some(name) = self.name_of(&key).filter(|name| *name != OTHER) {
+            state.names.insert(name.to_owned());
+        }
+        state.series.entry(key).or_insert_with(make).clone()
+    }
+
+    /// The key of the series for `key`: that of all further names, if there is no room for its own.
+    fn cut_key(&self, key: &Key, names: &BTreeSet<String>) -> Key {
+        let has_room = names.len() < LABEL_VALUES_MAX;
         let labels = key.labels().map(|label| {
             let is_free = !self.cut.contains(label.key());
-            if is_free || may_keep(label.value(), &mut state.names) {
+            if is_free || has_room || names.contains(label.value()) {
                 label.clone()
             } else {
                 Label::new(label.key().to_owned(), OTHER)
             }
         });
         let labels: Vec<_> = labels.collect();
-        let key = Key::from_parts(key.name().to_owned(), labels);
-        state.series.entry(key).or_insert_with(make).clone()
+        Key::from_parts(key.name().to_owned(), labels)
     }
 
     fn state(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the series of what is not known, and writes the others.
+    /// Ends the series of what is not known, and writes those of what is.
     pub(super) fn write(&self, exposition: &mut Exposition, is_known: impl Fn(&str) -> bool) {
-        let mut state = self.state();
-        let State { names, series } = &mut *state;
-        names.retain(|name| is_known(name));
-        series.retain(|key, _| {
-            let name = self.name_of(key).unwrap_or(OTHER);
-            name == OTHER || names.contains(name)
-        });
+        let shown = self.known(is_known);
         let mut families: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-        for (key, series) in &*series {
+        for (key, series) in &shown {
             families.entry(key.name()).or_default().push((key, series));
         }
         for metric in catalogue::all() {
@@ -148,6 +158,23 @@ impl NamedSeries {
                 }
             }
         }
+    }
+
+    /// Ends the series of what is not known, unless somebody holds them, and returns those of what is. They are written when
+    /// the lock is free again.
+    fn known(&self, is_known: impl Fn(&str) -> bool) -> Vec<(Key, Series)> {
+        let is_shown = |key: &Key| {
+            let name = self.name_of(key).unwrap_or(OTHER);
+            name == OTHER || is_known(name)
+        };
+        let mut state = self.state();
+        let State { names, series } = &mut *state;
+        series.retain(|key, series| is_shown(key) || series.is_held());
+        let kept: BTreeSet<_> = series.keys().filter_map(|key| self.name_of(key)).collect();
+        names.retain(|name| kept.contains(name.as_str()));
+        let shown = series.iter().filter(|(key, _)| is_shown(key));
+        let shown = shown.map(|(key, series)| (key.clone(), series.clone()));
+        shown.collect()
     }
 }
 
@@ -244,6 +271,21 @@ mod tests {
         assert_eq!(lines, [series("m7:1"), series("other")]);
         named.counter(&key(LOADS, "new:1")).increment(1);
         assert!(text(&named, |_| true).contains(&series("new:1")));
+    }
+
+    #[test]
+    fn a_series_that_somebody_holds_goes_on_when_its_name_is_known_again() {
+        let named = named();
+        let loads = key(LOADS, "a:1");
+        let held = named.counter(&loads);
+        held.increment(1);
+        assert!(!text(&named, |_| false).contains("a:1"));
+        held.increment(1);
+        let line = format!("{LOADS}{{kind=\"model\",name=\"a:1\"}} 2");
+        assert!(text(&named, |_| true).contains(&line));
+        drop(held);
+        text(&named, |_| false);
+        assert!(!text(&named, |_| true).contains("a:1"));
     }
 
     #[test]

@@ -123,10 +123,13 @@ fn folded(name: &str) -> String {
     words.join("_")
 }
 
-/// Whether Kubernetes or Docker sets it for each service that is called `headroom` or begins so.
+/// Whether Kubernetes or Docker sets it for each service that is called `headroom` or begins so. Docker's links also have a
+/// name, and the variables of the other container.
 fn is_of_orchestrator(name: &str, value: &OsStr) -> bool {
     let is_address = value.to_str().is_some_and(|value| value.contains("://"));
-    name.ends_with("_SERVICE_HOST")
+    name == "HEADROOM_NAME"
+        || name.starts_with("HEADROOM_ENV_")
+        || name.ends_with("_SERVICE_HOST")
         || name.ends_with("_SERVICE_PORT")
         || name.contains("_SERVICE_PORT_")
         || (name.ends_with("_PORT") && is_address)
@@ -194,6 +197,8 @@ mod tests {
             ("HEADROOM_SERVICE_PORT_HTTP", "80"),
             ("HEADROOM_PORT", "tcp://10.0.0.1:80"),
             ("HEADROOM_PORT_80_TCP_ADDR", "10.0.0.1"),
+            ("HEADROOM_NAME", "/web/headroom"),
+            ("HEADROOM_ENV_MEMORY_LIMIT", "1GiB"),
         ] {
             assert_read(name, value, Variable::Other);
         }

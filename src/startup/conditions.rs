@@ -46,7 +46,8 @@ pub(super) fn watch_actors(readiness: &Readiness, liveness: Liveness, tree: Tree
 }
 
 /// Opens `gate`, and closes it from now on while the models folder cannot be read, as two looks in a row say. A folder that
-/// has never been there is no reason: it may be made later. Must be called inside an actix system.
+/// has never been readable is no reason: it may be made or mounted later, and the start has warned of it. Must be called
+/// inside an actix system.
 pub(super) fn watch_models_folder(dir: PathBuf, gate: Gate) {
     gate.open();
     let mut folder = ModelsFolder {
@@ -67,6 +68,7 @@ pub(super) fn watch_models_folder(dir: PathBuf, gate: Gate) {
 struct ModelsFolder {
     dir: PathBuf,
     gate: Gate,
+    /// Whether a look could read it.
     was_there: bool,
     /// Whether the last look failed.
     last_failed: bool,
@@ -108,8 +110,7 @@ impl ModelsFolder {
                 self.was_there = true;
                 None
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.was_there => None,
-            Err(error) => Some(error.to_string()),
+            Err(error) => self.was_there.then(|| error.to_string()),
         };
         let is_first_failure = reason.is_some() && !self.last_failed;
         self.last_failed = reason.is_some();
@@ -174,42 +175,39 @@ mod tests {
     }
 
     #[test]
-    fn a_models_folder_is_a_reason_once_it_was_there_or_is_no_folder() {
-        let readiness = Readiness::default();
-        let folder = || ModelsFolder {
-            dir: "/models".into(),
-            gate: readiness.gate("models"),
-            was_there: false,
-            last_failed: false,
-            reason: None,
-        };
-        let not_found = || Err(io::ErrorKind::NotFound.into());
-        let mut changing = folder();
-        changing.gate.open();
-        changing.judge(not_found());
-        assert!(readiness.is_ready());
-        changing.judge(Ok(()));
-        assert!(readiness.is_ready());
-        changing.judge(not_found());
-        assert!(readiness.is_ready(), "one failed look is no reason");
-        changing.judge(Ok(()));
-        changing.judge(not_found());
-        assert!(readiness.is_ready(), "nor is each first one");
-        changing.judge(not_found());
-        let reasons = readiness.reasons();
-        assert!(
-            reasons[0].1.starts_with("models.dir (/models) "),
-            "{reasons:?}"
-        );
-        changing.judge(Ok(()));
-        assert!(readiness.is_ready());
-
-        let mut wrong = folder();
-        wrong.gate.open();
-        for _ in 0..2 {
-            wrong.judge(Err(io::ErrorKind::NotADirectory.into()));
+    fn a_models_folder_is_a_reason_once_it_could_be_read() {
+        for kind in [
+            io::ErrorKind::NotFound,
+            io::ErrorKind::NotADirectory,
+            io::ErrorKind::PermissionDenied,
+        ] {
+            let readiness = Readiness::default();
+            let mut folder = ModelsFolder {
+                dir: "/models".into(),
+                gate: readiness.gate("models"),
+                was_there: false,
+                last_failed: false,
+                reason: None,
+            };
+            folder.gate.open();
+            for _ in 0..2 {
+                folder.judge(Err(kind.into()));
+                assert!(readiness.is_ready(), "{kind}");
+            }
+            for _ in 0..2 {
+                folder.judge(Ok(()));
+                folder.judge(Err(kind.into()));
+                assert!(readiness.is_ready(), "{kind}: one failed look");
+            }
+            folder.judge(Err(kind.into()));
+            let reasons = readiness.reasons();
+            assert!(
+                reasons[0].1.starts_with("models.dir (/models) "),
+                "{reasons:?}"
+            );
+            folder.judge(Ok(()));
+            assert!(readiness.is_ready(), "{kind}");
         }
-        assert!(!readiness.is_ready());
     }
 
     #[test]

@@ -6,6 +6,20 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
+/// What is wrong with the folder at `dir`, named by `key`, that the server must write to. `None` if it can.
+pub(crate) fn unwritable(key: &str, dir: &Path) -> Option<String> {
+    let (place, is_above) = nearest(dir);
+    let fault = why_not_writable(&place)?;
+    let shown = dir.display();
+    Some(match is_above {
+        true => format!(
+            "{key}: {shown} cannot be made in {}: {fault}",
+            place.display()
+        ),
+        false => format!("{key}: {shown} cannot be written to: {fault}"),
+    })
+}
+
 /// `dir`, or the first path above it that exists; and whether it is another one than `dir`.
 pub(crate) fn nearest(dir: &Path) -> (PathBuf, bool) {
     let exists = |path: &&Path| {

@@ -9,6 +9,9 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use headroom_actors::kernel::private_server::ServerKind;
 use headroom_actors::model::check_folder;
@@ -17,10 +20,13 @@ use headroom_actors::redis::{self, Role};
 use nix::unistd::{AccessFlags, access};
 use thiserror::Error;
 
-use super::folder::{nearest, why_not_writable};
-use super::{HOST_BINARY, check_budget, host_binary, pools};
+use super::folder::unwritable;
+use super::{HOST_BINARY, check_budget, data_dir, host_binary, pools};
 use crate::settings::Settings;
 use crate::settings::sections::EmbeddedSettings;
+
+/// How long the look at the models folder may take. Only a file server that hangs needs longer.
+const LOOK_WITHIN: Duration = Duration::from_secs(5);
 
 /// What cannot work on this machine, one line each. A line names the key, what is wrong, and what to do.
 #[derive(Debug, Error)]
@@ -73,7 +79,7 @@ pub fn check_machine(settings: &Settings) -> Findings {
     }
     found.models_dir(&settings.models.dir);
     found.host_binary(settings);
-    found.data_dir(&settings.data.dir);
+    found.data_dir(settings);
     if let Some(dir) = &settings.uploads.dir
         && let Some(fault) = unwritable("uploads.dir", dir)
     {
@@ -89,7 +95,7 @@ pub fn check_machine(settings: &Settings) -> Findings {
 impl Findings {
     fn models_dir(&mut self, dir: &Path) {
         let shown = dir.display();
-        match check_folder(dir) {
+        match look_at(dir) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
                 self.refused.push(format!(
@@ -99,6 +105,10 @@ impl Findings {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.missing.push(format!(
                 "models.dir: {shown} does not exist; make or mount the folder, or set models.dir; requests for models \
                  get a 503 until it is there"
+            )),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.missing.push(format!(
+                "models.dir: {shown} cannot be read: {error}; see to its file server, or set models.dir; requests for \
+                 models get a 503 until it answers"
             )),
             Err(error) => self.missing.push(format!(
                 "models.dir: {shown} cannot be read: {error}; let the server's user read and enter it, or set \
@@ -140,14 +150,21 @@ impl Findings {
         }
     }
 
-    fn data_dir(&mut self, dir: &Path) {
-        if let Some(fault) = unwritable("data.dir", dir) {
-            return self.refused.push(format!(
-                "{fault}; make it writable for the server's user, or set data.dir to another folder"
-            ));
+    fn data_dir(&mut self, settings: &Settings) {
+        let dir = &settings.data.dir;
+        let is_needed = data_dir::is_needed(settings);
+        if let Some(fault) = data_dir::fault(dir) {
+            return match is_needed {
+                true => self.refused.push(fault),
+                false => self.missing.push(format!(
+                    "{fault}; until then uploads get a 503, unless uploads.dir is set, and the history of optimisations \
+                     ends with the server"
+                )),
+            };
         }
         // Private servers get the whole path in their settings, which are text.
-        if let Ok(path) = std::path::absolute(dir)
+        if is_needed
+            && let Ok(path) = std::path::absolute(dir)
             && path.to_str().is_none()
         {
             self.refused.push(format!(
@@ -160,13 +177,12 @@ impl Findings {
     fn private_servers(&mut self, settings: &Settings) {
         let data = &settings.data.dir;
         let (database, redis) = (&settings.postgres, &settings.redis);
-        if database.url.is_none() {
+        if pools::has_private_postgres(settings) {
             let folder = data.join(pools::POSTGRES_FOLDER);
             let kind = &postgres::PRIVATE_SERVER;
             self.private_server("postgres", kind, &database.embedded, &folder);
         }
-        let mut roles = [&redis.primary, &redis.cache, &redis.pubsub].into_iter();
-        if roles.any(|role| pools::redis::configured(role).is_none()) {
+        if pools::has_private_redis(settings) {
             let folder = data.join(pools::redis::folder(Role::Primary));
             let kind = redis::private_server(Role::Primary);
             self.private_server("redis", kind, &redis.embedded, &folder);
@@ -181,9 +197,6 @@ impl Findings {
         settings: &EmbeddedSettings,
         folder: &Path,
     ) {
-        if !settings.enabled {
-            return;
-        }
         if let Some(user) = &settings.user
             && let Err(error) = kind.check_user(user.as_str(), folder)
         {
@@ -203,18 +216,24 @@ impl Findings {
     }
 }
 
-/// What is wrong with a folder that the server must write to.
-fn unwritable(key: &str, dir: &Path) -> Option<String> {
-    let (place, is_above) = nearest(dir);
-    let fault = why_not_writable(&place)?;
-    let shown = dir.display();
-    Some(match is_above {
-        true => format!(
-            "{key}: {shown} cannot be made in {}: {fault}",
-            place.display()
-        ),
-        false => format!("{key}: {shown} cannot be written to: {fault}"),
-    })
+/// Whether the models folder can be read. A thread of its own looks, since a look at a file server can hang, and there is no
+/// log yet to say so.
+fn look_at(models_dir: &Path) -> io::Result<()> {
+    let (report, looked) = mpsc::sync_channel(1);
+    let dir = models_dir.to_owned();
+    let look = move || report.send(check_folder(&dir)).ok();
+    thread::Builder::new()
+        .name("models-folder".into())
+        .spawn(look)?;
+    match looked.recv_timeout(LOOK_WITHIN) {
+        Ok(found) => found,
+        Err(RecvTimeoutError::Timeout) => {
+            let seconds = LOOK_WITHIN.as_secs();
+            let text = format!("the file system has not answered for {seconds} s");
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        }
+        Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the look at it panicked")),
+    }
 }
 
 /// A program without a slash is looked up in `PATH`, as at its start.

@@ -37,6 +37,18 @@ pub(super) fn compose(
     ([postgres, redis], pools, database)
 }
 
+/// Whether a private PostgreSQL may be started.
+pub(super) fn has_private_postgres(settings: &Settings) -> bool {
+    settings.postgres.url.is_none() && settings.postgres.embedded.enabled
+}
+
+/// Whether a private Redis may be started.
+pub(super) fn has_private_redis(settings: &Settings) -> bool {
+    let settings = &settings.redis;
+    let mut roles = [&settings.primary, &settings.cache, &settings.pubsub].into_iter();
+    settings.embedded.enabled && roles.any(|role| redis::configured(role).is_none())
+}
+
 /// Wires the database, and its replicas if there are any.
 fn postgres(
     settings: &PostgresSettings,

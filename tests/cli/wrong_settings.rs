@@ -25,7 +25,7 @@ enum End {
 use End::{Refused, Warned};
 
 /// Lines of a settings file, the end, and what is said. `{folder}` is the folder of the settings.
-const WRONG: [(&str, End, &str); 56] = [
+const WRONG: [(&str, End, &str); 57] = [
     ("= 1", Refused, "line 1: "),
     (
         "log.format = 'json'\nlog.format = 'text'",
@@ -277,6 +277,12 @@ const WRONG: [(&str, End, &str); 56] = [
         Warned,
         "uploads.dir: {folder}/base.toml/uploads cannot be made in {folder}/base.toml: it is not a folder; make it writable",
     ),
+    // Nothing needs the folder.
+    (
+        "postgres.embedded.enabled = false\nredis.embedded.enabled = false\ndata.dir = '{folder}/base.toml/data'",
+        Warned,
+        "data.dir: {folder}/base.toml/data cannot be made in {folder}/base.toml: it is not a folder; make it writable",
+    ),
     (
         "postgres.embedded.bin_dir = '/nowhere/bin'",
         Warned,
@@ -381,6 +387,20 @@ fn each_wrong_variable_is_said_in_the_same_words_by_both_commands() {
         let variable = (OsString::from_vec(name), OsString::from_vec(value));
         assert_both_refuse(folder.path(), &[variable], said);
     }
+}
+
+#[test]
+fn a_lock_of_the_data_folder_that_cannot_be_opened_is_named() {
+    let folder = settings("");
+    let lock = folder.path().join("kept/lock");
+    fs::create_dir_all(&lock).unwrap();
+    let line = format!("data.dir = '{}'", lock.parent().unwrap().display());
+    fs::write(folder.path().join("test.toml"), line).unwrap();
+    let lock = lock.display();
+    let said = format!(
+        "data.dir: {lock} cannot be opened: it is not a file; if no server uses the folder, remove {lock}"
+    );
+    assert_both_refuse(folder.path(), &[], &said);
 }
 
 #[test]

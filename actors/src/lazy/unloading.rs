@@ -1,6 +1,7 @@
 //! Drains, kills and unloads of resources, also of those that died.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, wrap_future};
 use actix::{AsyncContext, Context, SpawnHandle};
@@ -15,6 +16,9 @@ use super::recent::ResourceEventKind;
 use super::resource_calls::{catch_panic, on_drain, unload};
 use super::slot::Slot;
 use crate::kernel::{LoadError, LoadErrorKind};
+
+/// How long an unload may wait for the users of its resource before the log says so.
+const LONG_WAIT: Duration = Duration::from_secs(60);
 
 impl Loader {
     /// Drains a resource and its dependents, whatever its phase. The receiver resolves when it is
@@ -91,6 +95,33 @@ impl Loader {
         self.drain_successor(name, reason);
         self.on_phases_changed();
         self.unload_if_unused(name, context);
+        self.warn_of_long_wait(name, context);
+    }
+
+    /// Logs once that a draining resource still has users after [`LONG_WAIT`].
+    fn warn_of_long_wait(&self, name: &str, context: &mut Context<Self>) {
+        let waiting = self
+            .slots
+            .get(name)
+            .filter(|slot| slot.is_draining_in_use());
+        let Some(since) = waiting.map(Slot::phase_since) else {
+            return;
+        };
+        let name = name.to_owned();
+        context.run_later(LONG_WAIT, move |loader, _| {
+            let slot = loader.slots.get(&name);
+            let waits = |slot: &&Slot| slot.is_draining_in_use() && slot.phase_since() == since;
+            if let Some(slot) = slot.filter(waits) {
+                tracing::warn!(
+                    resource = name,
+                    reason = slot.drained_for.map(UnloadReason::label),
+                    bytes = slot.loaded_bytes(),
+                    leases = slot.lease_count(),
+                    seconds = slot.time_in_phase().as_secs_f64(),
+                    "a resource is not unloaded yet, since it is still in use"
+                );
+            }
+        });
     }
 
     /// Unloads all draining resources that are no longer in use.

@@ -175,8 +175,6 @@ pub struct Repository {
     describing: Arc<Semaphore>,
     /// Locked during a look at the folder.
     looking: Arc<Mutex<()>>,
-    /// Whether the last look could read the folder. `None` before the first one.
-    is_readable: Option<bool>,
 }
 
 impl Repository {
@@ -198,7 +196,6 @@ impl Repository {
             misplaced: Vec::new(),
             describing: Arc::new(Semaphore::new(1)),
             looking: Arc::default(),
-            is_readable: None,
         }
     }
 
@@ -366,27 +363,10 @@ impl Repository {
         }
     }
 
-    /// Takes note of whether a look could read the folder, and logs changes. A folder that cannot be read is no folder
-    /// without models: nothing is forgotten because of it. What is wrong at the start is logged by the start.
-    fn note(&mut self, found: &io::Result<Scan>) {
-        let before = self.is_readable.replace(found.is_ok());
-        let dir = self.runtime.config.dir.display();
-        match (before, found) {
-            (Some(true), Err(error)) => tracing::warn!(
-                %dir,
-                %error,
-                "models.dir cannot be read: requests for models that are not loaded get a 503 until it can"
-            ),
-            (Some(false), Ok(_)) => tracing::info!(%dir, "models.dir can be read"),
-            _ => {}
-        }
-    }
-
-    /// Looks at the whole folder.
+    /// Looks at the whole folder. One that cannot be read is no folder without models: nothing is forgotten because of it.
     fn look(&self) -> impl ActorFuture<Self, Output = io::Result<()>> + use<> {
         let found = wrap_future::<_, Self>(self.look_with(scan));
         let added = found.then(|(one, found), repository: &mut Self, cx| {
-            repository.note(&found);
             let added = found.map(|found| repository.add_all(found, cx));
             wrap_future::<_, Self>(async move {
                 let refused = io::Result::Ok(added?.await);
@@ -540,7 +520,6 @@ impl Handler<Call<Resolve>> for Repository {
         let model = name.clone();
         let add =
             wrap_future::<_, Self>(found).then(move |(one, found), repository: &mut Self, cx| {
-                repository.note(&found);
                 let added = found.map(|found| {
                     repository.policies.remove(&model);
                     repository.policies.extend(found.policies);

@@ -307,8 +307,12 @@ pub fn create_passable(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         create_passable(parent)?;
     }
-    std::fs::create_dir(path)?;
-    std::fs::set_permissions(path, Permissions::from_mode(0o711))
+    match std::fs::create_dir(path) {
+        // Another server has just made it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => std::fs::set_permissions(path, Permissions::from_mode(0o711)),
+    }
 }
 
 fn lock(path: &Path) -> Result<File, PrivateServerError> {
