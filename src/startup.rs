@@ -352,9 +352,10 @@ impl Application {
         };
 
         let deadlines = Deadlines::new(&server_settings);
+        // First, so that a client that sees the server unready gets the end of its connection announced.
+        drain.begin();
         readiness.drain();
         drop(ready_file);
-        drain.begin();
         let delay = server_settings.drain_delay.0;
         if outcome.is_ok() && !delay.is_zero() {
             tracing::info!(
