@@ -175,7 +175,8 @@ async fn the_series_of_a_model_end_when_its_files_are_gone() {
     assert!(has(&metrics, "gone") && has(&metrics, "stays"), "{metrics}");
     std::fs::remove_dir_all(models.path().join("gone")).unwrap();
     // It serves until it is unloaded.
-    let unload = server.post_json("/v2/repository/models/gone/unload", &json!({}));
+    let nothing = json!({});
+    let unload = server.post_json("/v2/repository/models/gone/unload", &nothing);
     assert_eq!(unload.await.status, 200);
     wait_for_async(DEADLINE, || async {
         // Asking for the index lets the server look at the folder.
