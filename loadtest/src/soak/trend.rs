@@ -24,7 +24,7 @@ enum Limit {
         /// Growth within the fitted time that is not told from noise. In a short time, it is more than `per_hour` allows.
         noise: f64,
     },
-    /// Not at all, and the last value is 0.
+    /// Not at all: it stays 0.
     Zero,
 }
 
