@@ -12,7 +12,7 @@ BOUND := timeout --foreground -k 60 120m
 CARGO := </dev/null $(BOUND) cargo
 SCRIPTS = .ci/run $(shell find scripts deploy -name '*.sh' 2>/dev/null)
 
-.PHONY: help setup run test kill-runs fuzz-api fuzz build lint fmt openapi bench screenshots clean
+.PHONY: help setup run test kill-runs fuzz-api fuzz build lint fmt openapi bench soak screenshots clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -51,7 +51,7 @@ fuzz: setup ## give each target of src/fuzz.rs generated inputs for TIME=600 sec
 	@$(ENV) </dev/null $(BOUND) scripts/tests/fuzz.sh $(TIME) $(TARGETS)
 
 # What `headroom --version` says of the build. The other targets do without, and need not build again after each commit.
-build bench: export HEADROOM_COMMIT ?= $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
+build bench soak: export HEADROOM_COMMIT ?= $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
 
 build: setup ## build the server and the model host for release
 	@echo "build: headroom and headroom-model-host, for release"
@@ -103,6 +103,13 @@ bench: build ## run the criterion benches, then the load scenarios
 	@echo "bench: the gateway to chains compared with other gateways"
 	@scripts/setup.sh anvil
 	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- chains --seconds 10
+
+MINUTES = 30
+soak: build ## put load on a server for MINUTES=30 minutes; fail if something grows without end, or a request fails
+	@$(ENV) $(CARGO) build --release -p headroom-loadtest
+	@echo "soak: $(MINUTES) minutes of load; the results go to target/soak"
+	@$(ENV) </dev/null timeout --foreground -k 60 $$(($(MINUTES) + 15))m \
+	  cargo run --release -p headroom-loadtest -- soak --minutes $(MINUTES) --out target/soak $(OPTIONS)
 
 screenshots: test-programs ## take the pictures of the page again: docs/page.png, and others in target/screenshots
 	@mkdir -p target/screenshots

@@ -22,10 +22,12 @@ mod restarts;
 mod running;
 mod sample;
 mod scenario;
+mod soak;
 mod uploads;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use tikv_jemallocator::Jemalloc;
@@ -54,7 +56,7 @@ struct Arguments {
     /// For `policy` with a trace: the budget in bytes. The default is a third of all models together.
     #[arg(long, requires = "trace")]
     budget: Option<u64>,
-    /// For `postgres`, `postgres-slow` and `redis`: write the results to this folder too, as JSON and SVG.
+    /// For `postgres`, `postgres-slow`, `redis` and `soak`: write the results to this folder too, as JSON and SVG.
     #[arg(long)]
     out: Option<PathBuf>,
     /// For `postgres`, `postgres-slow`, `redis`, `edge`, `uploads` and `chains`: how long each peer is measured. For `uploads`:
@@ -67,6 +69,9 @@ struct Arguments {
     /// For `restarts`: the number of restarts.
     #[arg(long, default_value_t = 20)]
     restarts: u32,
+    /// For `soak`: how long it takes, a day at most.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=24 * 60))]
+    minutes: u64,
     /// For `postgres`, `redis`, `edge` and `chains`: run as the peer of this label, as the environment says.
     #[arg(long, hide = true)]
     peer: Option<String>,
@@ -104,6 +109,8 @@ enum Scenario {
     Chains,
     /// Requests that fail while servers replace each other under load.
     Restarts,
+    /// What grows while a server is under a steady mixed load for long, and requests that fail.
+    Soak,
 }
 
 fn main() -> ExitCode {
@@ -138,6 +145,10 @@ fn run(arguments: &Arguments) -> Result<()> {
         Scenario::Uploads => uploads::compare(&arguments.server, arguments.seconds)?,
         Scenario::Chains => chains::compare(&arguments.server, arguments.seconds)?,
         Scenario::Restarts => restarts::measure(&arguments.server, arguments.restarts)?,
+        Scenario::Soak => {
+            let time = Duration::from_secs(arguments.minutes * 60);
+            soak::measure(&arguments.server, time, arguments.out.as_deref())?;
+        }
         of_server => scenario::run(of_server, &arguments.server)?,
     }
     report::load_average();

@@ -58,8 +58,8 @@ pub(super) fn measure(binary: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The body of one request per chunk of real speech.
-fn bodies() -> Vec<String> {
+/// The body of one request to the sample model per chunk of real speech.
+pub(crate) fn bodies() -> Vec<String> {
     let chunks = wav::chunks(&speech_60s(), SAMPLE_CHUNK);
     let body = |chunk: &Vec<f32>| {
         let input = tensor("input", "FP32", &[1, chunk.len() as i64], json!(chunk));

@@ -15,6 +15,8 @@ use headroom_test_support::server::Server;
 
 use crate::client::{Connection, post};
 use crate::{Result, Scenario, report};
+pub(crate) use infer::bodies as speech_bodies;
+pub(crate) use scrape::series;
 
 type Measure = fn(&Path) -> Result<()>;
 

@@ -58,10 +58,7 @@ fn scrape(server: &Server, what: &str) -> Result<()> {
         let text = admin.ask(&request)?;
         times.push(begun.elapsed());
         bytes = text.len();
-        let lines = text.split(|byte| *byte == b'\n');
-        series = lines
-            .filter(|line| line.first().is_some_and(|first| *first != b'#'))
-            .count();
+        series = self::series(text);
     }
     let times = Samples::of_times(times);
     figure_at_most(
@@ -74,4 +71,12 @@ fn scrape(server: &Server, what: &str) -> Result<()> {
     figure(&format!("series, {what}"), series as f64, "");
     figure(&format!("size, {what}"), bytes as f64 / 1024.0, "KiB");
     Ok(())
+}
+
+/// The number of series in the text of a scrape.
+pub(crate) fn series(text: &[u8]) -> usize {
+    let lines = text.split(|byte| *byte == b'\n');
+    lines
+        .filter(|line| line.first().is_some_and(|first| *first != b'#'))
+        .count()
 }
