@@ -13,7 +13,6 @@ use headroom_test_support::server::Server;
 use headroom_test_support::torchscript;
 use tokio_util::sync::CancellationToken;
 
-use crate::Result;
 use crate::client::{Connection, post};
 use crate::scenario::speech_bodies;
 
