@@ -94,6 +94,8 @@ impl Cycle {
         stage: Stage,
         within: Duration,
     ) -> Result<Step, AskError> {
+        // The last reading may be older than the last load. The gain is to show against one of now.
+        self.used_bytes().await;
         let round = self
             .handles
             .memory
