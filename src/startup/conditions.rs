@@ -1,15 +1,14 @@
 //! Conditions of readiness whose parts cannot tell themselves: the thread of the actors, the supervision tree, the models
 //! folder.
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use actix_web::rt;
 use headroom_actors::kernel::{Tree, shortened};
-use nix::unistd::{AccessFlags, access};
+use headroom_actors::model::check_folder;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
@@ -81,7 +80,7 @@ impl ModelsFolder {
         // A thread of its own, since a look at a file server can hang: nothing must wait for it when the server stops.
         let (report, mut looked) = oneshot::channel();
         let dir = self.dir.clone();
-        let look = move || report.send(check_readable(&dir)).ok();
+        let look = move || report.send(check_folder(&dir)).ok();
         let started = thread::Builder::new()
             .name("models-folder".into())
             .spawn(look);
@@ -137,15 +136,6 @@ impl ModelsFolder {
         }
         self.reason = reason;
     }
-}
-
-/// Fails if `dir` is no folder that the server can read and enter. Needs no descriptor: that there is none says nothing of the
-/// folder.
-fn check_readable(dir: &Path) -> io::Result<()> {
-    if !fs::metadata(dir)?.is_dir() {
-        return Err(io::ErrorKind::NotADirectory.into());
-    }
-    Ok(access(dir, AccessFlags::R_OK | AccessFlags::X_OK)?)
 }
 
 #[cfg(test)]
@@ -208,17 +198,5 @@ mod tests {
             folder.judge(Ok(()));
             assert!(readiness.is_ready(), "{kind}");
         }
-    }
-
-    #[test]
-    fn a_folder_can_be_read_and_a_file_or_nothing_cannot() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("file");
-        fs::write(&file, "").unwrap();
-        check_readable(folder.path()).unwrap();
-        let kind = |path: &Path| check_readable(path).unwrap_err().kind();
-        assert_eq!(kind(&file), io::ErrorKind::NotADirectory);
-        let missing = folder.path().join("missing");
-        assert_eq!(kind(&missing), io::ErrorKind::NotFound);
     }
 }

@@ -85,14 +85,7 @@ async fn a_connection_that_waits_to_be_accepted_is_answered_before_the_server_ex
 #[tokio::test]
 async fn an_idle_connection_gives_its_place_to_one_that_waits_to_be_accepted() {
     let mut server = start("server.workers = 1\nserver.connections_max = 1");
-    let mut idle = Client::connect(&server);
-    idle.send(GET);
-    idle.assert_answer(200);
-    let mut waiting = Client::connect(&server);
-    waiting.send(GET);
-    server.signal(Signal::SIGTERM);
-    assert_eq!(idle.read_answer(), None);
-    assert!(is_last(&waiting.assert_answer(200)));
+    stop_with_one_idle_and_one_waiting(&server);
     assert_eq!(server.wait_for_exit().code(), Some(0));
 }
 
@@ -100,14 +93,7 @@ async fn an_idle_connection_gives_its_place_to_one_that_waits_to_be_accepted() {
 async fn an_idle_connection_gives_its_place_away_also_while_another_has_a_slow_request() {
     let mut server = start("server.workers = 1\nserver.connections_max = 2");
     let mut slow = unfinished_request(&server).await;
-    let mut idle = Client::connect(&server);
-    idle.send(GET);
-    idle.assert_answer(200);
-    let mut waiting = Client::connect(&server);
-    waiting.send(GET);
-    server.signal(Signal::SIGTERM);
-    assert_eq!(idle.read_answer(), None);
-    assert!(is_last(&waiting.assert_answer(200)));
+    stop_with_one_idle_and_one_waiting(&server);
     slow.send(REST);
     assert!(is_last(&slow.assert_answer(400)));
     assert_eq!(server.wait_for_exit().code(), Some(0));
@@ -131,6 +117,18 @@ async fn idle_connections_are_closed_after_the_last_request_in_flight() {
     assert!(is_last(&in_flight.assert_answer(400)));
     assert_eq!(idle.read_answer(), None);
     assert_eq!(server.wait_for_exit().code(), Some(0));
+}
+
+/// Stops a server that has one place left, and asserts that the connection that has taken it makes way for the next one.
+fn stop_with_one_idle_and_one_waiting(server: &Server) {
+    let mut idle = Client::connect(server);
+    idle.send(GET);
+    idle.assert_answer(200);
+    let mut waiting = Client::connect(server);
+    waiting.send(GET);
+    server.signal(Signal::SIGTERM);
+    assert_eq!(idle.read_answer(), None);
+    assert!(is_last(&waiting.assert_answer(200)));
 }
 
 /// A request whose handler waits for the body.

@@ -11,6 +11,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
 use super::settings::{ModelSettings, SettingsError, VersionPolicy};
@@ -167,14 +169,17 @@ pub struct Misplaced {
     pub reason: String,
 }
 
-/// Checks that the models in `dir` can be found. Blocks on the file system.
+/// Checks that the models in `dir` can be found. Blocks on the file system. Needs no descriptor: that there is none says
+/// nothing of the folder.
 ///
 /// # Errors
 /// `dir` does not exist, is not a folder, or may not be read or entered.
 pub fn check_folder(dir: &Path) -> io::Result<()> {
-    std::fs::read_dir(dir)?;
+    if !std::fs::metadata(dir)?.is_dir() {
+        return Err(Errno::ENOTDIR.into());
+    }
     // A folder that may be listed but not entered has names without files.
-    std::fs::metadata(dir.join(".")).map(drop)
+    Ok(access(dir, AccessFlags::R_OK | AccessFlags::X_OK)?)
 }
 
 /// All models under `dir`. Blocks on the file system.
@@ -525,5 +530,17 @@ mod tests {
             put(&format!("many/v{number}/model.pt"));
         }
         assert_eq!(told().len(), MISPLACED_MAX);
+    }
+
+    #[test]
+    fn a_folder_can_be_read_and_a_file_or_nothing_cannot() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        check_folder(folder.path()).unwrap();
+        let kind = |path: &Path| check_folder(path).unwrap_err().kind();
+        assert_eq!(kind(&file), io::ErrorKind::NotADirectory);
+        let missing = folder.path().join("missing");
+        assert_eq!(kind(&missing), io::ErrorKind::NotFound);
     }
 }

@@ -49,12 +49,9 @@ impl ModelHost {
         id: u64,
         cx: &mut Context<Self>,
     ) -> Result<Current, HostError> {
-        let is_sent = |current: &Current| current.is_sent;
-        let current = match self.current.as_ref().is_some_and(is_sent) {
-            true => self.take_current(id, cx),
-            false => None,
-        };
-        current.ok_or(HostError::Unexpected("the answer to a request"))
+        let is_sent = self.current.as_ref().is_some_and(|it| it.is_sent);
+        let answered = is_sent.then(|| self.take_current(id, cx)).flatten();
+        answered.ok_or(HostError::Unexpected("the answer to a request"))
     }
 
     /// Reserves memory for outputs of `bytes`, or has the process drop them.
