@@ -106,11 +106,13 @@ async fn a_leaking_model_is_replaced_repeatedly_without_a_failed_request() {
     wait_for_async(DEADLINE, async || {
         let pss = server.host("leaks").map_or(0, |host| host.pss());
         most.fetch_max(pss, Ordering::Relaxed);
+        // A slow trim delays the points of the detector, so that a replacement for its size may come first.
+        let leaks = count(&server, "headroom_model_leaks_total", "leaks").await;
         let recycles = count(&server, "headroom_model_recycles_total", "leaks").await;
-        if recycles >= 2.0 || load.has_failed() {
+        if (leaks >= 2.0 && recycles >= 2.0) || load.has_failed() {
             Ok(())
         } else {
-            Err((recycles, load.calls(), pss))
+            Err((leaks, recycles, load.calls(), pss))
         }
     })
     .await;
@@ -119,7 +121,6 @@ async fn a_leaking_model_is_replaced_repeatedly_without_a_failed_request() {
 
     let leaks = count(&server, "headroom_model_leaks_total", "leaks").await;
     println!("{calls} calls, {leaks} leaks, {} MiB at most", most >> 20);
-    assert!(leaks >= 2.0);
     let now = server.host("leaks").unwrap();
     assert_ne!(now.pid, first.pid);
     // Without a replacement the memory would have grown at every call.
