@@ -10,6 +10,8 @@ ENV := . scripts/env.sh;
 # Commands get no input and a time limit. They run in the foreground, so that Ctrl-C reaches them.
 BOUND := timeout --foreground -k 60 120m
 CARGO := </dev/null $(BOUND) cargo
+# A measurement, whose report goes to docs/figures.
+FIGURES := $(BOUND) scripts/figures.sh
 SCRIPTS = .ci/run $(shell find scripts deploy -name '*.sh' 2>/dev/null)
 
 .PHONY: help setup run test kill-runs fuzz-api fuzz build lint fmt openapi bench soak screenshots clean
@@ -85,24 +87,26 @@ openapi: ## write docs/openapi.json, after a change of a route or its types
 	@$(ENV) $(CARGO) run --quiet -p headroom -- openapi >docs/openapi.json.new
 	@mv docs/openapi.json.new docs/openapi.json
 
-bench: build ## run the criterion benches, then the load scenarios
+bench: build ## run the criterion benches and the load scenarios; keep the reports in docs/figures
 	@echo "bench: criterion"
-	@$(ENV) $(CARGO) bench --workspace --benches
+	@$(FIGURES) criterion
 	@echo "bench: load scenarios"
 	@$(ENV) $(CARGO) build --release -p headroom-model-host --examples
-	@$(ENV) $(CARGO) run --release -p headroom-loadtest -- all
+	@$(FIGURES) all
+	@$(FIGURES) restarts
+	@$(FIGURES) policy
 	@echo "bench: pools compared with other pools"
 	@scripts/setup.sh bench_peers
-	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- postgres
-	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- postgres-slow
-	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- redis
+	@FEATURES=peers $(FIGURES) postgres --seconds 5 --out docs/figures
+	@FEATURES=peers $(FIGURES) postgres-slow --seconds 5 --out docs/figures
+	@FEATURES=peers $(FIGURES) redis --seconds 9 --out docs/figures
 	@echo "bench: the HTTP edge compared with other servers"
-	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- edge
+	@FEATURES=peers $(FIGURES) edge --seconds 15
 	@echo "bench: uploads compared with other servers and with the disk"
-	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- uploads --seconds 4
+	@FEATURES=peers $(FIGURES) uploads --seconds 2
 	@echo "bench: the gateway to chains compared with other gateways"
 	@scripts/setup.sh anvil
-	@$(ENV) $(CARGO) run --release -p headroom-loadtest --features peers -- chains --seconds 10
+	@FEATURES=peers $(FIGURES) chains --seconds 5
 
 MINUTES = 30
 soak: build ## put load on a server for MINUTES=30 minutes; fail if something grows without end, or a request fails

@@ -131,6 +131,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             _ => pools::run_peer(peer),
         };
     }
+    report::origin();
     report::load_average();
     let compare_pools = |kind| {
         let out = arguments.out.as_deref();
