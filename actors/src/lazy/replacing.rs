@@ -225,7 +225,7 @@ impl Loader {
     pub(super) fn on_successor_ended(&mut self, next: Slot, context: &mut Context<Self>) {
         let Slot {
             replaces: Some(Replaces { name, .. }),
-            mut waiters,
+            waiters,
             last_error,
             ..
         } = next
@@ -238,15 +238,17 @@ impl Loader {
         if last_error.is_some() {
             slot.last_error = last_error;
         }
-        if slot.phase() == Phase::Ready {
-            if !waiters.is_empty() {
-                self.load_beside(&name, waiters, context);
+        let (is_ready, is_active) = (slot.phase() == Phase::Ready, slot.is_active());
+        if !waiters.is_empty() {
+            if is_ready {
+                return self.load_beside(&name, waiters, context);
             }
-            return;
+            waiters.into_iter().for_each(|it| slot.push_waiter(it));
+            // A reload may evict, whatever those want who wait already.
+            self.allow_eviction(&name);
         }
-        slot.waiters.append(&mut waiters);
         // The old one may have ended meanwhile. What waits for that goes on now.
-        if !slot.is_active() {
+        if !is_active {
             self.on_inactive(&name, context);
         }
     }

@@ -3,7 +3,7 @@
 use super::super::{AcquireError, Deregister, Phase, Register, Reload, SetPinned, Unload};
 use super::scripted::{Scripted, Step, unavailable};
 use super::test_loader::{TestLoader, acquire, config, eventually, paused};
-use super::{MINUTE, SECOND};
+use super::{MINUTE, SECOND, without_eviction};
 use crate::kernel::Resource;
 
 async fn register(loader: &TestLoader, resource: Resource) {
@@ -315,6 +315,38 @@ fn after_a_failed_reload_callers_get_what_was_registered_meanwhile() {
             assert_eq!(loader.status("thing").await.counts.failures, 1);
             eventually(async || loader.read(None).await.resources.len() == 1).await;
             assert_eq!(loader.budget.used(), 10);
+            loader.stop_and_check().await;
+        }
+    });
+}
+
+#[test]
+fn a_reload_may_evict_also_after_the_old_one_that_was_preloaded_without_eviction_has_died() {
+    paused(|system| async move {
+        for preloads_again in [false, true] {
+            let (old, other) = (Scripted::new(), Scripted::new().bytes(60));
+            let new = Scripted::new().load_time(3 * SECOND);
+            let new = new.script([Step::Fail(unavailable("broken"))]);
+            let newest = Scripted::new().bytes(60);
+            let resources = vec![old.resource("thing", &[]), other.resource("other", &[])];
+            let loader = TestLoader::start(&system, 100, resources).await;
+            without_eviction::preload(&loader, "thing").await.unwrap();
+            loader.use_once("other").await;
+            register(&loader, new.resource("thing", &[])).await;
+            let reloading = begin_reload(&loader, &new).await;
+            old.die("crashed");
+            eventually(async || !old.may_be_loaded()).await;
+            register(&loader, newest.resource("thing", &[])).await;
+            let (reloaded, preloaded) = tokio::join!(reloading, async {
+                match preloads_again {
+                    true => without_eviction::preload(&loader, "thing").await,
+                    false => Ok(()),
+                }
+            });
+            reloaded.unwrap().unwrap();
+            preloaded.unwrap();
+            assert_eq!(loader.ready().await, ["thing"]);
+            assert!(newest.may_be_loaded() && !other.may_be_loaded());
             loader.stop_and_check().await;
         }
     });
