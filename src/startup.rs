@@ -12,6 +12,7 @@ pub(crate) mod chains;
 mod conditions;
 mod data_dir;
 pub(crate) mod folder;
+mod folder_look;
 mod http;
 mod listener;
 mod load_test;

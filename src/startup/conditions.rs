@@ -3,23 +3,18 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
 
 use actix_web::rt;
 use headroom_actors::kernel::{Tree, shortened};
-use headroom_actors::model::check_folder;
-use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use super::folder_look::{FolderLook, no_answer};
 use crate::liveness::Liveness;
 use crate::readiness::{Gate, Readiness};
 
 /// Time between two looks at the models folder.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
-
-/// How long a look may take. Only a file server that hangs needs longer.
-const LOOK_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a part of the tree must be down to be a reason. A restart that succeeds takes milliseconds.
 const FAILING_MIN: Duration = Duration::from_secs(2);
@@ -77,30 +72,23 @@ struct ModelsFolder {
 
 impl ModelsFolder {
     async fn look(&mut self) {
-        // A thread of its own, since a look at a file server can hang: nothing must wait for it when the server stops.
-        let (report, mut looked) = oneshot::channel();
-        let dir = self.dir.clone();
-        let look = move || report.send(check_folder(&dir)).ok();
-        let started = thread::Builder::new()
-            .name("models-folder".into())
-            .spawn(look);
-        if let Err(error) = started {
-            tracing::debug!(%error, "models.dir is not looked at: no thread can be started");
-            return;
-        }
-        let result = match timeout(LOOK_WITHIN, &mut looked).await {
-            Ok(result) => result,
-            Err(_) => {
-                let seconds = LOOK_WITHIN.as_secs();
-                self.last_failed = true;
-                self.set(Some(format!(
-                    "the file system has not answered for {seconds} s"
-                )));
-                // No second look, which would hang too.
-                looked.await
+        let mut look = match FolderLook::begin(&self.dir) {
+            Ok(look) => look,
+            Err(error) => {
+                tracing::debug!(%error, "models.dir is not looked at: no thread can be started");
+                return;
             }
         };
-        self.judge(result.unwrap_or_else(|_| Err(io::Error::other("the look at it panicked"))));
+        let found = match look.found_in_time().await {
+            Some(found) => found,
+            None => {
+                self.last_failed = true;
+                self.set(Some(no_answer().to_string()));
+                // No second look, which would hang too.
+                look.found().await
+            }
+        };
+        self.judge(found);
     }
 
     fn judge(&mut self, looked: io::Result<()>) {

@@ -9,24 +9,19 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
-use std::time::Duration;
 
 use headroom_actors::kernel::private_server::ServerKind;
-use headroom_actors::model::check_folder;
 use headroom_actors::postgres;
 use headroom_actors::redis::{self, Role};
 use nix::unistd::{AccessFlags, access};
 use thiserror::Error;
+use tokio::runtime;
 
 use super::folder::unwritable;
+use super::folder_look::{FolderLook, no_answer};
 use super::{HOST_BINARY, check_budget, data_dir, host_binary, pools};
 use crate::settings::Settings;
 use crate::settings::sections::EmbeddedSettings;
-
-/// How long the look at the models folder may take. Only a file server that hangs needs longer.
-const LOOK_WITHIN: Duration = Duration::from_secs(5);
 
 /// What cannot work on this machine, one line each. A line names the key, what is wrong, and what to do.
 #[derive(Debug, Error)]
@@ -71,7 +66,7 @@ impl Findings {
     }
 }
 
-/// Checks this machine for a server with `settings`.
+/// Checks this machine for a server with `settings`. Must not be called inside a runtime, since it waits.
 pub fn check_machine(settings: &Settings) -> Findings {
     let mut found = Findings::default();
     if let Err(error) = check_budget(settings) {
@@ -216,24 +211,15 @@ impl Findings {
     }
 }
 
-/// Whether the models folder can be read. A thread of its own looks, since a look at a file server can hang, and there is no
-/// log yet to say so.
+/// Whether the models folder can be read. The look is bounded, since there is no log yet to say that it hangs.
 fn look_at(models_dir: &Path) -> io::Result<()> {
-    let (report, looked) = mpsc::sync_channel(1);
-    let dir = models_dir.to_owned();
-    let look = move || report.send(check_folder(&dir)).ok();
-    thread::Builder::new()
-        .name("models-folder".into())
-        .spawn(look)?;
-    match looked.recv_timeout(LOOK_WITHIN) {
-        Ok(found) => found,
-        Err(RecvTimeoutError::Timeout) => {
-            let seconds = LOOK_WITHIN.as_secs();
-            let text = format!("the file system has not answered for {seconds} s");
-            Err(io::Error::new(io::ErrorKind::TimedOut, text))
-        }
-        Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the look at it panicked")),
-    }
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    runtime.block_on(async {
+        let found = FolderLook::begin(models_dir)?.found_in_time().await;
+        found.unwrap_or_else(|| Err(no_answer()))
+    })
 }
 
 /// A program without a slash is looked up in `PATH`, as at its start.

@@ -120,6 +120,12 @@ impl Exit {
         };
         causes(&**cause).find_map(|error| error.downcast_ref())
     }
+
+    /// Whether the supervisor that failed with it has logged it.
+    pub(super) fn is_logged(&self) -> bool {
+        let error = self.find::<SupervisionError>();
+        error.is_some_and(|error| error.is_logged)
+    }
 }
 
 impl fmt::Display for Exit {
@@ -154,6 +160,8 @@ pub struct SupervisionError {
     pub(super) what: String,
     /// Why the child ended.
     pub(super) exit: Exit,
+    /// Whether the supervisor has logged it.
+    pub(super) is_logged: bool,
 }
 
 impl fmt::Display for SupervisionError {
@@ -188,7 +196,11 @@ mod tests {
         let leaf = Exit::error(Fire);
         let failed = |child: &str, exit| {
             let what = format!("{child} failed to start");
-            Exit::error(SupervisionError { what, exit })
+            Exit::error(SupervisionError {
+                what,
+                exit,
+                is_logged: false,
+            })
         };
         let outer = failed("a", failed("a/b", leaf));
         assert!(outer.find::<Fire>().is_some());

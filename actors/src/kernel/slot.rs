@@ -80,7 +80,7 @@ impl Slot {
 
     pub(super) fn record_exit(&mut self, exit: Exit) {
         let actor = self.node.path();
-        if exit.is_normal() {
+        if exit.is_normal() || exit.is_logged() {
             tracing::debug!(actor, %exit, "child ended");
         } else {
             tracing::warn!(actor, reason = exit.label(), %exit, "child ended");
@@ -96,7 +96,8 @@ impl Slot {
         self.keep_exit(exit);
     }
 
-    fn keep_exit(&mut self, exit: Exit) {
+    /// Records an exit that others log.
+    pub(super) fn keep_exit(&mut self, exit: Exit) {
         self.incarnation = None;
         self.node.record_exit(&exit);
         self.last_exit = exit;

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::child::ChildSpec;
-use super::exit::{Exit, SupervisionError};
+use super::exit::{Exit, SupervisionError, chain};
 use super::incarnation::{ChildEvent, Incarnation, Launch, LaunchContext};
 use super::slot::{Slot, StartRequest};
 use super::supervisor_spec::{Command, StartChildError, Strategy, SupervisorSpec};
@@ -102,7 +102,11 @@ impl Supervisor {
                 let slot = &mut self.slots[index];
                 slot.record_failed_start(exit.clone());
                 let what = format!("{} failed to start", slot.node.path());
-                Exit::error(SupervisionError { what, exit })
+                Exit::error(SupervisionError {
+                    what,
+                    exit,
+                    is_logged: false,
+                })
             }
         };
         self.stop_from(0).await;
@@ -209,15 +213,21 @@ impl Supervisor {
 
     async fn on_ended(&mut self, index: usize, exit: Exit) -> Result<(), Exit> {
         let slot = &mut self.slots[index];
-        match slot.is_first_start() && !slot.is_terminating() {
-            true => slot.record_failed_start(exit.clone()),
-            false => slot.record_exit(exit.clone()),
-        }
         let restarts = slot.spec.restart.applies_to(&exit);
         if slot.is_first_start() || slot.is_terminating() || !restarts {
+            match slot.is_first_start() && !slot.is_terminating() {
+                true => slot.record_failed_start(exit),
+                false => slot.record_exit(exit),
+            }
             self.mark_stopped(index);
             return Ok(());
         }
+        if !self.count_restart() {
+            return Err(self.give_up(index, exit));
+        }
+        let slot = &mut self.slots[index];
+        slot.record_exit(exit);
+        slot.node.count_restart();
         let backoff = slot.spec.backoff;
         let is_stable = |at: Instant| backoff.is_stable(at.elapsed());
         if slot.ready_at.is_some_and(is_stable) {
@@ -225,7 +235,6 @@ impl Supervisor {
         }
         slot.failures = slot.failures.saturating_add(1);
         let due = Instant::now() + backoff.delay(slot.failures);
-        self.count_restart(index, exit)?;
         match self.spec.strategy {
             Strategy::OneForOne => self.slots[index].await_restart(due),
             Strategy::OneForAll => self.restart_group(0, due).await,
@@ -243,25 +252,28 @@ impl Supervisor {
         }
     }
 
-    /// Counts one restart against the intensity.
-    ///
-    /// # Errors
-    /// The exit of the supervisor, when that is one too many.
-    fn count_restart(&mut self, index: usize, exit: Exit) -> Result<(), Exit> {
+    /// Counts one restart against the intensity. False if that is one too many.
+    fn count_restart(&mut self) -> bool {
         let (now, period) = (Instant::now(), self.spec.period);
         self.restarts.retain(|at| now - *at <= period);
         self.restarts.push(now);
-        let node = &self.slots[index].node;
-        if self.restarts.len() <= self.spec.restarts as usize {
-            node.count_restart();
-            return Ok(());
-        }
-        let (child, allowed) = (node.path(), self.spec.restarts);
-        let what = format!("{child} needed more than {allowed} restarts in {period:?}");
-        let error = SupervisionError { what, exit };
+        self.restarts.len() <= self.spec.restarts as usize
+    }
+
+    /// The exit of the supervisor, after one restart too many of the child at `index`. Logs it at once, since the other
+    /// children are to stop before it ends. That line has the exit of the child, too: one cause is one line of the log.
+    fn give_up(&mut self, index: usize, exit: Exit) -> Exit {
+        let slot = &mut self.slots[index];
+        slot.keep_exit(exit.clone());
+        let (child, allowed, period) = (slot.node.path(), self.spec.restarts, self.spec.period);
+        let error = SupervisionError {
+            what: format!("{child} needed more than {allowed} restarts in {period:?}"),
+            exit,
+            is_logged: true,
+        };
         let supervisor = self.node.path();
-        tracing::error!(supervisor, %error, "restart intensity reached");
-        Err(Exit::error(error))
+        tracing::error!(supervisor, error = %chain(&error), "restart intensity reached");
+        Exit::error(error)
     }
 
     async fn restart_group(&mut self, from: usize, due: Instant) {

@@ -8,6 +8,7 @@ pub(crate) mod certificate;
 pub(crate) mod counters;
 #[cfg(test)]
 pub(crate) mod disk;
+pub mod log;
 #[cfg(test)]
 pub(crate) mod proxy;
 

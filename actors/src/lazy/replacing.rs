@@ -46,26 +46,36 @@ impl Loader {
     pub(super) fn reload(
         &mut self,
         name: String,
-        reply: Reply<Reload>,
+        mut reply: Reply<Reload>,
         context: &mut Context<Self>,
     ) {
         let is_to_end = self.is_to_end_when_loaded(&name);
         let loaded = self.load_registered(&name, context);
-        let loaded = wrap_future::<_, Self>(loaded);
-        context.spawn(loaded.map(move |loaded, loader, context| match loaded {
-            // Another load follows if what was registered when the load began is loaded, and after the unload that was
-            // asked for before this reload.
-            Ok(loaded)
-                if !loader.stopping.is_cancelled()
-                    && (is_to_end || loaded.is_ok() && loader.is_ready_and_outdated(&name)) =>
-            {
-                drop(loaded);
-                loader.reload(name, reply, context);
-            }
-            Ok(loaded) => reply.send(loaded.map(drop)),
-            // The loader has gone. Dropping the reply reports that.
-            Err(_) => {}
-        }));
+        let waited = wrap_future::<_, Self>(async move {
+            let loaded = tokio::select! {
+                biased;
+                // The load goes on, and the waiter is closed.
+                () = reply.cancelled() => None,
+                loaded = loaded => loaded.ok(),
+            };
+            (loaded, reply)
+        });
+        context.spawn(
+            waited.map(move |(loaded, reply), loader, context| match loaded {
+                // Another load follows if what was registered when the load began is loaded, and after the unload that was
+                // asked for before this reload.
+                Some(loaded)
+                    if !loader.stopping.is_cancelled()
+                        && (is_to_end || loaded.is_ok() && loader.is_ready_and_outdated(&name)) =>
+                {
+                    drop(loaded);
+                    loader.reload(name, reply, context);
+                }
+                Some(loaded) => reply.send(loaded.map(drop)),
+                // The loader has gone, or the caller. Dropping the reply reports that.
+                None => {}
+            }),
+        );
     }
 
     fn load_registered(
@@ -238,15 +248,18 @@ impl Loader {
         if last_error.is_some() {
             slot.last_error = last_error;
         }
-        if slot.phase() == Phase::Ready {
-            if !waiters.is_empty() {
-                self.load_beside(&name, waiters, context);
+        let (is_ready, is_active) = (slot.phase() == Phase::Ready, slot.is_active());
+        waiters.retain(|waiter| !waiter.is_closed());
+        if !waiters.is_empty() {
+            if is_ready {
+                return self.load_beside(&name, waiters, context);
             }
-            return;
+            waiters.into_iter().for_each(|it| slot.push_waiter(it));
+            // A reload may evict, whatever those want who wait already.
+            self.allow_eviction(&name);
         }
-        slot.waiters.append(&mut waiters);
         // The old one may have ended meanwhile. What waits for that goes on now.
-        if !slot.is_active() {
+        if !is_active {
             self.on_inactive(&name, context);
         }
     }

@@ -8,11 +8,12 @@ use headroom_model_protocol::{DeniedAction, Description, HostReply, HostRequest}
 use tokio::time::timeout;
 
 use super::blocking::run_blocking;
+use super::confinement::Confinement;
 use super::connection;
 use super::files::ModelFile;
-use super::host_process::{HostError, check_confined, check_description, is_denial};
+use super::host_process::{HostError, check_description, is_denial};
 use super::metrics::count_denied;
-use super::reports::Reports;
+use super::reports::log_denied;
 use super::resource::Runtime;
 use crate::kernel::process::{Process, SpawnError};
 use crate::kernel::{BudgetError, regular_file};
@@ -55,7 +56,8 @@ async fn run(runtime: &Runtime, file: &ModelFile) -> Result<Description, Describ
     let model = run_blocking(move || regular_file::open(&path)).await;
     let model = model.map_err(HostError::ModelFile)?;
     let (sender, frames, process_end) = connection::pair::<HostReply>().map_err(HostError::from)?;
-    let spec = runtime.process("--serve", &format!("describe {}", file.resource()));
+    let name = format!("describe {}", file.resource());
+    let spec = runtime.process("--serve", &name);
     // Dropping it kills it.
     let mut process = Process::spawn(&spec, process_end.into())
         .map_err(|source| HostError::from(SpawnError::new(&spec, source)))?;
@@ -65,38 +67,25 @@ async fn run(runtime: &Runtime, file: &ModelFile) -> Result<Description, Describ
     };
     let sent = sender.send(&request, &[], vec![model.into()]);
     sent.map_err(HostError::from)?;
-    let on_denied = |action: DeniedAction, count: u64| {
-        let (model, denied) = (file.resource(), action.label());
-        tracing::warn!(
-            model,
-            denied,
-            count,
-            "a model tried what its sandbox denies"
-        );
-        count_denied(&model, action, count);
+    let on_denied = |action, count| {
+        log_denied(&name, action, count);
+        count_denied(&file.resource(), action, count);
     };
-    let mut reports = Reports::new();
-    let mode = runtime.config.sandbox;
-    let mut confined = None;
+    let mut confinement = Confinement::new(runtime.config.sandbox);
     let mut frames = std::pin::pin!(frames);
     while let Some(received) = frames.next().await {
-        match received.map_err(HostError::from)?.frame.header {
-            // Later ones may come from the model.
-            HostReply::Confined(sandbox) if confined.is_none() => {
-                check_confined(mode, &sandbox)?;
-                confined = Some(sandbox);
-            }
-            HostReply::Described(description) => {
-                check_confined(mode, &confined.unwrap_or_default())?;
+        let frame = received.map_err(HostError::from)?.frame;
+        match confinement.take(frame, on_denied)? {
+            None => {}
+            Some(HostReply::Described(description)) => {
+                confinement.end()?;
                 check_description(&description)?;
                 return Ok(description);
             }
-            HostReply::StartFailed(failure) => return Err(HostError::StartFailed(failure).into()),
-            HostReply::Denied { action, count } => {
-                reports.take()?;
-                on_denied(action, count);
+            Some(HostReply::StartFailed(failure)) => {
+                return Err(HostError::StartFailed(failure).into());
             }
-            _ => return Err(HostError::Unexpected("during the reading of a file").into()),
+            Some(_) => return Err(HostError::Unexpected("during the reading of a file").into()),
         }
     }
     if is_denial(process.ended().await) {

@@ -8,7 +8,7 @@ use futures_util::future::{FutureExt, LocalBoxFuture, Shared};
 use futures_util::stream::{LocalBoxStream, StreamExt, TryStreamExt};
 use headroom_model_protocol::{
     ARGUMENTS_MAX, Arena, ArenaError, DeniedAction, Description, Failure, FailureKind, Frame,
-    HostReply, HostRequest, LoadedModel, OUTPUTS_MAX, Sandbox, SandboxMode, SandboxState, Start,
+    HostReply, HostRequest, LoadedModel, OUTPUTS_MAX, Sandbox, Start,
 };
 use nix::sys::signal::Signal;
 use tokio::net::unix::pipe;
@@ -16,12 +16,13 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::blocking::run_blocking;
+use super::confinement::Confinement;
 use super::connection::{self, ConnectionError, FrameSender};
 use super::files::OpenModel;
 use super::host_state::HostState;
 use super::main_thread::end_with_main_thread;
 use super::metrics::count_denied;
-use super::reports::Reports;
+use super::reports::log_denied;
 use super::resource::Runtime;
 use super::zygote::{Fork, Forked, Zygote};
 use crate::kernel::process::{Process, SpawnError, log_lines};
@@ -62,11 +63,10 @@ impl HostSpec {
         parts.map_or(&self.name, |(_, host)| host)
     }
 
-    /// The sandbox has denied the model some actions. The process's own lines in the log tell more of each.
+    /// The sandbox has denied the model some actions.
     pub(super) fn on_denied(&self, action: DeniedAction, count: u64) {
         if self.state.tells_denial() {
-            let (host, denied) = (&self.name, action.label());
-            tracing::warn!(host, denied, count, "a model tried what its sandbox denies");
+            log_denied(&self.name, action, count);
         }
         count_denied(&self.model, action, count);
     }
@@ -269,48 +269,23 @@ async fn wait_until_loaded(
     process: &HostProcess,
     spec: &HostSpec,
 ) -> Result<(LoadedModel, Sandbox), HostError> {
-    let mode = spec.start.sandbox;
-    let mut confined = None;
-    let mut reports = Reports::new();
-    loop {
-        match frames.next().await {
-            Some(Ok(frame)) => match frame.header {
-                // Later ones may come from the model.
-                HostReply::Confined(sandbox) if confined.is_none() => {
-                    check_confined(mode, &sandbox)?;
-                    confined = Some(sandbox);
-                }
-                HostReply::Ready(loaded) => {
-                    let sandbox = confined.unwrap_or_default();
-                    check_confined(mode, &sandbox)?;
-                    check_description(&loaded.description)?;
-                    return Ok((loaded, sandbox));
-                }
-                HostReply::StartFailed(failure) => return Err(HostError::StartFailed(failure)),
-                HostReply::Denied { action, count } => {
-                    reports.take()?;
-                    spec.on_denied(action, count);
-                }
-                _ => return Err(HostError::Unexpected("during the load")),
-            },
-            Some(Err(error)) => return Err(error.into()),
-            None => {
-                let exit = process.wait_or_kill().await;
-                spec.on_exit(exit);
-                return Err(HostError::EndedEarly(exit));
+    let mut confinement = Confinement::new(spec.start.sandbox);
+    while let Some(frame) = frames.next().await {
+        let on_denied = |action, count| spec.on_denied(action, count);
+        match confinement.take(frame?, on_denied)? {
+            None => {}
+            Some(HostReply::Ready(loaded)) => {
+                let sandbox = confinement.end()?;
+                check_description(&loaded.description)?;
+                return Ok((loaded, sandbox));
             }
+            Some(HostReply::StartFailed(failure)) => return Err(HostError::StartFailed(failure)),
+            Some(_) => return Err(HostError::Unexpected("during the load")),
         }
     }
-}
-
-/// Whether a process that is confined like this may go on. The process has checked it, too.
-pub(super) fn check_confined(mode: SandboxMode, sandbox: &Sandbox) -> Result<(), HostError> {
-    match (mode, sandbox.state) {
-        (SandboxMode::Required, SandboxState::Partial | SandboxState::Off) => {
-            Err(HostError::NotConfined(sandbox.missing.join("; ")))
-        }
-        _ => Ok(()),
-    }
+    let exit = process.wait_or_kill().await;
+    spec.on_exit(exit);
+    Err(HostError::EndedEarly(exit))
 }
 
 /// Whether the server keeps what a process has read in its file. The process has checked it, too.
@@ -370,28 +345,4 @@ async fn fork(
         }
     }
     Err(HostError::NoZygote(AskError::TimedOut))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_that_lacks_a_part_of_a_required_sandbox_is_refused() {
-        for mode in SandboxMode::ALL {
-            for state in SandboxState::ALL {
-                let sandbox = Sandbox {
-                    state,
-                    missing: vec!["landlock".to_owned()],
-                    ..Sandbox::default()
-                };
-                let checked = check_confined(mode, &sandbox);
-                let is_refused = mode == SandboxMode::Required && state != SandboxState::Full;
-                assert_eq!(checked.is_err(), is_refused, "{mode:?} {state:?}");
-                if let Err(error) = checked {
-                    assert!(error.to_string().ends_with("landlock"), "{error}");
-                }
-            }
-        }
-    }
 }

@@ -20,6 +20,7 @@
 
 mod blocking;
 mod config;
+mod confinement;
 mod connection;
 mod describe;
 mod files;

@@ -1,4 +1,4 @@
-//! How many reports of denied actions a process may send at once.
+//! Reports of denied actions: how many a process may send at once, and what the log says of them.
 //!
 //! Native code of a model that has taken over its process can write frames as fast as the server reads them. So each frame
 //! needs something that the server has asked for, and one that does not ends the process.
@@ -22,4 +22,10 @@ impl Reports {
         self.0 = rest.ok_or(HostError::Unexpected("a report of denied actions"))?;
         Ok(())
     }
+}
+
+/// Logs that the sandbox has denied `host` some actions. The process's own lines tell more of each.
+pub(super) fn log_denied(host: &str, action: DeniedAction, count: u64) {
+    let denied = action.label();
+    tracing::warn!(host, denied, count, "a model tried what its sandbox denies");
 }

@@ -21,6 +21,7 @@ use headroom_model_protocol::Description;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore};
+use tokio::time::Instant;
 
 use super::blocking::run_blocking;
 use super::describe::{DescribeError, describe};
@@ -48,6 +49,8 @@ pub struct Model {
     /// Its owner, which runs while these files are loaded.
     pub owner: Handle<ModelOwner>,
     resource: Arc<ModelResource>,
+    /// When a caller asked for the load that this is for; `None` if it is for something else.
+    load_asked_at: Option<Instant>,
 }
 
 impl Model {
@@ -56,6 +59,7 @@ impl Model {
             file: Arc::clone(&resource.file),
             owner: resource.owner.clone(),
             resource,
+            load_asked_at: None,
         }
     }
 
@@ -102,8 +106,6 @@ struct Known {
     earlier: Vec<Weak<ModelResource>>,
     /// Whether the last look has found the files.
     is_on_disk: bool,
-    /// The number of the last request to load it; 0 before the first one.
-    last_request: u64,
 }
 
 impl Known {
@@ -112,7 +114,6 @@ impl Known {
             on_disk,
             earlier: Vec::new(),
             is_on_disk: true,
-            last_request: 0,
         }
     }
 
@@ -155,8 +156,8 @@ impl Known {
 /// The version for requests that name none.
 struct DefaultVersion {
     version: u64,
-    /// The number of the request to load the model that has made it the default one; 0 if none has.
-    request: u64,
+    /// When a caller asked for the load that has made it the default one; `None` if none has.
+    load_asked_at: Option<Instant>,
 }
 
 /// Knows the models on disk.
@@ -167,8 +168,6 @@ pub struct Repository {
     versions: BTreeMap<Key, Known>,
     policies: BTreeMap<String, Result<VersionPolicy, SettingsError>>,
     defaults: BTreeMap<String, DefaultVersion>,
-    /// The number of requests to load a model. They are numbered in their order.
-    load_requests: u64,
     /// What the last look has found that is not used.
     misplaced: Vec<Misplaced>,
     /// Files are described one at a time, since each takes a process.
@@ -192,7 +191,6 @@ impl Repository {
             versions: BTreeMap::new(),
             policies: BTreeMap::new(),
             defaults: BTreeMap::new(),
-            load_requests: 0,
             misplaced: Vec::new(),
             describing: Arc::new(Semaphore::new(1)),
             looking: Arc::default(),
@@ -221,13 +219,14 @@ impl Repository {
     }
 
     /// A caller asks for a load.
-    fn find_to_load(&mut self, name: &str) -> Result<Model, Unresolved> {
+    fn find_to_load(&self, name: &str) -> Result<Model, Unresolved> {
         let version = self.version_to_load(name)?;
-        let known = self.versions.get_mut(&(name.to_owned(), version));
+        let known = self.version(name, version);
         let known = known.ok_or_else(|| Unresolved::Version(name.to_owned(), version))?;
-        self.load_requests += 1;
-        known.last_request = self.load_requests;
-        Ok(known.on_disk.clone())
+        Ok(Model {
+            load_asked_at: Some(Instant::now()),
+            ..known.on_disk.clone()
+        })
     }
 
     /// The highest version on disk, or that of the model's policy.
@@ -275,7 +274,7 @@ impl Repository {
         if current != Some(version) {
             let default = DefaultVersion {
                 version,
-                request: 0,
+                load_asked_at: None,
             };
             self.defaults.insert(name.to_owned(), default);
             if let Some(before) = current {
@@ -628,13 +627,15 @@ impl Handler<Call<SetDefault>> for Repository {
             return;
         };
         let (name, version) = model.file.key();
-        if let Some(known) = self.version(&name, version) {
-            let request = known.last_request;
-            let before = self.defaults.get(&name);
-            if before.is_none_or(|before| before.request <= request) {
-                let default = DefaultVersion { version, request };
-                self.defaults.insert(name, default);
-            }
+        let load_asked_at = model.load_asked_at;
+        let before = self.defaults.get(&name);
+        let is_last = before.is_none_or(|before| before.load_asked_at <= load_asked_at);
+        if is_last && self.version(&name, version).is_some() {
+            let default = DefaultVersion {
+                version,
+                load_asked_at,
+            };
+            self.defaults.insert(name, default);
         }
         reply.send(());
     }

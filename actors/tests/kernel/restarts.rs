@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use headroom_actors::kernel::testing::TestSystem;
+use headroom_actors::kernel::testing::log::TestLog;
 use headroom_actors::kernel::{
     AskError, Backoff, ChildSpec, ChildState, Exit, Restart, SupervisionError, SupervisorSpec,
 };
@@ -174,6 +175,42 @@ fn the_parent_restarts_the_whole_branch_and_fails_past_its_own_intensity() {
             "error: root/branch needed more than 1 restarts in 60s: \
              root/branch/a needed more than 0 restarts in 1s"
         ));
+    });
+}
+
+#[test]
+fn each_failure_is_one_line_of_the_log_with_its_cause_also_one_that_is_too_many() {
+    TestSystem::paused(|system| async move {
+        let log = TestLog::default();
+        let _listening = log.listen();
+        let actor = TestActor::new("a", &EventLog::default());
+        let branch = SupervisorSpec::new("branch")
+            .intensity(1, LONG)
+            .child(actor.spec());
+        let branch = ChildSpec::supervisor(branch).backoff(short_backoff());
+        let spec = SupervisorSpec::new("root").intensity(0, LONG).child(branch);
+        let root = system.start(spec).await;
+        actor.end(failure("first")).await;
+        assert_eq!(actor.incarnation().await, 2);
+        actor.end(failure("second")).await;
+        root.failed().await;
+        let told = |cause: &str| {
+            let lines = log.lines().into_iter();
+            let told = lines.filter(|line| line.contains(cause) && !line.starts_with("DEBUG"));
+            told.collect::<Vec<_>>()
+        };
+        let first = told("failure: first");
+        assert_eq!(first.len(), 1, "{first:#?}");
+        assert!(first[0].starts_with("WARN"), "{first:?}");
+        // Each of the two supervisors has failed, and says so with the whole chain.
+        let second = told("failure: second");
+        assert_eq!(second.len(), 2, "{second:#?}");
+        let chain = "root/branch/a needed more than 1 restarts in 60s: scripted failure: second";
+        for (line, supervisor) in second.iter().zip(["root/branch", "root"]) {
+            assert!(line.starts_with("ERROR"), "{line}");
+            let named = format!("supervisor={supervisor:?}");
+            assert!(line.contains(&named) && line.contains(chain), "{line}");
+        }
     });
 }
 

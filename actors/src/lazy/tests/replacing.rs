@@ -3,8 +3,8 @@
 use super::super::{AcquireError, Deregister, Phase, Register, Reload, SetPinned, Unload};
 use super::scripted::{Scripted, Step, unavailable};
 use super::test_loader::{TestLoader, acquire, config, eventually, paused};
-use super::{MINUTE, SECOND};
-use crate::kernel::Resource;
+use super::{MINUTE, SECOND, without_eviction};
+use crate::kernel::{AskError, Resource};
 
 async fn register(loader: &TestLoader, resource: Resource) {
     let registered = loader.handle.ask(Register { resource }, SECOND).await;
@@ -315,6 +315,61 @@ fn after_a_failed_reload_callers_get_what_was_registered_meanwhile() {
             assert_eq!(loader.status("thing").await.counts.failures, 1);
             eventually(async || loader.read(None).await.resources.len() == 1).await;
             assert_eq!(loader.budget.used(), 10);
+            loader.stop_and_check().await;
+        }
+    });
+}
+
+#[test]
+fn nothing_that_is_registered_later_is_loaded_for_callers_that_have_gone() {
+    paused(|system| async move {
+        for fails in [false, true] {
+            let (old, newest) = (Scripted::new(), Scripted::new());
+            let new = Scripted::new().load_time(3 * SECOND);
+            let new = new.script(fails.then(|| Step::Fail(unavailable("broken"))));
+            let loader = with_loaded(&system, &old, &new).await;
+            let name = "thing".to_owned();
+            let gave_up = loader.handle.ask(Reload { name }, SECOND).await;
+            assert_eq!(gave_up.unwrap_err(), AskError::TimedOut);
+            register(&loader, newest.resource("thing", &[])).await;
+            tokio::time::sleep(10 * SECOND).await;
+            assert_eq!((new.loads(), newest.loads()), (1, 0), "fails: {fails}");
+            assert_eq!(new.may_be_loaded(), !fails, "the load has gone on");
+            // Others get what is registered.
+            reload(&loader, "thing").await.unwrap();
+            assert_eq!(newest.loads(), 1);
+            loader.stop_and_check().await;
+        }
+    });
+}
+
+#[test]
+fn a_reload_may_evict_also_after_the_old_one_that_was_preloaded_without_eviction_has_died() {
+    paused(|system| async move {
+        for preloads_again in [false, true] {
+            let (old, other) = (Scripted::new(), Scripted::new().bytes(60));
+            let new = Scripted::new().load_time(3 * SECOND);
+            let new = new.script([Step::Fail(unavailable("broken"))]);
+            let newest = Scripted::new().bytes(60);
+            let resources = vec![old.resource("thing", &[]), other.resource("other", &[])];
+            let loader = TestLoader::start(&system, 100, resources).await;
+            without_eviction::preload(&loader, "thing").await.unwrap();
+            loader.use_once("other").await;
+            register(&loader, new.resource("thing", &[])).await;
+            let reloading = begin_reload(&loader, &new).await;
+            old.die("crashed");
+            eventually(async || !old.may_be_loaded()).await;
+            register(&loader, newest.resource("thing", &[])).await;
+            let (reloaded, preloaded) = tokio::join!(reloading, async {
+                match preloads_again {
+                    true => without_eviction::preload(&loader, "thing").await,
+                    false => Ok(()),
+                }
+            });
+            reloaded.unwrap().unwrap();
+            preloaded.unwrap();
+            assert_eq!(loader.ready().await, ["thing"]);
+            assert!(newest.may_be_loaded() && !other.may_be_loaded());
             loader.stop_and_check().await;
         }
     });

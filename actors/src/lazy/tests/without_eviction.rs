@@ -12,7 +12,7 @@ fn thing(name: &str, bytes: u64, depends_on: &[&str]) -> Resource {
     Scripted::new().bytes(bytes).resource(name, depends_on)
 }
 
-async fn preload(loader: &TestLoader, name: &str) -> Result<(), AcquireError> {
+pub(super) async fn preload(loader: &TestLoader, name: &str) -> Result<(), AcquireError> {
     let name = name.to_owned();
     let preload = PreloadWithoutEviction { name };
     loader.handle.ask(preload, MINUTE).await.unwrap()

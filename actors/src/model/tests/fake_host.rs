@@ -1,8 +1,8 @@
 //! A host without libtorch: this test binary, started again as a host process. The model's name
 //! selects its behaviour.
 
-use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use headroom_model_protocol::{
     Datatype, DeniedAction, Description, Failure, FailureKind, Frame, FrameDecoder, HostReply,
     HostRequest, LoadedModel, Memory, OUTPUTS_MAX, Sandbox, TensorLocation, TensorMeta, Trimmed,
-    encode_frame,
+    encode_frame, fds,
 };
 use nix::sys::signal::{Signal, raise};
 
@@ -37,6 +37,8 @@ pub(super) const STALLS: &str = "stalls";
 pub(super) const SENDS: &str = "sends-";
 /// Sends the answer to a ping while it loads.
 pub(super) const PONGS_EARLY: &str = "pongs-early";
+/// Sends bytes beside what it says of its sandbox.
+pub(super) const BYTES_EARLY: &str = "bytes-early";
 
 /// Reports all memory there could be.
 pub(super) const BOASTS: &str = "boasts";
@@ -189,14 +191,20 @@ impl FakeHost {
         self.socket.set_nonblocking(false).unwrap();
         let mut decoder = FrameDecoder::default();
         let mut chunk = [0; 4096];
+        let mut descriptors = Vec::new();
         loop {
             while let Some(Frame { header, .. }) = decoder.next_frame().unwrap() {
                 if header == HostRequest::Stop {
                     return;
                 }
+                if let Some(file) = descriptors.first() {
+                    self.model = model_of(file);
+                    descriptors.clear();
+                }
                 for reply in self.answer(header) {
-                    let payload = match &reply {
+                    let payload: &[u8] = match &reply {
                         HostReply::Failed { failure, .. } => failure.message.as_bytes(),
+                        HostReply::Confined(_) if self.model == BYTES_EARLY => b"beside",
                         _ => &[],
                     };
                     let frame = encode_frame(&reply, payload).unwrap();
@@ -206,7 +214,7 @@ impl FakeHost {
                     }
                 }
             }
-            match self.socket.read(&mut chunk) {
+            match fds::receive_with_fds(&self.socket, &mut chunk, &mut descriptors) {
                 Ok(0) | Err(_) => return,
                 Ok(read) => decoder.push(&chunk[..read]),
             }
@@ -216,9 +224,11 @@ impl FakeHost {
     fn answer(&mut self, request: HostRequest) -> Vec<HostReply> {
         let memory = self.memory();
         let mut replies = Vec::new();
+        if self.model == BYTES_EARLY {
+            replies.push(HostReply::Confined(Sandbox::default()));
+        }
         let reply = match request {
             HostRequest::Start(start) => {
-                self.model = start.model;
                 if self.model == LOADS_LATE && count_starts(&start.path) == 2 {
                     wait_for_ever();
                 }
@@ -272,6 +282,14 @@ impl FakeHost {
             anonymous: bytes,
         }
     }
+}
+
+/// The model whose file this is.
+fn model_of(file: &OwnedFd) -> String {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let path = std::fs::read_link(link).unwrap();
+    let model = path.ancestors().nth(2).and_then(Path::file_name);
+    model.unwrap().to_str().unwrap().to_owned()
 }
 
 /// Reads the socket no more, so that pings have no answer.

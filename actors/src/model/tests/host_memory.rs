@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::fake_host::{
-    AT_FIRST, BOASTS, DIES, LEAKS, LOADS_LATE, MIB, OVERGROWS, PONGS_EARLY, SENDS, STALLS, UNASKED,
-    program,
+    AT_FIRST, BOASTS, BYTES_EARLY, DIES, LEAKS, LOADS_LATE, MIB, OVERGROWS, PONGS_EARLY, SENDS,
+    STALLS, UNASKED, program,
 };
 use crate::kernel::pressure::{self, Acknowledgements, Level, PressureWriter, Stage};
 use crate::kernel::testing::TestSystem;
@@ -120,6 +120,16 @@ impl TestRuntime {
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("model.pt"), "").unwrap();
         std::fs::write(folder.join("model.toml"), settings).unwrap();
+    }
+
+    /// The errors of a load of the model, and of the reading of its file.
+    async fn refusals(&self, model: &str) -> [String; 2] {
+        let (file, loaded) = self.try_load(model, "").await;
+        let described = describe(self.runtime.clone(), &file).await;
+        [
+            loaded.err().unwrap().to_string(),
+            described.err().unwrap().to_string(),
+        ]
     }
 
     /// Writes a model and tries to load it. Returns its file, too.
@@ -463,12 +473,19 @@ fn a_host_that_sends_something_else_during_its_load_is_ended() {
 fn a_host_that_does_not_say_how_it_is_confined_is_ended_if_that_is_required() {
     TestSystem::real_time(|system| async move {
         let running = TestRuntime::start_with(&system, SandboxMode::Required).await;
-        let (file, loaded) = running.try_load("plain", "").await;
-        let load_error = loaded.err().unwrap().to_string();
-        let described = describe(running.runtime.clone(), &file).await;
-        let describe_error = described.err().unwrap().to_string();
-        for error in [load_error, describe_error] {
+        for error in running.refusals("plain").await {
             assert!(error.contains("is not confined"), "{error}");
+        }
+        running.root.stop().await;
+    });
+}
+
+#[test]
+fn a_host_that_sends_bytes_beside_what_it_says_of_its_sandbox_is_ended() {
+    TestSystem::real_time(|system| async move {
+        let running = TestRuntime::start(&system).await;
+        for error in running.refusals(BYTES_EARLY).await {
+            assert!(error.contains("bytes beside a message"), "{error}");
         }
         running.root.stop().await;
     });

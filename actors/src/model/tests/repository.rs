@@ -116,6 +116,29 @@ fn of_loads_that_overlap_the_one_that_was_asked_for_last_names_the_default_versi
 }
 
 #[test]
+fn loads_of_one_version_count_from_when_each_was_asked_for() {
+    TestSystem::real_time(|system| async move {
+        let models = TestRepository::start(&system).await;
+        models.write(1);
+        let first = models.begin_load().await;
+        models.write(2);
+        let second = models.begin_load().await;
+        let policy = models.running.folder.path().join("m/model.toml");
+        std::fs::write(policy, "version_policy = { specific = 1 }").unwrap();
+        let third = models.begin_load().await;
+        assert_eq!((second.file.version, third.file.version), (2, 1));
+        models.end_load(&first).await;
+        assert_eq!(models.default_version().await, 1);
+        // The third may fail. Until it has ended, the second is the last.
+        models.end_load(&second).await;
+        assert_eq!(models.default_version().await, 2);
+        models.end_load(&third).await;
+        assert_eq!(models.default_version().await, 1);
+        models.stop().await;
+    });
+}
+
+#[test]
 fn a_load_that_fails_leaves_the_default_version_to_one_that_was_asked_for_before() {
     TestSystem::real_time(|system| async move {
         let models = TestRepository::start(&system).await;

@@ -1,14 +1,9 @@
 //! Keys of providers appear nowhere but in requests.
 
-use std::fmt::Write as _;
-use std::sync::Mutex;
-
 use headroom_test_support::rpc_proxy::RpcFault;
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
 
 use super::*;
+use crate::kernel::testing::log::TestLog;
 
 const KEYS: [&str; 5] = [
     "path-key-1",
@@ -31,46 +26,6 @@ fn secret(url: &str) -> ProviderConfig {
     }
 }
 
-/// Keeps all that is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<String>>);
-
-impl Log {
-    fn text(&self) -> String {
-        self.0.lock().unwrap().clone()
-    }
-}
-
-impl Visit for Log {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        let mut text = self.0.lock().unwrap();
-        write!(text, "{field}={value:?} ").unwrap();
-    }
-}
-
-impl Subscriber for Log {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, span: &Attributes<'_>) -> Id {
-        span.record(&mut self.clone());
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, values: &Record<'_>) {
-        values.record(&mut self.clone());
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        event.record(&mut self.clone());
-    }
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
-
 fn assert_hidden(text: &str) {
     for key in KEYS {
         assert!(!text.contains(key), "{key} in {text}");
@@ -80,8 +35,8 @@ fn assert_hidden(text: &str) {
 #[test]
 fn keys_are_sent_and_never_shown() {
     with_node(async |system, anvil, proxy| {
-        let log = Log::default();
-        let _logging = tracing::subscriber::set_default(log.clone());
+        let log = TestLog::default();
+        let _listening = log.listen();
         let config = secret(&proxy.url());
         assert_hidden(&format!("{config:?}"));
         // anvil answers at every path.
@@ -128,7 +83,7 @@ fn keys_are_sent_and_never_shown() {
         let tree = system.tree().snapshot().await;
         assert_hidden(&format!("{tree:?}"));
         provider.stop().await;
-        let log = log.text();
+        let log = log.lines().join("\n");
         assert!(
             log.contains("the WebSocket of a provider has ended"),
             "{log}"
