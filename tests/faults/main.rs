@@ -9,6 +9,7 @@
     clippy::print_stdout
 )]
 
+mod file_server;
 mod files;
 mod first_process;
 mod health;
