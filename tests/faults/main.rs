@@ -25,3 +25,4 @@ mod setup;
 mod shutdown;
 mod stalled_log;
 mod stalls;
+mod starts;
