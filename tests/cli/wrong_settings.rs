@@ -296,7 +296,7 @@ const WRONG: [(&str, End, &str); 57] = [
 ];
 
 /// Runs a command with the settings in `folder`, which is also where it runs.
-fn run_in(folder: &Path, name: &str, variables: &[(OsString, OsString)]) -> Ended {
+pub(crate) fn run_in(folder: &Path, name: &str, variables: &[(OsString, OsString)]) -> Ended {
     let mut command = command(&[name, "--profile", "test", "--config"]);
     command
         .arg(folder.join("base.toml"))
