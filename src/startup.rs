@@ -10,7 +10,7 @@ mod actors;
 mod budget;
 pub(crate) mod chains;
 mod conditions;
-mod data_dir;
+pub(crate) mod data_dir;
 pub(crate) mod folder;
 mod folder_look;
 mod http;

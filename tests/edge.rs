@@ -649,6 +649,26 @@ async fn a_reload_replaces_the_log_filter_and_names_settings_that_need_a_restart
 }
 
 #[tokio::test]
+async fn reloads_are_counted_by_their_outcome() {
+    let server = start();
+    let reloads = async |outcome: &str| {
+        let label = format!("outcome=\"{outcome}\"");
+        server
+            .metric("headroom_settings_reloads_total", &[&label])
+            .await
+    };
+    for (line, said, counts) in [
+        ("log.filter = 'wran'", "settings not reloaded", [0.0, 1.0]),
+        ("log.filter = 'warn'", "settings reloaded", [1.0, 1.0]),
+    ] {
+        fs::write(server.settings_file(), line).unwrap();
+        server.signal(Signal::SIGHUP);
+        server.wait_for_log(said);
+        assert_eq!([reloads("applied").await, reloads("refused").await], counts);
+    }
+}
+
+#[tokio::test]
 async fn signals_without_a_meaning_here_are_named_in_the_log_and_do_not_end_the_server() {
     let mut server = start();
     for (signal, name) in [(Signal::SIGUSR1, "SIGUSR1"), (Signal::SIGUSR2, "SIGUSR2")] {

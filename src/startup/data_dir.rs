@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use headroom_actors::kernel::private_server::create_passable;
 use nix::errno::Errno;
@@ -18,8 +20,17 @@ use crate::settings::Settings;
 /// The file in the folder that is locked. It has the process id of the server that has, or had, the lock.
 const LOCK: &str = "lock";
 
+/// The file is opened with these, so that neither a link is followed nor a named pipe waited for.
+const LOCK_FLAGS: i32 = OFlag::O_NOFOLLOW.bits() | OFlag::O_NONBLOCK.bits();
+
 /// Bytes at most that are read from the file.
 const LOCK_BYTES_MAX: u64 = 32;
+
+/// How long a server tries to lock the file. [`server_of`] has the lock for a moment.
+const LOCK_WITHIN: Duration = Duration::from_millis(200);
+
+/// The time between two tries.
+const TRY_EVERY: Duration = Duration::from_millis(10);
 
 /// Why a server cannot have the data folder.
 #[derive(Debug, Error)]
@@ -54,6 +65,12 @@ pub(super) fn fault(dir: &Path) -> Option<String> {
             "{fault}; make it writable for the server's user, or set data.dir to another folder"
         ));
     }
+    let (fault, remedy) = lock_fault(dir)?;
+    Some(format!("data.dir: {fault}; {remedy}"))
+}
+
+/// Why the lock in the folder at `dir` cannot be opened, and what to do. Found out without a change.
+pub(crate) fn lock_fault(dir: &Path) -> Option<(String, String)> {
     let path = dir.join(LOCK);
     let found = fs::symlink_metadata(&path).ok()?;
     let fault = match found.is_file() {
@@ -63,10 +80,27 @@ pub(super) fn fault(dir: &Path) -> Option<String> {
         false => "it is not a file",
     };
     let shown = path.display();
-    Some(format!(
-        "data.dir: {shown} cannot be opened: {fault}; if no server uses the folder, remove {shown}, or make the server's \
-         user its owner (chown)"
+    Some((
+        format!("{shown} cannot be opened: {fault}"),
+        format!(
+            "if no server uses the folder, remove {shown}, or make the server's user its owner (chown)"
+        ),
     ))
+}
+
+/// The server that has the folder at `dir`, in words. None if no server has it, or that cannot be seen. Servers that start
+/// meanwhile are not refused because of this look.
+pub(crate) fn server_of(dir: &Path) -> Option<String> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(LOCK_FLAGS)
+        .open(dir.join(LOCK))
+        .ok()?;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => Some(format!("a headroom server{}", owner(file))),
+        // The lock ends with the file.
+        Ok(()) | Err(TryLockError::Error(_)) => None,
+    }
 }
 
 /// The data folder of this server. It is locked until this is dropped, or until the process ends.
@@ -112,10 +146,10 @@ impl DataDir {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .custom_flags(OFlag::O_NOFOLLOW.bits() | OFlag::O_NONBLOCK.bits())
+            .custom_flags(LOCK_FLAGS)
             .open(&path)
             .map_err(|source| unusable(&path, source))?;
-        match file.try_lock() {
+        match try_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(DataDirError::InUse {
@@ -135,6 +169,22 @@ impl DataDir {
             tracing::warn!(path = %path.display(), %error, "the process id is not in the lock of data.dir");
         }
         Ok(Self { _lock: Some(file) })
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nothing else of the server runs before it has the folder"
+)]
+fn try_lock(file: &File) -> Result<(), TryLockError> {
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if begun.elapsed() < LOCK_WITHIN => {
+                thread::sleep(TRY_EVERY);
+            }
+            tried => return tried,
+        }
     }
 }
 
@@ -180,6 +230,40 @@ mod tests {
         assert_eq!(refused, expected);
         drop(first);
         DataDir::lock_folder(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_look_at_the_lock_names_the_server_and_does_not_refuse_one_that_starts() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().canonicalize().unwrap();
+        let path = dir.join(LOCK);
+        assert_eq!(server_of(&dir), None);
+        assert!(!path.exists());
+        let server = DataDir::lock_folder(&dir).unwrap();
+        assert_eq!(server_of(&dir).unwrap(), "a headroom server");
+        drop(server);
+        assert_eq!(server_of(&dir), None);
+
+        for _ in 0..10 {
+            let look = File::open(&path).unwrap();
+            look.try_lock_shared().unwrap();
+            thread::scope(|scope| {
+                let server = scope.spawn(|| DataDir::lock_folder(&dir).map(drop));
+                // The server opens the file, and tries to lock it at once.
+                while handles_of(&path) < 2 && !server.is_finished() {
+                    thread::yield_now();
+                }
+                drop(look);
+                server.join().unwrap().unwrap();
+            });
+        }
+    }
+
+    /// How often this process has opened a file.
+    fn handles_of(path: &Path) -> usize {
+        let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let files = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+        files.filter(|file| file == path).count()
     }
 
     #[test]

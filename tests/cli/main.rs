@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod clean_up;
+mod data_dir;
 mod doctor;
 mod job;
 mod models;

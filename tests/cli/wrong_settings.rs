@@ -25,7 +25,7 @@ enum End {
 use End::{Refused, Warned};
 
 /// Lines of a settings file, the end, and what is said. `{folder}` is the folder of the settings.
-const WRONG: [(&str, End, &str); 57] = [
+const WRONG: [(&str, End, &str); 77] = [
     ("= 1", Refused, "line 1: "),
     (
         "log.format = 'json'\nlog.format = 'text'",
@@ -217,6 +217,106 @@ const WRONG: [(&str, End, &str); 57] = [
         "the name of a user of this system",
     ),
     (
+        "server.drain_delay = '5s'\nserver.shutdown_deadline = '5s'",
+        Refused,
+        "server.drain_delay must be below server.shutdown_deadline",
+    ),
+    (
+        "redis.cache.cluster = ['host']",
+        Refused,
+        "a list such as [\"host:6379\"",
+    ),
+    (
+        "redis.cache.url = 'redis://h'\nredis.cache.cluster = ['h:1']",
+        Refused,
+        "exclude each other; keep one of them",
+    ),
+    (
+        "redis.cache.sentinels = ['h:1']",
+        Refused,
+        "redis.cache.sentinels and redis.cache.sentinel_master go together",
+    ),
+    (
+        "redis.cache.tls = true",
+        Refused,
+        "redis.cache.tls goes with redis.cache.sentinels or redis.cache.cluster",
+    ),
+    (
+        "redis.cache.url = 'rediss://h'\nredis.cache.tls_ca_file = '{folder}/base.toml'",
+        Refused,
+        "which holds no certificate in PEM",
+    ),
+    (
+        "uploads.kinds = ['exe']",
+        Refused,
+        "a list of kinds, such as",
+    ),
+    (
+        "uploads.file_max = '1TiB'",
+        Refused,
+        "uploads.file_max must not be above uploads.request_max",
+    ),
+    (
+        "uploads.scan.address = 'clamd'",
+        Refused,
+        "the path of a socket, such as",
+    ),
+    (
+        "uploads.s3.bucket = 'b'",
+        Refused,
+        "uploads.s3.bucket needs uploads.s3.access_key_id and uploads.s3.secret_access_key",
+    ),
+    (
+        "uploads.s3.endpoint = 'https://host/path'",
+        Refused,
+        "a URL without a path",
+    ),
+    (
+        "uploads.s3.prefix = 'a//b'",
+        Refused,
+        "uploads.s3.prefix must be names",
+    ),
+    (
+        "chains.etherum.providers.a.url = 'http://a'",
+        Refused,
+        "did you mean chains.ethereum?",
+    ),
+    (
+        "chains.dev = { id = 5, providers.a.url = 'http://a' }",
+        Refused,
+        "chains.dev.block_time is not set",
+    ),
+    (
+        "chains.dev = { id = 5, block_time = '1s', finality_depth = 1 }",
+        Refused,
+        "chains.dev has no provider; add chains.dev.providers.NAME.url, or remove it",
+    ),
+    (
+        "[[chains.ethereum.providers]]\nurl = 'http://a'",
+        Refused,
+        "each entry of chains.ethereum.providers needs a name",
+    ),
+    (
+        "chains.ethereum.providers.a.url = 'http://a'\nchains.base = { aliases = ['eth'], providers.a.url = 'http://a' }",
+        Refused,
+        "chains.base and chains.ethereum must not both be called eth",
+    ),
+    (
+        "rpc.quorum = ['eth_call = 3 of 2']",
+        Refused,
+        "must be a list such as",
+    ),
+    (
+        "rpc.batch_max = 5\nrpc.client_calls_max = 4",
+        Refused,
+        "rpc.batch_max must not be above rpc.client_calls_max",
+    ),
+    (
+        "rpc.selection.latency_weight = -1",
+        Refused,
+        "a number from 0 to 1000",
+    ),
+    (
         "models.dir = '{folder}/base.toml'",
         Refused,
         "models.dir: {folder}/base.toml is not a folder; set it to",
@@ -296,7 +396,7 @@ const WRONG: [(&str, End, &str); 57] = [
 ];
 
 /// Runs a command with the settings in `folder`, which is also where it runs.
-fn run_in(folder: &Path, name: &str, variables: &[(OsString, OsString)]) -> Ended {
+pub(crate) fn run_in(folder: &Path, name: &str, variables: &[(OsString, OsString)]) -> Ended {
     let mut command = command(&[name, "--profile", "test", "--config"]);
     command
         .arg(folder.join("base.toml"))
@@ -345,6 +445,26 @@ fn each_wrong_setting_is_said_in_the_same_words_by_both_commands() {
                 assert!(line.contains("WARN"), "{line}");
             }
         }
+    }
+}
+
+#[test]
+fn each_settings_file_that_cannot_be_read_is_said_in_the_same_words_by_both_commands() {
+    let long = vec![b'#'; (1 << 20) + 1];
+    for (name, content, said) in [
+        ("base.toml", None, "No such file or directory"),
+        ("test.toml", None, "No such file or directory"),
+        ("test.toml", Some(&b"\xff"[..]), "it is not UTF-8"),
+        ("test.toml", Some(&long[..]), "it has more than 1.0 MiB"),
+    ] {
+        let folder = settings("");
+        let path = folder.path().join(name);
+        match content {
+            Some(content) => fs::write(&path, content).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        let said = format!("{}: cannot be read: {said}", path.display());
+        assert_both_refuse(folder.path(), &[], &said);
     }
 }
 

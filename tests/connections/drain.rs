@@ -1,8 +1,14 @@
 //! SIGTERM and connections: none that a client has opened goes without its answer.
 
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread;
+
 use headroom_test_support::restarts::replace_under_load;
 use headroom_test_support::server::{Options, Server};
-use headroom_test_support::wait::{DEADLINE, wait_for_async};
+use headroom_test_support::wait::{DEADLINE, wait_for_async, wait_until};
 use nix::sys::signal::Signal;
 
 use super::{BINARY, Client, GET, start};
@@ -13,6 +19,10 @@ const UNFINISHED: &str = "POST /v2/repository/index HTTP/1.1\r\nhost: x\r\n\
 
 /// Its body, which is no object.
 const REST: &str = "[        ]";
+
+/// Clients that connect at the same time, and how often the server stops meanwhile.
+const CLIENTS: usize = 8;
+const ROUNDS: usize = 3;
 
 /// Settings with which the server drains until it is asked to stop a second time.
 const LONG_DELAY: &str = "server.drain_delay = '10m'\nserver.shutdown_deadline = '20m'";
@@ -55,14 +65,46 @@ async fn a_server_that_drains_accepts_connections_and_ends_each_with_its_next_an
 #[tokio::test]
 async fn after_the_drain_delay_a_further_signal_ends_the_server_at_once() {
     for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
-        let mut server = start(LONG_DELAY);
+        // The delay ends by itself, so the further signal is only the second one.
+        let mut server = start("server.drain_delay = '100ms'");
         let _unfinished = unfinished_request(&server).await;
         server.signal(Signal::SIGTERM);
-        server.wait_for_log("accepting connections for server.drain_delay");
-        server.signal(signal);
         server.wait_for_log("finishing requests in flight");
         server.signal(signal);
         assert_eq!(server.wait_for_exit().code(), Some(code));
+    }
+}
+
+/// New clients come without a break. If the kernel did not ignore them, one would always wait in the queue of the listener,
+/// and the server could close it only by resetting that one.
+#[test]
+fn clients_that_connect_while_the_listener_closes_are_answered_or_refused() {
+    for _ in 0..ROUNDS {
+        let mut server = start("server.shutdown_deadline = '15s'");
+        let address = server.address();
+        let (answers, is_over) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                let (answers, is_over) = (Arc::clone(&answers), Arc::clone(&is_over));
+                thread::spawn(move || -> io::Result<()> {
+                    while !is_over.load(Relaxed) && is_answered(address)? {
+                        answers.fetch_add(1, Relaxed);
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        wait_until(DEADLINE, "all clients connect again and again", || {
+            answers.load(Relaxed) > 10 * CLIENTS
+        });
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.wait_for_exit().code(), Some(0));
+        is_over.store(true, Relaxed);
+        for client in clients {
+            client.join().unwrap().unwrap();
+        }
+        let log = server.log();
+        assert!(!log.contains("not all requests ended in time"), "{log}");
     }
 }
 
@@ -129,6 +171,25 @@ fn stop_with_one_idle_and_one_waiting(server: &Server) {
     server.signal(Signal::SIGTERM);
     assert_eq!(idle.read_answer(), None);
     assert!(is_last(&waiting.assert_answer(200)));
+}
+
+/// Opens a connection, and sends a request over it. Returns whether that is answered; otherwise the connection was refused.
+///
+/// # Errors
+/// The connection was opened, and there is no answer.
+fn is_answered(address: SocketAddr) -> io::Result<bool> {
+    let mut stream = match TcpStream::connect_timeout(&address, DEADLINE) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(false),
+        opened => opened?,
+    };
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    match answer.starts_with("HTTP/1.1 200 ") {
+        true => Ok(true),
+        false => Err(io::Error::other(format!("no answer: {answer:?}"))),
+    }
 }
 
 /// A request whose handler waits for the body.

@@ -9,6 +9,7 @@
     clippy::print_stdout
 )]
 
+mod file_server;
 mod files;
 mod first_process;
 mod health;
@@ -24,3 +25,4 @@ mod setup;
 mod shutdown;
 mod stalled_log;
 mod stalls;
+mod starts;

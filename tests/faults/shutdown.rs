@@ -4,9 +4,12 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use headroom_test_support::capability::skip;
+use headroom_test_support::frozen_thread::FrozenThread;
 use headroom_test_support::process_tree::wait_until_gone;
 use headroom_test_support::protocol::{Answer, milliseconds};
 use headroom_test_support::torchscript::{self, Script};
+use headroom_test_support::wait::{DEADLINE, wait_until};
 use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
 
@@ -101,6 +104,24 @@ async fn a_second_signal_ends_the_server_at_once_and_leaves_nothing_behind() {
     assert!(signalled.elapsed() < Duration::from_secs(2));
     wait_until_gone(&processes);
     waiting.abort();
+}
+
+/// The first two signals are requests to the main thread, which hangs.
+#[test]
+fn a_third_signal_ends_a_server_that_hangs() {
+    let mut server = ServerWithModels::start("");
+    let process = server.process();
+    let frozen = match FrozenThread::main_of(server.pid()) {
+        Ok(frozen) => frozen,
+        Err(error) => return skip(&format!("the system refuses ptrace: {error}")),
+    };
+    // Signals that arrive together count as one, so there may be more of them.
+    wait_until(DEADLINE, "the server has ended", || {
+        server.signal(Signal::SIGTERM);
+        !process.is_running()
+    });
+    drop(frozen);
+    assert_eq!(server.wait_for_exit().code(), Some(143));
 }
 
 #[track_caller]

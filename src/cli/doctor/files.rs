@@ -1,4 +1,4 @@
-//! The models folder with the models' settings, the data folder and that of uploads.
+//! The models folder with the models' settings, the data folder with its lock, and that of uploads.
 
 use std::fs;
 use std::io;
@@ -10,10 +10,11 @@ use headroom_actors::model::{Misplaced, Scan, scan};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{Uid, User};
 
-use super::check::{Check, Group};
+use super::check::{Check, Group, Outcome};
 use crate::cli::output::{bytes, count};
 use crate::settings::Settings;
 use crate::startup;
+use crate::startup::data_dir::{lock_fault, server_of};
 use crate::startup::folder::{nearest, why_not_writable};
 
 const GROUP: Group = Group::Files;
@@ -98,7 +99,22 @@ fn data(dir: &Path) -> Check {
         would_fail: "private servers do not start, and nothing can be kept on disk",
         would_fail_when_full: "private servers refuse writes, and histories are lost at a restart",
     };
-    folder.check()
+    let check = folder.check();
+    if check.outcome != Outcome::Ok {
+        return check;
+    }
+    if let Some((found, remedy)) = lock_fault(dir) {
+        return Check::failure(GROUP, folder.name, found)
+            .would_fail("`headroom serve` does not start if it needs the folder")
+            .remedy(remedy);
+    }
+    match server_of(dir) {
+        Some(server) => {
+            let found = format!("{}; {server} uses it, so no other one can", check.found);
+            Check::ok(GROUP, folder.name, found)
+        }
+        None => check,
+    }
 }
 
 fn uploads(settings: &Settings) -> Check {

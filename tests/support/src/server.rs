@@ -108,6 +108,17 @@ impl Server {
     /// When it ends or does not answer in time. The log is printed.
     #[track_caller]
     pub fn start(options: Options) -> Self {
+        let mut server = Self::begin(options);
+        server.addresses = server.wait_until_ready();
+        server
+    }
+
+    /// Starts a server and does not wait for it: its addresses and its process id are not known.
+    ///
+    /// # Panics
+    /// When its process cannot be started.
+    #[track_caller]
+    pub fn begin(options: Options) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         // When the tests run as root, private servers run as another user, who must pass through the folder.
         let passable = fs::Permissions::from_mode(0o711);
@@ -137,7 +148,7 @@ impl Server {
             .stderr(log)
             .process_group(0);
         let child = child::start(&mut command).expect("the binary starts");
-        let mut server = Self {
+        Self {
             child,
             folder,
             addresses: Addresses {
@@ -147,9 +158,7 @@ impl Server {
             },
             client: client(),
             has_ended: false,
-        };
-        server.addresses = server.wait_until_ready();
-        server
+        }
     }
 
     fn wait_until_ready(&mut self) -> Addresses {
