@@ -20,6 +20,8 @@ pub(super) struct State {
     pub(super) framing: Framing,
     /// Whether a request has ended since the stream last looked. It may have begun since then, too.
     pub(super) has_ended: bool,
+    /// Whether the current response has begun.
+    pub(super) is_answered: bool,
     /// Whether the current response is a stream of events, which has no end.
     pub(super) is_endless: bool,
     /// Whether the current response may take long: only the client's pace bounds it.
@@ -32,6 +34,15 @@ pub(super) struct State {
     drain: Drain,
     /// The task that waits for a change.
     waker: Option<Waker>,
+}
+
+impl State {
+    /// Whether a response is written that waits for nothing but its client, so that a write soon tells if the client has
+    /// gone.
+    pub(super) fn is_being_written(&self) -> bool {
+        let is_stream = self.is_endless || self.is_long && !self.is_file;
+        self.is_answered && !is_stream
+    }
 }
 
 impl Exchange {
@@ -53,11 +64,17 @@ impl Exchange {
     pub(super) fn begin(&self, length: BodyLength) -> InProgress {
         self.change(|state| {
             state.framing.begin(length);
+            state.is_answered = false;
             state.is_endless = false;
             state.is_long = false;
             state.is_file = false;
         });
         InProgress(self.clone())
+    }
+
+    /// Records that the current response has begun.
+    pub(super) fn mark_answered(&self) {
+        self.state().is_answered = true;
     }
 
     /// Records that the current response is a stream of events.

@@ -20,6 +20,8 @@
 //!
 //! What actix-http cannot parse, it answers with a head alone; `refusal.rs` makes a problem of it.
 //!
+//! A client that closes its sending side may have left, or may wait for its answer; `half_closed.rs` tells which.
+//!
 //! `expectation.rs` answers `Expect: 100-continue` when the handler waits for the body.
 //!
 //! `drain.rs` ends the connections when the server stops.
@@ -31,6 +33,7 @@ mod drain;
 mod exchange;
 mod expectation;
 mod framing;
+mod half_closed;
 mod pace;
 mod refusal;
 mod server;
@@ -132,6 +135,10 @@ pub struct Connection {
     reading: Reading,
     /// When the connection was accepted, or its last request ended.
     idle_since: Instant,
+    /// When the last byte of a request was read.
+    last_byte: Instant,
+    /// Until when the client counts as present; set when it has closed its sending side while a request is in progress.
+    present_until: Option<Instant>,
     /// When the connection is cut, unless `reading` changes before.
     read_deadline: Instant,
     read_timer: Timer,
@@ -170,6 +177,8 @@ impl Connection {
             read_ahead: Bytes::new(),
             reading: Reading::NextRequest,
             idle_since: now,
+            last_byte: now,
+            present_until: None,
             read_deadline: now + limits.keep_alive,
             read_timer: Timer::default(),
             writing: Pace::new(limits.answer_idle_timeout, limits.rate_min),
@@ -279,30 +288,47 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// Once the request is read whole, watches for the client to close the connection. If bytes of
-    /// the next request arrive first, they are kept, and a close after them is not noticed until
-    /// they are read.
+    /// Once the request is read whole, watches for the client to leave. If bytes of the next request arrive
+    /// first, they are kept, and a close after them is not noticed until they are read.
     fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.read_ahead.is_empty() {
+        if self.read_ahead.is_empty() && self.present_until.is_none() {
             let mut bytes = [MaybeUninit::uninit(); READ_AHEAD_MAX];
             let mut read = ReadBuf::uninit(&mut bytes);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
             if read.filled().is_empty() {
-                return Poll::Ready(Ok(()));
+                let until = half_closed::present_until(self.last_byte, Instant::now());
+                self.present_until = Some(until);
             }
             self.read_ahead = Bytes::copy_from_slice(read.filled());
         }
         // The socket may never become readable again.
         self.exchange.wake_on_change(cx.waker());
-        Poll::Pending
+        match self.present_until {
+            Some(until) => self.poll_gone(until, cx).map(Ok),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Ready when a client that has closed its sending side, and counts as present until `until`, counts as gone.
+    fn poll_gone(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let state = self.exchange.state();
+        // The service takes the request when actix-http has parsed it.
+        let is_beginning = !state.framing.is_in_progress();
+        let is_answered = state.is_being_written();
+        drop(state);
+        if is_beginning || is_answered {
+            return Poll::Pending;
+        }
+        self.read_timer.poll(until, cx)
     }
 
     /// Handles `bytes` of a request, which were just read. `in_head` if they are part of its head;
     /// otherwise they are part of a body, whose response may be complete already.
     fn on_bytes_read(&mut self, bytes: &mut [u8], in_head: bool) {
+        self.last_byte = Instant::now();
         if self.reading == Reading::NextRequest {
             self.set_reading(Reading::Head);
-            self.read_deadline = Instant::now() + self.limits.head_timeout;
+            self.read_deadline = self.last_byte + self.limits.head_timeout;
             if in_head {
                 upgrade::ignore(bytes);
             }

@@ -76,8 +76,8 @@ where
             .keep_alive(KeepAlive::Os)
             .client_request_timeout(Duration::ZERO)
             .client_disconnect_timeout(spec.disconnect_timeout)
-            // A client that closes its sending side counts as gone. Otherwise the server would notice
-            // only when it writes the response, after the work is done.
+            // `Connection` reports the end of what the client sends when the client counts as gone. Then nobody works for it
+            // any more.
             .h1_allow_half_closed(false)
             .local_addr(address)
             .on_connect_ext(|connection: &Connection, data| {
@@ -123,6 +123,9 @@ where
     let responding = app.call(request);
     async move {
         let mut response: Result<Response<B>, _> = responding.await.map(Into::into);
+        if let Some(exchange) = &exchange {
+            exchange.mark_answered();
+        }
         let is_long = response
             .as_ref()
             .is_ok_and(|response| response.extensions().contains::<LongResponse>());

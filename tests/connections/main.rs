@@ -1,9 +1,10 @@
-//! Deadlines, upgrades and ends of single connections: late request heads, idle connections, offers of HTTP/2, and the
-//! stop of the server.
+//! Deadlines, upgrades and ends of single connections: late request heads, idle connections, offers of HTTP/2, half-closed
+//! connections, and the stop of the server.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod drain;
+mod half_closed;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
