@@ -28,7 +28,7 @@ pub(super) struct State {
     pub(super) is_long: bool,
     /// Whether it is of a file.
     pub(super) is_file: bool,
-    /// Whether a response announced the end of the connection.
+    /// Whether the current response is the last one of the connection.
     pub(super) is_last: bool,
     /// The end of the server's connections.
     drain: Drain,
@@ -42,6 +42,11 @@ impl State {
     pub(super) fn is_being_written(&self) -> bool {
         let is_stream = self.is_endless || self.is_long && !self.is_file;
         self.is_answered && !is_stream
+    }
+
+    /// Whether the last response is complete, so that what the client may still send is of no use.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_last && !self.framing.is_in_progress()
     }
 }
 
@@ -89,7 +94,7 @@ impl Exchange {
         state.is_file = is_file;
     }
 
-    /// Records that the current response announces the end of the connection.
+    /// Records that the current response is the last one of the connection.
     pub(super) fn mark_last(&self) {
         self.change(|state| state.is_last = true);
     }

@@ -5,6 +5,7 @@
 
 mod drain;
 mod half_closed;
+mod linger;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
