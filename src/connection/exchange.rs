@@ -165,3 +165,39 @@ impl<B: MessageBody, T: Unpin> MessageBody for Holding<B, T> {
         self.body.as_mut().poll_next(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_response_that_waits_for_nothing_but_its_client_is_being_written() {
+        let exchange = Exchange::default();
+        let is_being_written = || exchange.state().is_being_written();
+        let streams: [fn(&Exchange); 2] = [Exchange::mark_endless, |it| it.mark_long(false)];
+        for stream in streams {
+            let request = exchange.begin(BodyLength::Bytes(0));
+            assert!(!is_being_written());
+            exchange.mark_answered();
+            assert!(is_being_written());
+            exchange.mark_long(true);
+            assert!(is_being_written());
+            stream(&exchange);
+            assert!(!is_being_written());
+            drop(request);
+        }
+    }
+
+    #[test]
+    fn a_connection_is_over_when_its_last_response_is_complete() {
+        let exchange = Exchange::default();
+        let is_over = || exchange.state().is_over();
+        drop(exchange.begin(BodyLength::Bytes(0)));
+        assert!(!is_over());
+        let request = exchange.begin(BodyLength::Chunked);
+        exchange.mark_last();
+        assert!(!is_over());
+        drop(request);
+        assert!(is_over());
+    }
+}
