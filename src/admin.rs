@@ -42,7 +42,7 @@ const CONNECTIONS_MAX: usize = 32;
 /// How long a connection may take to send a request. It is short since there are few connections.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a client may take to read its last response before the connection is closed.
+/// How long a client that is still sending may take to read its last response before the connection is closed.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the server may take to stop.
@@ -123,8 +123,9 @@ fn server(admin: Admin, limits: Limits, listener: TcpListener) -> io::Result<Ser
         name: "admin",
         workers: 1,
         connections_max: CONNECTIONS_MAX,
-        limits: limits.with_request_timeout(REQUEST_TIMEOUT),
-        disconnect_timeout: DISCONNECT_TIMEOUT,
+        limits: limits
+            .with_request_timeout(REQUEST_TIMEOUT)
+            .with_disconnect_timeout(DISCONNECT_TIMEOUT),
         drain: Drain::default(),
     };
     connection::server(spec, listener, move || {

@@ -47,7 +47,7 @@ struct Arguments {
     /// What to measure.
     scenario: Scenario,
     /// The server's binary; its model host is beside it.
-    #[arg(long, default_value = "target/release/headroom")]
+    #[arg(long, default_value_os_t = built_server())]
     server: PathBuf,
     /// For `policy`: replay this trace instead of the built-in ones. One request per line: name, bytes,
     /// seconds to load.
@@ -111,6 +111,13 @@ enum Scenario {
     Restarts,
     /// What grows while a server is under a steady mixed load for long, and requests that fail.
     Soak,
+}
+
+/// Where cargo puts the server.
+fn built_server() -> PathBuf {
+    let folder = std::env::var_os("CARGO_TARGET_DIR");
+    let folder = folder.map_or_else(|| "target".into(), PathBuf::from);
+    folder.join("release/headroom")
 }
 
 fn main() -> ExitCode {

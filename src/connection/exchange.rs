@@ -13,25 +13,41 @@ use super::framing::{BodyLength, Framing};
 
 /// The requests of one connection. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Exchange(Rc<RefCell<State>>);
+pub(super) struct Exchange(Rc<RefCell<State>>);
 
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) framing: Framing,
     /// Whether a request has ended since the stream last looked. It may have begun since then, too.
     pub(super) has_ended: bool,
+    /// Whether the current response has begun.
+    pub(super) is_answered: bool,
     /// Whether the current response is a stream of events, which has no end.
     pub(super) is_endless: bool,
     /// Whether the current response may take long: only the client's pace bounds it.
     pub(super) is_long: bool,
     /// Whether it is of a file.
     pub(super) is_file: bool,
-    /// Whether a response announced the end of the connection.
+    /// Whether the current response is the last one of the connection.
     pub(super) is_last: bool,
     /// The end of the server's connections.
     drain: Drain,
     /// The task that waits for a change.
     waker: Option<Waker>,
+}
+
+impl State {
+    /// Whether a response is written that waits for nothing but its client, so that a write soon tells if the client has
+    /// gone.
+    pub(super) fn is_being_written(&self) -> bool {
+        let is_stream = self.is_endless || self.is_long && !self.is_file;
+        self.is_answered && !is_stream
+    }
+
+    /// Whether the last response is complete, so that what the client may still send is of no use.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_last && !self.framing.is_in_progress()
+    }
 }
 
 impl Exchange {
@@ -53,11 +69,17 @@ impl Exchange {
     pub(super) fn begin(&self, length: BodyLength) -> InProgress {
         self.change(|state| {
             state.framing.begin(length);
+            state.is_answered = false;
             state.is_endless = false;
             state.is_long = false;
             state.is_file = false;
         });
         InProgress(self.clone())
+    }
+
+    /// Records that the current response has begun.
+    pub(super) fn mark_answered(&self) {
+        self.state().is_answered = true;
     }
 
     /// Records that the current response is a stream of events.
@@ -72,7 +94,7 @@ impl Exchange {
         state.is_file = is_file;
     }
 
-    /// Records that the current response announces the end of the connection.
+    /// Records that the current response is the last one of the connection.
     pub(super) fn mark_last(&self) {
         self.change(|state| state.is_last = true);
     }
@@ -141,5 +163,41 @@ impl<B: MessageBody, T: Unpin> MessageBody for Holding<B, T> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, B::Error>>> {
         self.body.as_mut().poll_next(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_response_that_waits_for_nothing_but_its_client_is_being_written() {
+        let exchange = Exchange::default();
+        let is_being_written = || exchange.state().is_being_written();
+        let streams: [fn(&Exchange); 2] = [Exchange::mark_endless, |it| it.mark_long(false)];
+        for stream in streams {
+            let request = exchange.begin(BodyLength::Bytes(0));
+            assert!(!is_being_written());
+            exchange.mark_answered();
+            assert!(is_being_written());
+            exchange.mark_long(true);
+            assert!(is_being_written());
+            stream(&exchange);
+            assert!(!is_being_written());
+            drop(request);
+        }
+    }
+
+    #[test]
+    fn a_connection_is_over_when_its_last_response_is_complete() {
+        let exchange = Exchange::default();
+        let is_over = || exchange.state().is_over();
+        drop(exchange.begin(BodyLength::Bytes(0)));
+        assert!(!is_over());
+        let request = exchange.begin(BodyLength::Chunked);
+        exchange.mark_last();
+        assert!(!is_over());
+        drop(request);
+        assert!(is_over());
     }
 }

@@ -118,6 +118,17 @@ impl Framing {
         matches!(self.part, Part::Head { .. })
     }
 
+    /// Whether the next byte may be the first of a request.
+    pub(super) fn is_between_requests(&self) -> bool {
+        matches!(
+            self.part,
+            Part::Head {
+                has_begun: false,
+                ..
+            }
+        )
+    }
+
     /// Whether the next [`wanted`](Self::wanted) bytes belong to a body.
     pub(super) fn is_in_body(&self) -> bool {
         matches!(self.part, Part::Body { .. } | Part::ChunkData { .. })

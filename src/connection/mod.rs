@@ -2,7 +2,8 @@
 //!
 //! actix-http has a timeout for the first request head of a connection, but none for later heads and
 //! none for a client that does not read its response. Such a client would hold its connection and the
-//! memory of its response for ever. Therefore actix-http reads and writes through [`Connection`]:
+//! memory of its response for ever. Therefore actix-http reads and writes through [`Connection`]
+//! (`stream.rs`):
 //!
 //! - A request head must be complete within `server.client_request_timeout` of its first byte.
 //!   Otherwise the client gets a 408. A connection without a request is closed after
@@ -20,7 +21,12 @@
 //!
 //! What actix-http cannot parse, it answers with a head alone; `refusal.rs` makes a problem of it.
 //!
+//! A client that closes its sending side may have left, or may wait for its answer; `half_closed.rs` tells which.
+//!
 //! `expectation.rs` answers `Expect: 100-continue` when the handler waits for the body.
+//!
+//! A client that may still be sending when its connection ends has `server.client_disconnect_timeout` to read its last
+//! answer; `linger.rs` discards what it sends.
 //!
 //! `drain.rs` ends the connections when the server stops.
 //!
@@ -31,14 +37,18 @@ mod drain;
 mod exchange;
 mod expectation;
 mod framing;
+mod half_closed;
+mod linger;
 mod pace;
 mod refusal;
 mod server;
+mod stream;
 mod unread;
 mod upgrade;
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -56,6 +66,7 @@ pub use drain::Drain;
 use drain::{Counted, LAST_REQUEST_WITHIN};
 use exchange::{Exchange, Tracked};
 use framing::READ_MAX;
+use linger::Linger;
 pub use pace::Pace;
 pub(crate) use server::{LongResponse, ServerSpec, server};
 use unread::Unread;
@@ -75,6 +86,7 @@ const READ_AHEAD_MAX: usize = 1024;
 pub struct Limits {
     keep_alive: Duration,
     head_timeout: Duration,
+    disconnect_timeout: Duration,
     answer_idle_timeout: Duration,
     answer_timeout: Duration,
     rate_min: u64,
@@ -104,6 +116,7 @@ impl Limits {
         Self {
             keep_alive: settings.keep_alive,
             head_timeout: settings.client_request_timeout,
+            disconnect_timeout: settings.client_disconnect_timeout,
             answer_idle_timeout: settings.answer_idle_timeout,
             answer_timeout: settings.answer_timeout,
             rate_min: settings.client_rate_min.as_u64(),
@@ -119,9 +132,16 @@ impl Limits {
         self.head_timeout = timeout;
         self
     }
+
+    /// Closes a connection whose client still sends `timeout` after its last response.
+    #[must_use]
+    pub fn with_disconnect_timeout(mut self, timeout: Duration) -> Self {
+        self.disconnect_timeout = timeout;
+        self
+    }
 }
 
-/// The stream that actix-http reads from and writes to.
+/// A client's connection, from its first request to its end.
 pub struct Connection {
     socket: TcpStream,
     limits: Limits,
@@ -132,6 +152,10 @@ pub struct Connection {
     reading: Reading,
     /// When the connection was accepted, or its last request ended.
     idle_since: Instant,
+    /// When the last byte of a request was read.
+    last_byte: Instant,
+    /// Until when the client counts as present; set when it has closed its sending side while a request is in progress.
+    present_until: Option<Instant>,
     /// When the connection is cut, unless `reading` changes before.
     read_deadline: Instant,
     read_timer: Timer,
@@ -139,6 +163,10 @@ pub struct Connection {
     write_timer: Timer,
     /// The unread part of a response; set from the first blocked write on.
     unread: Option<Unread>,
+    /// Whether the connection is to be reset.
+    is_cut_off: bool,
+    /// The wait for the client to close its side, after the last response.
+    lingering: Option<Linger>,
 }
 
 /// What the client is expected to send.
@@ -150,7 +178,7 @@ enum Reading {
     Head,
     /// The body of a request in progress. The request has deadlines of its own.
     Request,
-    /// Nothing: the connection was cut.
+    /// Nothing: the connection was cut, or ends.
     Closed,
 }
 
@@ -170,18 +198,17 @@ impl Connection {
             read_ahead: Bytes::new(),
             reading: Reading::NextRequest,
             idle_since: now,
+            last_byte: now,
+            present_until: None,
             read_deadline: now + limits.keep_alive,
             read_timer: Timer::default(),
             writing: Pace::new(limits.answer_idle_timeout, limits.rate_min),
             write_timer: Timer::default(),
             unread: None,
+            is_cut_off: false,
+            lingering: None,
             limits: limits.clone(),
         }
-    }
-
-    /// The state of this connection's requests, for the service to update.
-    pub fn exchange(&self) -> &Exchange {
-        &self.exchange
     }
 
     /// Updates `reading` if a request has begun or ended.
@@ -279,30 +306,47 @@ impl Connection {
         Poll::Ready(Ok(()))
     }
 
-    /// Once the request is read whole, watches for the client to close the connection. If bytes of
-    /// the next request arrive first, they are kept, and a close after them is not noticed until
-    /// they are read.
+    /// Once the request is read whole, watches for the client to leave. If bytes of the next request arrive
+    /// first, they are kept, and a close after them is not noticed until they are read.
     fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.read_ahead.is_empty() {
+        if self.read_ahead.is_empty() && self.present_until.is_none() {
             let mut bytes = [MaybeUninit::uninit(); READ_AHEAD_MAX];
             let mut read = ReadBuf::uninit(&mut bytes);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
             if read.filled().is_empty() {
-                return Poll::Ready(Ok(()));
+                let until = half_closed::present_until(self.last_byte, Instant::now());
+                self.present_until = Some(until);
             }
             self.read_ahead = Bytes::copy_from_slice(read.filled());
         }
         // The socket may never become readable again.
         self.exchange.wake_on_change(cx.waker());
-        Poll::Pending
+        match self.present_until {
+            Some(until) => self.poll_gone(until, cx).map(Ok),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Ready when a client that has closed its sending side, and counts as present until `until`, counts as gone.
+    fn poll_gone(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let state = self.exchange.state();
+        // The service takes the request when actix-http has parsed it.
+        let is_beginning = !state.framing.is_in_progress();
+        let is_answered = state.is_being_written();
+        drop(state);
+        if is_beginning || is_answered {
+            return Poll::Pending;
+        }
+        self.read_timer.poll(until, cx)
     }
 
     /// Handles `bytes` of a request, which were just read. `in_head` if they are part of its head;
     /// otherwise they are part of a body, whose response may be complete already.
     fn on_bytes_read(&mut self, bytes: &mut [u8], in_head: bool) {
+        self.last_byte = Instant::now();
         if self.reading == Reading::NextRequest {
             self.set_reading(Reading::Head);
-            self.read_deadline = Instant::now() + self.limits.head_timeout;
+            self.read_deadline = self.last_byte + self.limits.head_timeout;
             if in_head {
                 upgrade::ignore(bytes);
             }
@@ -369,8 +413,39 @@ impl Connection {
         late.map(|()| self.cut_off(cut))
     }
 
-    fn cut_off(&self, cut: Cut) -> io::Error {
+    /// Ends the connection, which nobody writes to any more. If the client may still be sending, its sending side is
+    /// closed, and the client has some time to close its own.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.lingering.is_none() {
+            if self.is_cut_off || !self.may_be_sending() {
+                return Poll::Ready(());
+            }
+            // actix-http has not done so after a request that it could not parse.
+            if SockRef::from(&self.socket)
+                .shutdown(Shutdown::Write)
+                .is_err()
+            {
+                return Poll::Ready(());
+            }
+            self.read_ahead = Bytes::new();
+            self.unread = None;
+            self.set_reading(Reading::Closed);
+        }
+        let timeout = self.limits.disconnect_timeout;
+        let lingering = self.lingering.get_or_insert_with(|| Linger::new(timeout));
+        lingering.poll(&mut self.socket, cx)
+    }
+
+    /// Whether the client has sent more than the requests that were answered, or less.
+    fn may_be_sending(&self) -> bool {
+        !self.exchange.state().framing.is_between_requests()
+            || !self.read_ahead.is_empty()
+            || self.has_unread_bytes()
+    }
+
+    fn cut_off(&mut self, cut: Cut) -> io::Error {
         self.count(cut);
+        self.is_cut_off = true;
         // A reset: after an orderly close the kernel would keep the unread bytes for minutes, outside of
         // every budget.
         SockRef::from(&self.socket)
@@ -398,7 +473,7 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.update_reading();
-        if this.reading == Reading::Closed {
+        if this.reading == Reading::Closed || this.exchange.state().is_over() {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
@@ -456,7 +531,8 @@ impl AsyncWrite for Connection {
         }
         if matches!(this.reading, Reading::NextRequest | Reading::Head) {
             // No other event may poll this connection, so register the deadline's wake-up now.
-            if this.poll_read_deadline(cx).is_ready() {
+            let is_over = this.exchange.state().is_over();
+            if is_over || this.poll_read_deadline(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
         }

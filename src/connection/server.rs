@@ -2,10 +2,12 @@
 //!
 //! It does what actix-web's `HttpServer` does, with [`Connection`] in place of the plain socket.
 
-use std::convert::Infallible;
+use std::cell::RefCell;
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::time::Duration;
 
 use actix_http::body::{BoxBody, MessageBody};
@@ -13,13 +15,15 @@ use actix_http::header;
 use actix_http::{ConnectionType, HttpService, KeepAlive, Request, Response, StatusCode};
 use actix_server::Server;
 use actix_service::{
-    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, fn_service, map_config,
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory,
+    map_config,
 };
 use actix_web::Error;
 use actix_web::dev::AppConfig;
 use tokio::net::TcpStream;
 
 use super::framing::BodyLength;
+use super::stream::Stream;
 use super::{Connection, Drain, Exchange, Limits, Tracked, expectation};
 
 /// The media type of server-sent events.
@@ -35,8 +39,6 @@ pub(crate) struct ServerSpec {
     pub(crate) connections_max: usize,
     /// The bounds of each connection.
     pub(crate) limits: Limits,
-    /// How long a client may take to read its last response before the connection is closed.
-    pub(crate) disconnect_timeout: Duration,
     /// Ends the connections when the server stops.
     pub(crate) drain: Drain,
 }
@@ -71,27 +73,21 @@ where
         let (expecting, serving) = expectation::services(app);
         let (limits, drain) = (spec.limits.clone(), spec.drain.clone());
         let http = HttpService::build()
-            // `Connection` enforces these two. The library's timeout applies to the first request
-            // head only, and its clock is up to half a second late.
+            // `Connection` enforces these three. The library's timeouts apply to the first request head and to clients
+            // that are within a body, and its clock is up to half a second late.
             .keep_alive(KeepAlive::Os)
             .client_request_timeout(Duration::ZERO)
-            .client_disconnect_timeout(spec.disconnect_timeout)
-            // A client that closes its sending side counts as gone. Otherwise the server would notice
-            // only when it writes the response, after the work is done.
+            .client_disconnect_timeout(Duration::ZERO)
+            // `Connection` reports the end of what the client sends when the client counts as gone. Then nobody works for it
+            // any more.
             .h1_allow_half_closed(false)
             .local_addr(address)
-            .on_connect_ext(|connection: &Connection, data| {
-                data.insert(connection.exchange().clone());
+            .on_connect_ext(|stream: &Stream, data| {
+                data.insert(stream.exchange());
             })
             .expect(expecting)
             .h1(serving);
-        fn_service(move |socket: TcpStream| {
-            let peer = socket.peer_addr().ok();
-            let connection = Connection::new(socket, &limits, &drain);
-            async move { Ok::<_, Infallible>((connection, peer)) }
-        })
-        .map_err(|never| match never {})
-        .and_then(http)
+        connections(http, limits, drain)
     };
     Ok(Server::build()
         .workers(spec.workers)
@@ -100,6 +96,28 @@ where
         .disable_signals()
         .listen(spec.name, listener, service)?
         .run())
+}
+
+/// The service that takes sockets, and has `http` serve each connection.
+fn connections<F>(
+    http: F,
+    limits: Limits,
+    drain: Drain,
+) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = F::Error>
+where
+    F: ServiceFactory<(Stream, Option<SocketAddr>), Config = (), Response = ()>,
+{
+    apply_fn_factory(http, move |socket: TcpStream, http: &F::Service| {
+        let peer = socket.peer_addr().ok();
+        let connection = Connection::new(socket, &limits, &drain);
+        let connection = Rc::new(RefCell::new(connection));
+        let serving = http.call((Stream::new(&connection), peer));
+        async move {
+            let served = serving.await;
+            poll_fn(|cx| connection.borrow_mut().poll_end(cx)).await;
+            served
+        }
+    })
 }
 
 /// Marks a response, in its extensions, that may take longer than `server.answer_timeout` as long as the client reads.
@@ -120,9 +138,13 @@ where
     let in_progress = exchange.as_ref().map(|exchange| exchange.begin(body));
     let offers_upgrade = request.head().upgrade();
     let expects = request.head().expect();
+    let is_last = request.head().connection_type() == ConnectionType::Close;
     let responding = app.call(request);
     async move {
         let mut response: Result<Response<B>, _> = responding.await.map(Into::into);
+        if let Some(exchange) = &exchange {
+            exchange.mark_answered();
+        }
         let is_long = response
             .as_ref()
             .is_ok_and(|response| response.extensions().contains::<LongResponse>());
@@ -161,11 +183,14 @@ where
             BodyLength::Endless => !is_switched,
         };
         let is_draining = exchange.as_ref().is_some_and(Exchange::is_draining);
-        if ignores_offer || leaves_body || (is_draining && !is_switched) {
+        let closes = ignores_offer || leaves_body || (is_draining && !is_switched);
+        if closes {
             head.set_connection_type(ConnectionType::Close);
-            if let Some(exchange) = exchange {
-                exchange.mark_last();
-            }
+        }
+        if (closes || is_last)
+            && let Some(exchange) = exchange
+        {
+            exchange.mark_last();
         }
         match response {
             Ok(response) => Ok(response.map_body(|_, body| Tracked::new(body, in_progress))),

@@ -91,8 +91,8 @@ sections! {
         pub keep_alive: Duration,
         /// Longest time for a request head.
         pub client_request_timeout: Duration,
-        /// How long a client may take to read its last response before the connection is closed. With
-        /// zero, it would be reset before the client has read why its request was refused.
+        /// How long a client that is still sending may take to read its last response before the connection is closed.
+        /// With zero, it would be reset before the client has read why its request was refused.
         pub client_disconnect_timeout: Duration,
         /// How long the server goes on accepting connections after it was asked to stop.
         pub drain_delay: DurationOrZero,

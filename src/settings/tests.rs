@@ -151,6 +151,23 @@ fn a_server_is_for_production_unless_its_settings_say_otherwise() {
 }
 
 #[test]
+fn only_a_development_server_stops_without_a_delay() {
+    let mut sources = Sources {
+        config: Some(repository(DEFAULT_FILE)),
+        profile: None,
+    };
+    let is_delayed = |sources: &Sources| {
+        let settings = load(sources, &Environment::new()).unwrap().settings;
+        !settings.server.drain_delay.0.is_zero()
+    };
+    assert!(is_delayed(&sources));
+    sources.profile = Some("production".into());
+    assert!(is_delayed(&sources));
+    sources.profile = Some("development".into());
+    assert!(!is_delayed(&sources));
+}
+
+#[test]
 fn the_production_environment_example_is_valid() {
     let text = fs::read_to_string(repository("config/production.env.example")).unwrap();
     let known = keys();

@@ -40,7 +40,6 @@ pub(super) fn server(
         workers: settings.workers.count(),
         connections_max,
         limits: shared.limits,
-        disconnect_timeout: settings.client_disconnect_timeout,
         drain: shared.drain,
     };
     connection::server(spec, listener, move || {

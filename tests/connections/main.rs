@@ -1,10 +1,12 @@
-//! Deadlines, upgrades and ends of single connections: late request heads, idle connections, offers of HTTP/2, a server
-//! without descriptors, and the stop of the server.
+//! Deadlines, upgrades and ends of single connections: late request heads, idle connections, offers of HTTP/2, half-closed
+//! connections, a server without descriptors, and the stop of the server.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod descriptors;
 mod drain;
+mod half_closed;
+mod linger;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

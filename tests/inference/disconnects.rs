@@ -1,9 +1,14 @@
-//! Clients that disconnect: their waiting requests are dropped, and other clients are not disturbed.
+//! Clients that disconnect: their waiting requests are dropped, and other clients are not disturbed. Those that only close
+//! their sending side get an answer that is ready within moments.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 
 use headroom_test_support::models::Models;
 use headroom_test_support::protocol::{host_path, infer_path, milliseconds};
 use headroom_test_support::server::Server;
 use headroom_test_support::torchscript;
+use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -23,6 +28,26 @@ fn send(server: &Server, duration: u64) -> JoinHandle<Value> {
         let client = reqwest::Client::new();
         let answer = client.post(url).json(&milliseconds(duration)).send().await;
         answer.unwrap().json().await.unwrap()
+    })
+}
+
+/// Sends a request, closes the sending side of its connection, and returns all that comes back.
+fn send_and_close(server: &Server, duration: u64) -> JoinHandle<String> {
+    let address = server.address();
+    let body = milliseconds(duration).to_string();
+    let request = format!(
+        "POST {} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        infer_path("slow"),
+        body.len()
+    );
+    tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     })
 }
 
@@ -77,7 +102,7 @@ async fn a_request_in_the_process_runs_to_its_end_when_its_client_disconnects() 
     let models = Models::new();
     let server = start(&models);
     server.infer("slow", &milliseconds(0)).await.ok();
-    let disconnecting = send(&server, 2500);
+    let disconnecting = send(&server, 4000);
     wait_for_owner(&server, 1, 0).await;
     disconnecting.abort();
     wait_for_disconnect(&server).await;
@@ -85,4 +110,34 @@ async fn a_request_in_the_process_runs_to_its_end_when_its_client_disconnects() 
     assert_eq!(next["outputs"][0]["data"], json!([7]));
     assert_eq!(count_outcome(&server, "handled").await, 3.0);
     server.wait_for_restarts(&host_path("slow"), 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_sending_side_with_its_request_gets_an_answer_that_takes_moments()
+{
+    let models = Models::new();
+    let server = start(&models);
+    server.infer("slow", &milliseconds(0)).await.ok();
+    // A client that is held up between its request and the close counts as gone, so it tries again.
+    wait_for_async(DEADLINE, || async {
+        let answer = send_and_close(&server, 100).await.unwrap();
+        let is_whole = answer.starts_with("HTTP/1.1 200 ") && answer.contains("[100]");
+        is_whole.then_some(()).ok_or(answer)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_sending_side_counts_as_gone_if_the_answer_takes_longer() {
+    let models = Models::new();
+    let server = start(&models);
+    server.infer("slow", &milliseconds(0)).await.ok();
+    let running = send(&server, 6000);
+    wait_for_owner(&server, 1, 0).await;
+    // Its turn would come when the other request ends.
+    assert_eq!(send_and_close(&server, 1).await.unwrap(), "");
+    wait_for_disconnect(&server).await;
+    wait_for_owner(&server, 1, 0).await;
+    assert_eq!(running.await.unwrap()["outputs"][0]["data"], json!([6000]));
+    assert_eq!(count_outcome(&server, "cancelled").await, 1.0);
 }

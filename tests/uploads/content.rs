@@ -109,7 +109,7 @@ async fn ask_for(server: &Server, path: &str) -> TcpStream {
 }
 
 #[tokio::test]
-async fn a_download_takes_as_long_as_its_client_reads() {
+async fn a_download_takes_as_long_as_its_client_reads_also_if_that_has_closed_its_sending_side() {
     let server = start("server.answer_timeout = '3s'\nserver.answer_idle_timeout = '3s'");
     let content = text(20 << 20);
     let upload = store(&server, "a.txt", &content).await;
@@ -117,6 +117,9 @@ async fn a_download_takes_as_long_as_its_client_reads() {
     let mut stream = ask_for(&server, &path).await;
     let (began, mut answer) = (Instant::now(), Vec::new());
     let mut piece = vec![0; 64 << 10];
+    // The answer has begun.
+    stream.readable().await.unwrap();
+    stream.shutdown().await.unwrap();
     loop {
         let read = stream.read(&mut piece).await.unwrap();
         answer.extend_from_slice(&piece[..read]);

@@ -1,0 +1,37 @@
+//! Clients that close their sending side with their request, as `nc -N` does.
+
+use std::iter::from_fn;
+use std::net::Shutdown;
+
+use headroom_test_support::wait::{DEADLINE, wait_for};
+
+use super::{Client, GET, index, start};
+
+#[test]
+fn a_client_that_closes_its_sending_side_with_its_last_request_gets_all_answers() {
+    let server = start("");
+    let (head, body) = index(r#"{"ready":true}"#, "accept: */*");
+    // Its answer comes from an actor, so the handler waits.
+    let waiting = format!("{head}{body}");
+    let (head, _) = index("", "transfer-encoding: chunked");
+    let head = head.replace("content-length: 0\r\n", "");
+    let chunked = format!("{head}e\r\n{body}\r\n0\r\n\r\n");
+    for (requests, count) in [
+        (GET.to_owned(), 1),
+        (waiting.clone(), 1),
+        (chunked.clone(), 1),
+        (format!("{waiting}{GET}{chunked}{waiting}"), 4),
+    ] {
+        // A client that is held up between its request and the close counts as gone, so it tries again.
+        wait_for(DEADLINE, || {
+            let mut client = Client::connect(&server);
+            client.send(&requests);
+            client.0.get_ref().shutdown(Shutdown::Write).unwrap();
+            let answers: Vec<_> = from_fn(|| client.read_answer()).collect();
+            let all_succeed = answers.iter().all(|it| it.starts_with("http/1.1 200 "));
+            (all_succeed && answers.len() == count)
+                .then_some(())
+                .ok_or(answers)
+        });
+    }
+}
