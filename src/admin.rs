@@ -31,7 +31,7 @@ use crate::problem::{Problem, ProblemKind};
 use crate::prometheus::{Exporter, MEDIA_TYPE};
 use crate::readiness::Readiness;
 use crate::route_class::RouteClass;
-use crate::routes::{Role, Route, get, not_found, resources};
+use crate::routes::{Dispatch, Role, Route, get, not_found};
 
 /// How often the metrics are kept up and the figures are collected.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -130,7 +130,7 @@ fn server(admin: Admin, limits: Limits, listener: TcpListener) -> io::Result<Ser
     };
     connection::server(spec, listener, move || {
         let app = App::new().app_data(admin.clone()).app_data(hosts.clone());
-        let app = resources(table(), "").into_iter().fold(app, App::service);
+        let app = app.service(Dispatch::new(table(), not_found));
         let app = app.default_service(web::to(not_found));
         app.wrap(from_fn(answer_to_known_hosts))
     })

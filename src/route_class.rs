@@ -1,11 +1,10 @@
-//! What a route is for, and how the middleware learns it of the route that matched.
+//! What a route is for, and how the middleware learns which route a request has.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use actix_web::HttpMessage;
 use actix_web::dev::ServiceRequest;
-use actix_web::guard::{Guard, fn_guard};
 use serde::Serialize;
 
 /// The prefix of the Open Inference Protocol, whose errors have a form of their own.
@@ -40,33 +39,48 @@ impl RouteClass {
     }
 }
 
-/// The class of the route that matches a request, as soon as one has. It is shared with the request, so
-/// that it is also known of a request whose response never came.
+/// The route of a request, as soon as it is found. It is shared with the request, so that it is also known of a
+/// request whose response never came.
 #[derive(Clone, Debug, Default)]
-pub struct MatchedClass(Rc<Cell<Option<RouteClass>>>);
+pub struct MatchedRoute(Rc<Found>);
 
-impl MatchedClass {
+#[derive(Debug, Default)]
+struct Found {
+    path: Cell<Option<&'static str>>,
+    class: Cell<Option<RouteClass>>,
+}
+
+impl MatchedRoute {
     /// Adds itself to a request.
     pub fn of(request: &ServiceRequest) -> Self {
-        let class = Self::default();
-        request.extensions_mut().insert(class.clone());
-        class
+        let matched = Self::default();
+        request.extensions_mut().insert(matched.clone());
+        matched
+    }
+
+    /// The path in the route table, with parameters in braces. `None` if the path of the request has no route.
+    pub fn path(&self) -> Option<&'static str> {
+        self.0.path.get()
     }
 
     /// `None` if no route has matched.
-    pub fn get(&self) -> Option<RouteClass> {
-        self.0.get()
+    pub fn class(&self) -> Option<RouteClass> {
+        self.0.class.get()
     }
-}
 
-/// Notes the class of a request. It is the last guard of a route, and holds back no request.
-pub fn note(class: RouteClass) -> impl Guard {
-    fn_guard(move |request| {
-        if let Some(matched) = request.req_data().get::<MatchedClass>() {
-            matched.0.set(Some(class));
+    /// The path of `request` is that of a route.
+    pub fn note_path(request: &ServiceRequest, path: &'static str) {
+        if let Some(matched) = request.extensions().get::<Self>() {
+            matched.0.path.set(Some(path));
         }
-        true
-    })
+    }
+
+    /// A route of this class gets `request`.
+    pub fn note_class(request: &ServiceRequest, class: RouteClass) {
+        if let Some(matched) = request.extensions().get::<Self>() {
+            matched.0.class.set(Some(class));
+        }
+    }
 }
 
 #[cfg(test)]

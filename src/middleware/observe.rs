@@ -23,7 +23,7 @@ use super::request_id::request_id;
 use super::{cross_site, expectation};
 use crate::figures::http::HttpCounter;
 use crate::problem::{Problem, ProblemKind, REQUEST_ID, problem_of};
-use crate::route_class::{MatchedClass, PROTOCOL, RouteClass};
+use crate::route_class::{MatchedRoute, PROTOCOL, RouteClass};
 
 /// The longest name of a model that is logged, in bytes. A client can name any.
 const MODEL_MAX: usize = 256;
@@ -61,7 +61,7 @@ struct Watch {
     method: Method,
     /// The client, or the proxy in front.
     peer: Option<SocketAddr>,
-    class: MatchedClass,
+    matched: MatchedRoute,
     began: Instant,
     ended: bool,
 }
@@ -95,7 +95,7 @@ pub async fn observe<B: MessageBody>(
     }
     let mut call = pin!(next.call(request).instrument(span));
     let mut outcome = timeout(cut_off_after, &mut call).await;
-    if outcome.is_err() && watch.class.get() == Some(RouteClass::Transfer) {
+    if outcome.is_err() && watch.matched.class() == Some(RouteClass::Transfer) {
         outcome = Ok(call.await);
     }
     match outcome {
@@ -117,7 +117,7 @@ impl Watch {
             id,
             method: request.method().clone(),
             peer: request.peer_addr(),
-            class: MatchedClass::of(request),
+            matched: MatchedRoute::of(request),
             began: Instant::now(),
             ended: false,
         }
@@ -156,9 +156,7 @@ impl Watch {
         let took = self.began.elapsed();
         self.observer
             .counter
-            .answered(self.class.get(), status, took);
-        // It searches the routes, so it is called only if the event is logged.
-        let path = || request.and_then(HttpRequest::match_pattern);
+            .answered(self.matched.class(), status, took);
         let model = || request.and_then(|request| request.match_info().get("model"));
         let model = || model().map(|name| shortened(name.to_owned(), MODEL_MAX));
         /// Logs the same fields at different levels: a level is fixed per call site.
@@ -169,7 +167,7 @@ impl Watch {
                     tracing::Level::$level,
                     request_id = self.id.to_str().unwrap_or_default(),
                     method = self.method.as_str(),
-                    path = path().as_deref().unwrap_or("unmatched"),
+                    path = self.matched.path().unwrap_or("unmatched"),
                     model = model().as_deref(),
                     peer = self.peer.map(tracing::field::display),
                     status = status.as_u16(),
@@ -193,7 +191,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         if !self.ended {
-            self.observer.counter.abandoned(self.class.get());
+            self.observer.counter.abandoned(self.matched.class());
             tracing::debug!(
                 target: ACCESS,
                 request_id = self.id.to_str().unwrap_or_default(),

@@ -3,6 +3,7 @@
 
 mod actors;
 mod chains;
+mod dispatch;
 mod event_stream;
 mod explorer;
 mod jobs;
@@ -34,7 +35,8 @@ pub use uploads::FormLimits;
 #[cfg(any(test, fuzzing))]
 pub(crate) use uploads::fuzz;
 
-pub use table::{Role, Route, delete, get, head, not_found, options, patch, post, put, resources};
+pub use dispatch::Dispatch;
+pub use table::{Role, Route, delete, get, head, not_found, options, patch, post, put};
 
 /// The query of a request that has no parameters.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -116,7 +118,6 @@ pub fn table() -> Vec<Route> {
 
         get("/v2/health/live", Public, Status, v2::live, v2::live_docs),
         get("/v2/health/ready", Public, Status, v2::ready, v2::ready_docs),
-        // Before the models, so no model is named "stats" here.
         get("/v2/models/stats", Reader, Status, statistics::all, statistics::all_docs),
         get("/v2/models/{model}", Reader, Status, models::metadata, models::metadata_docs),
         get("/v2/models/{model}/versions/{version}", Reader, Status, models::metadata, models::metadata_docs),
@@ -142,11 +143,10 @@ pub fn is_protocol(route: &Route) -> bool {
 /// Adds the route table to a server.
 pub fn configure(config: &mut web::ServiceConfig) {
     let (protocol, other) = table().into_iter().partition(is_protocol);
-    for resource in resources(other, "") {
-        config.service(resource);
-    }
+    // The first service that a path belongs to gets the request.
     config
-        .service(v2::scope(PROTOCOL, resources(protocol, PROTOCOL)))
+        .service(v2::scope(PROTOCOL, protocol))
+        .service(Dispatch::new(other, not_found))
         .default_service(web::to(not_found));
 }
 

@@ -1,18 +1,17 @@
-//! What a route is, and how routes become resources of the HTTP server.
+//! What a route is.
 //!
 //! Why it exists: a path, who may call it and how it is limited are one decision, made in one line. A
-//! route without a role, a class or documentation does not compile. A path that has no line answers 404, and a method
-//! that has none answers 405 with the methods of the path.
+//! route without a role, a class or documentation does not compile.
 
 use std::fmt;
 
 use actix_web::http::Method;
-use actix_web::{FromRequest, Handler, HttpResponse, Resource, Responder, guard, web};
+use actix_web::{FromRequest, Handler, HttpResponse, Responder, web};
 use serde::Serialize;
 
 use crate::openapi::Docs;
 use crate::problem::Problem;
-use crate::route_class::{RouteClass, note};
+use crate::route_class::RouteClass;
 
 /// The least role that a caller needs. Each role includes the ones before it. Callers have no keys yet,
 /// so roles are declared and not enforced.
@@ -43,7 +42,7 @@ pub struct Route {
     pub class: RouteClass,
     /// What the OpenAPI document says of it.
     pub docs: fn() -> Docs,
-    handler: actix_web::Route,
+    pub(super) handler: actix_web::Route,
 }
 
 impl fmt::Debug for Route {
@@ -52,9 +51,9 @@ impl fmt::Debug for Route {
     }
 }
 
-/// Declares the constructors of routes, each with its method and the guards of its requests.
+/// Declares the constructors of routes, each with its method.
 macro_rules! constructors {
-    ($( $(#[$meta:meta])* $name:ident = $method:ident, $guarded:expr; )*) => { $(
+    ($( $(#[$meta:meta])* $name:ident = $method:ident; )*) => { $(
         $(#[$meta])*
         pub fn $name<F, Args>(
             path: &'static str,
@@ -74,7 +73,7 @@ macro_rules! constructors {
                 role,
                 class,
                 docs,
-                handler: $guarded.to(handler),
+                handler: web::to(handler),
             }
         }
     )* };
@@ -82,53 +81,19 @@ macro_rules! constructors {
 
 constructors! {
     /// A route for GET and HEAD.
-    get = GET, web::route().guard(guard::Any(guard::Get()).or(guard::Head()));
+    get = GET;
     /// A route for POST.
-    post = POST, web::post();
+    post = POST;
     /// A route for PUT.
-    put = PUT, web::put();
+    put = PUT;
     /// A route for PATCH.
-    patch = PATCH, web::patch();
+    patch = PATCH;
     /// A route for HEAD, on a path without GET.
-    head = HEAD, web::head();
+    head = HEAD;
     /// A route for OPTIONS.
-    options = OPTIONS, web::route().method(Method::OPTIONS);
+    options = OPTIONS;
     /// A route for DELETE.
-    delete = DELETE, web::delete();
-}
-
-/// Makes one resource of all routes with the same path. `prefix` is left out of the paths: that of the
-/// scope which the resources are added to.
-pub fn resources(routes: Vec<Route>, prefix: &str) -> Vec<Resource> {
-    let mut by_path: Vec<(&'static str, Vec<Route>)> = Vec::new();
-    for route in routes {
-        match by_path.iter_mut().find(|(path, _)| *path == route.path) {
-            Some((_, routes)) => routes.push(route),
-            None => by_path.push((route.path, vec![route])),
-        }
-    }
-    let resource = |(path, routes): (&'static str, Vec<Route>)| {
-        let allow = allow(&routes);
-        let refuse = move || {
-            let problem = Problem::method_not_allowed(&allow);
-            async { refuse(problem) }
-        };
-        let path = path.strip_prefix(prefix).unwrap_or(path);
-        let resource = web::resource(path).default_service(web::to(refuse));
-        let routes = routes.into_iter();
-        let routes = routes.map(|route| route.handler.guard(note(route.class)));
-        routes.fold(resource, Resource::route)
-    };
-    by_path.into_iter().map(resource).collect()
-}
-
-/// The value of `Allow` for a path with `routes`.
-fn allow(routes: &[Route]) -> String {
-    let methods = routes.iter().map(|route| match route.method {
-        Method::GET => "GET, HEAD",
-        ref method => method.as_str(),
-    });
-    methods.collect::<Vec<_>>().join(", ")
+    delete = DELETE;
 }
 
 /// The response for paths without a route.
@@ -136,9 +101,5 @@ fn allow(routes: &[Route]) -> String {
 /// # Errors
 /// Always.
 pub async fn not_found() -> Result<HttpResponse, Problem> {
-    refuse(Problem::not_found())
-}
-
-fn refuse(problem: Problem) -> Result<HttpResponse, Problem> {
-    Err(problem)
+    Err(Problem::not_found())
 }

@@ -16,22 +16,22 @@ mod tensor_json;
 
 use actix_web::dev::HttpServiceFactory;
 use actix_web::middleware::from_fn;
-use actix_web::{HttpRequest, HttpResponse, Resource, Responder, Scope, web};
+use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
 
+use super::{Dispatch, Route};
 use crate::liveness::Liveness;
 use crate::openapi::Docs;
 use crate::problem::{Problem, ProblemKind};
 use crate::readiness::Readiness;
 use crate::route_class::PROTOCOL;
 
-/// The scope of `resources`, whose errors have the protocol's form.
-pub(super) fn scope(path: &str, resources: Vec<Resource>) -> impl HttpServiceFactory + use<> {
+/// The scope of `routes`, whose errors have the protocol's form.
+pub(super) fn scope(path: &str, routes: Vec<Route>) -> impl HttpServiceFactory + use<> {
     let scope = web::scope(path).wrap(from_fn(form::protocol_errors));
-    let scope = resources.into_iter().fold(scope, Scope::service);
-    scope.default_service(web::to(not_supported))
+    scope.service(Dispatch::new(routes, not_supported))
 }
 
 /// The extensions of the protocol that the server has.
