@@ -11,7 +11,7 @@ ENV := . scripts/env.sh;
 BOUND := timeout --foreground -k 60 120m
 CARGO := </dev/null $(BOUND) cargo
 # A measurement, whose report goes to docs/figures.
-FIGURES := $(BOUND) scripts/figures.sh
+FIGURES := scripts/figures.sh
 SCRIPTS = .ci/run $(shell find scripts deploy -name '*.sh' 2>/dev/null)
 
 .PHONY: help setup run test kill-runs fuzz-api fuzz build lint fmt openapi bench soak screenshots clean
@@ -53,7 +53,11 @@ fuzz: setup ## give each target of src/fuzz.rs generated inputs for TIME=600 sec
 	@$(ENV) </dev/null $(BOUND) scripts/tests/fuzz.sh $(TIME) $(TARGETS)
 
 # What `headroom --version` says of the build. The other targets do without, and need not build again after each commit.
-build bench soak: export HEADROOM_COMMIT ?= $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
+# Once, since the reports of `bench` change the tree.
+ifndef HEADROOM_COMMIT
+HEADROOM_COMMIT := $(shell git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null)
+endif
+build bench soak: export HEADROOM_COMMIT := $(HEADROOM_COMMIT)
 
 build: setup ## build the server and the model host for release
 	@echo "build: headroom and headroom-model-host, for release"

@@ -11,15 +11,26 @@ name=${1:?usage: scripts/figures.sh SCENARIO [OPTIONS]}
 report=docs/figures/$name.txt
 trap 'rm -f "$report.part"' EXIT
 
+bounded_cargo() {
+  timeout --foreground -k 60 120m cargo "$@" </dev/null
+}
+
+# The names and the times of the benches; not the progress, and not the comparison with an earlier run. Criterion prints a
+# long name on a line of its own.
+times() {
+  awk '/^Benchmarking|^ +Running/ { next }
+    /^[^ ]/ { name = $0 }
+    /(time|thrpt): +\[/ { if (/^ / && name != "") print name; print; name = "" }'
+}
+
 measure() {
   if [ "$name" = criterion ]; then
-    echo "commit ${HEADROOM_COMMIT:-unknown}, $(date -u +%F)"
-    # Not its progress, and not its comparison with an earlier run.
-    cargo bench --workspace --benches | grep -E '(time|thrpt): +\['
+    echo "commit ${HEADROOM_COMMIT:-not recorded}, $(date -u +%F)"
+    bounded_cargo bench --workspace --benches | times
   else
-    cargo run --release -p headroom-loadtest ${FEATURES:+--features "$FEATURES"} -- "$@"
+    bounded_cargo run --release -p headroom-loadtest ${FEATURES:+--features "$FEATURES"} -- "$@"
   fi
 }
 
-measure "$@" </dev/null | tee "$report.part"
+measure "$@" | tee "$report.part"
 mv "$report.part" "$report"
