@@ -27,6 +27,10 @@ const RATE: i64 = 16_000;
 /// Runs before a measurement, because the profiling executor makes the first runs slow.
 const WARM_UP: usize = 20;
 
+/// The pause before each run in one of the measurements, about as long as the other parts of a request take. After a
+/// pause the processor has to wake up, and its caches have other data.
+const PAUSE: Duration = Duration::from_micros(300);
+
 struct Options {
     model: PathBuf,
     wav: PathBuf,
@@ -104,8 +108,9 @@ fn run(options: &Options) -> Result<Value, TchError> {
             Ok(json!({ "outputs": outputs }))
         }
         Some(runs) => Ok(json!({
-            "optimized": measure(options, &batches, runs, true)?,
-            "plain": measure(options, &batches, runs, false)?,
+            "optimized": measure(options, &batches, runs, true, Duration::ZERO)?,
+            "plain": measure(options, &batches, runs, false, Duration::ZERO)?,
+            "paused": measure(options, &batches, runs, false, PAUSE)?,
         })),
     }
 }
@@ -145,12 +150,13 @@ impl Bare {
     }
 }
 
-/// Milliseconds per run.
+/// Milliseconds per run, with a pause before each.
 fn measure(
     options: &Options,
     batches: &[Vec<f32>],
     runs: usize,
     optimize: bool,
+    pause: Duration,
 ) -> Result<Value, TchError> {
     tch::jit::set_graph_executor_optimize(optimize);
     let mut model = Bare::load(options)?;
@@ -160,6 +166,9 @@ fn measure(
         let Some(batch) = inputs.next() else {
             return Err(TchError::FileFormat("the file is too short".to_owned()));
         };
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
         let begun = Instant::now();
         model.forward(batch, options)?;
         if run >= WARM_UP {

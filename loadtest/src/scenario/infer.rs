@@ -3,9 +3,12 @@
 //! One client in a closed loop measures the overhead: nothing queues, so it is the cost of the way there
 //! and back. Several clients in closed loops measure the throughput.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use headroom_measure::{HttpTarget, Meter, Pace, Request, Workload};
@@ -17,7 +20,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::start;
+use super::{pause, start};
 use crate::Result;
 use crate::client::{Connection, get, post};
 use crate::report::{figure, figure_at_most};
@@ -30,6 +33,9 @@ const ROUNDS: usize = 7;
 const PER_ROUND: usize = 600;
 
 const WARM_UP: usize = 50;
+
+/// About how long a forward takes, and the pauses of the bare forwards.
+const IDLE: Duration = Duration::from_micros(300);
 
 /// How long each throughput is measured.
 const MEASURED: Duration = Duration::from_secs(5);
@@ -78,7 +84,7 @@ fn overhead(binary: &Path, address: SocketAddr, bodies: &[String]) -> Result<()>
     one_by_one(&mut connection, &live, WARM_UP)?;
     let mut rounds = Vec::with_capacity(ROUNDS);
     for _ in 0..ROUNDS {
-        let bare = bare_forward(binary)?;
+        let (bare, bare_paused) = bare_forwards(binary)?;
         let served = one_by_one(&mut connection, requests, PER_ROUND)?;
         let floor = one_by_one(&mut connection, &live, PER_ROUND)?;
         rounds.push([
@@ -88,6 +94,8 @@ fn overhead(binary: &Path, address: SocketAddr, bodies: &[String]) -> Result<()>
             served.at(0.99),
             served.median() - bare.p50_ms,
             floor.median(),
+            bare_paused.p50_ms,
+            served.median() - bare_paused.p50_ms,
         ]);
     }
     let median =
@@ -99,6 +107,9 @@ fn overhead(binary: &Path, address: SocketAddr, bodies: &[String]) -> Result<()>
     let name = "overhead over a bare forward, p50";
     figure_at_most(0.3, name, median(4), "ms");
     figure("an HTTP request that does nothing, p50", median(5), "ms");
+    figure("bare forward after a pause of 0.3 ms, p50", median(6), "ms");
+    figure("overhead over that, p50", median(7), "ms");
+    figure("to wake a thread after 0.3 ms, p50", wake_up()?, "ms");
     Ok(())
 }
 
@@ -113,11 +124,12 @@ struct BareTimes {
 #[derive(Deserialize)]
 struct BareReport {
     plain: BareTimes,
+    paused: BareTimes,
 }
 
-/// Measures forwards of the sample model in a process with only libtorch: the example that was built
-/// beside the server. The state is reset before each, as the server does for requests without a sequence.
-fn bare_forward(binary: &Path) -> Result<BareTimes> {
+/// Measures forwards of the sample model in a process with only libtorch, without and with pauses: the example that was
+/// built beside the server. The state is reset before each, as the server does for requests without a sequence.
+fn bare_forwards(binary: &Path) -> Result<(BareTimes, BareTimes)> {
     let program = binary.with_file_name("examples").join("bare_forward");
     let mut command = child::command(&program);
     command.arg(sample_file()).arg(speech_60s()).arg("--fresh");
@@ -131,7 +143,30 @@ fn bare_forward(binary: &Path) -> Result<BareTimes> {
         format!("{} printed no times: {errors}", program.display())
     })?;
     // The sample model's settings disable the optimiser.
-    Ok(report.plain)
+    Ok((report.plain, report.paused))
+}
+
+/// The median time in milliseconds until a thread that waits for a socket runs, when the machine has been idle as long as
+/// it is during a forward. A request wakes six threads: of the server a worker, the actors' and again the worker, of the
+/// model's process the one that reads and the one that computes, and the client.
+fn wake_up() -> Result<f64> {
+    let (mut client, mut server) = UnixStream::pair()?;
+    let (woken, times) = mpsc::channel();
+    let waiting = thread::spawn(move || {
+        while server.read_exact(&mut [0]).is_ok() && woken.send(Instant::now()).is_ok() {}
+    });
+    let mut waited = Vec::with_capacity(PER_ROUND);
+    for _ in 0..PER_ROUND {
+        pause(IDLE);
+        let begun = Instant::now();
+        client.write_all(&[0])?;
+        waited.push(times.recv()?.duration_since(begun));
+    }
+    drop(client);
+    waiting
+        .join()
+        .map_err(|_| "the waiting thread has panicked")?;
+    Ok(Samples::of_times(waited).median())
 }
 
 fn one_by_one(connection: &mut Connection, requests: &[String], count: usize) -> Result<Samples> {
