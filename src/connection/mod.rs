@@ -64,7 +64,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 pub use drain::Drain;
 use drain::{Counted, LAST_REQUEST_WITHIN};
-use exchange::{Exchange, Tracked};
+use exchange::{Answer, Exchange, Tracked};
 use framing::READ_MAX;
 use linger::Linger;
 pub use pace::Pace;
@@ -246,7 +246,10 @@ impl Connection {
             self.count(cut);
         }
         self.set_reading(Reading::Closed);
-        if matches!(cut, Cut::Head) && self.unread.is_none() && !self.exchange.state().is_last {
+        if matches!(cut, Cut::Head)
+            && self.unread.is_none()
+            && !self.exchange.state().ends_after_this
+        {
             // Best effort: a client that sends half a head may not read either. The 408 must not
             // follow a response that is not yet written, or one that announced the end of the connection.
             self.socket.try_write(&refusal::too_late()).ok();
@@ -332,7 +335,7 @@ impl Connection {
         let state = self.exchange.state();
         // The service takes the request when actix-http has parsed it.
         let is_beginning = !state.framing.is_in_progress();
-        let is_answered = state.is_being_written();
+        let is_answered = state.answer.is_being_written();
         drop(state);
         if is_beginning || is_answered {
             return Poll::Pending;
@@ -386,12 +389,9 @@ impl Connection {
     fn on_write_blocked(&mut self, unsent: usize, cx: &mut Context<'_>) -> Poll<io::Error> {
         let now = Instant::now();
         let unread = self.unread.get_or_insert_with(|| Unread::new(now));
-        let (is_long, is_file) = {
-            let state = self.exchange.state();
-            (state.is_long, state.is_file)
-        };
-        let mut deadline = if is_long {
-            if is_file {
+        let answer = self.exchange.state().answer;
+        let mut deadline = if matches!(answer, Answer::File | Answer::Long) {
+            if answer == Answer::File {
                 self.writing.allow(self.limits.answer_timeout);
             }
             // The next response may begin while the last bytes of this one wait.
@@ -473,7 +473,7 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.update_reading();
-        if this.reading == Reading::Closed || this.exchange.state().is_over() {
+        if this.reading == Reading::Closed || this.exchange.state().may_close() {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
@@ -519,7 +519,7 @@ impl AsyncWrite for Connection {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.update_reading();
-        if this.reading == Reading::Request && !this.exchange.state().is_endless {
+        if this.reading == Reading::Request && this.exchange.state().answer != Answer::Endless {
             // More of the response may follow, so the time waited so far still counts. A client that follows
             // events for days has caught up.
             if let Some(unread) = &mut this.unread {
@@ -531,8 +531,8 @@ impl AsyncWrite for Connection {
         }
         if matches!(this.reading, Reading::NextRequest | Reading::Head) {
             // No other event may poll this connection, so register the deadline's wake-up now.
-            let is_over = this.exchange.state().is_over();
-            if is_over || this.poll_read_deadline(cx).is_ready() {
+            let may_close = this.exchange.state().may_close();
+            if may_close || this.poll_read_deadline(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
         }
