@@ -454,6 +454,9 @@ impl Connection {
         }
         let timeout = self.limits.disconnect_timeout;
         let lingering = self.lingering.get_or_insert_with(|| Linger::new(timeout));
+        if self.counted.poll_close_idle(cx).is_ready() {
+            lingering.end_within(linger::WHILE_STOPPING);
+        }
         lingering.poll(&mut self.socket, cx)
     }
 
