@@ -434,7 +434,7 @@ impl Connection {
         late.map(|()| self.cut_off(cut))
     }
 
-    /// Ends the connection, which nobody writes to any more. If the client may still be sending, its sending side is
+    /// Ends the connection after its last write. If the client may still be sending, its sending side is
     /// closed, and the client has some time to close its own.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.lingering.is_none() {
