@@ -32,11 +32,14 @@ pub(super) fn gone_at(silent_since: Option<Instant>, closed: Instant) -> Instant
 mod tests {
     use std::future::poll_fn;
     use std::io::Write;
+    use std::mem::MaybeUninit;
     use std::net::{self, Shutdown};
     use std::pin::Pin;
     use std::sync::Arc;
 
     use headroom_actors::kernel::testing::buffers::FixedBuffers;
+    use headroom_test_support::wait::{DEADLINE, wait_until};
+    use socket2::SockRef;
     use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
     use tokio::net::TcpListener;
     use tokio::time::{advance, timeout};
@@ -57,8 +60,7 @@ mod tests {
     }
 
     impl Requested {
-        /// With a client that has closed its sending side already, if it `closes`.
-        async fn new(closes: bool) -> Self {
+        async fn new() -> Self {
             let loaded = load(&Sources::default(), &Environment::new()).unwrap();
             let memory = Arc::new(FixedBuffers::new(u64::MAX));
             let limits = Limits::new(&loaded.settings.server, memory);
@@ -66,11 +68,13 @@ mod tests {
             let mut client = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let request = b"GET / HTTP/1.1\r\n\r\n";
             client.write_all(request).unwrap();
-            if closes {
-                client.shutdown(Shutdown::Write).unwrap();
-            }
             let (socket, _) = listener.accept().await.unwrap();
             let mut connection = Connection::new(socket, &limits, &Drain::default());
+            // The paused clock would not wait for it.
+            wait_until(DEADLINE, "the request has arrived", || {
+                connection.has_unread_bytes()
+            });
+            connection.socket.readable().await.unwrap();
             assert_eq!(read(&mut connection).await, request.len());
             let in_progress = connection.exchange.begin(BodyLength::Bytes(0));
             Self {
@@ -80,10 +84,22 @@ mod tests {
             }
         }
 
+        /// The client closes its sending side, and the server's kernel and runtime know it.
+        async fn close(&self) {
+            self.client.shutdown(Shutdown::Write).unwrap();
+            let socket = &self.connection.socket;
+            wait_until(DEADLINE, "the close has arrived", || {
+                let mut byte = [MaybeUninit::uninit()];
+                matches!(SockRef::from(socket).peek(&mut byte), Ok(0))
+            });
+            socket.readable().await.unwrap();
+        }
+
         /// Returns after what time from now the client counts as gone.
         async fn gone_after(&mut self) -> Duration {
             let begun = Instant::now();
-            assert_eq!(read(&mut self.connection).await, 0);
+            let gone = timeout(100 * MINUTE, read(&mut self.connection)).await;
+            assert_eq!(gone.unwrap(), 0);
             begun.elapsed()
         }
 
@@ -117,7 +133,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_close_that_was_sent_with_the_request_may_be_read_late() {
-        let mut requested = Requested::new(true).await;
+        let mut requested = Requested::new().await;
+        requested.close().await;
         advance(MINUTE).await;
         let gone_after = requested.gone_after().await;
         assert!(gone_after >= ANSWER_WITHIN, "{gone_after:?}");
@@ -126,9 +143,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_closes_after_its_request_counts_as_gone_at_once() {
-        let mut requested = Requested::new(false).await;
+        let mut requested = Requested::new().await;
         assert!(requested.is_present_for(MINUTE).await);
-        requested.client.shutdown(Shutdown::Write).unwrap();
+        requested.close().await;
         let gone_after = requested.gone_after().await;
         assert!(gone_after < ANSWER_WITHIN / 2, "{gone_after:?}");
     }
@@ -136,7 +153,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_has_left_counts_as_gone_also_if_its_answer_does_not_go_on() {
         for answer in [Answer::File, Answer::Bounded] {
-            let mut requested = Requested::new(true).await;
+            let mut requested = Requested::new().await;
+            requested.close().await;
             requested.connection.exchange.mark_answered(answer);
             let longest = requested.connection.limits.answer_timeout;
             assert!(requested.is_present_for(longest / 2).await);
