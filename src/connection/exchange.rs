@@ -20,16 +20,10 @@ pub(super) struct State {
     pub(super) framing: Framing,
     /// Whether a request has ended since the stream last looked. It may have begun since then, too.
     pub(super) has_ended: bool,
-    /// Whether the current response has begun.
-    pub(super) is_answered: bool,
-    /// Whether the current response is a stream of events, which has no end.
-    pub(super) is_endless: bool,
-    /// Whether the current response may take long: only the client's pace bounds it.
-    pub(super) is_long: bool,
-    /// Whether it is of a file.
-    pub(super) is_file: bool,
-    /// Whether the current response is the last one of the connection.
-    pub(super) is_last: bool,
+    /// The current response.
+    pub(super) answer: Answer,
+    /// Whether the connection ends after the current response.
+    pub(super) ends_after_this: bool,
     /// The end of the server's connections.
     drain: Drain,
     /// The task that waits for a change.
@@ -37,16 +31,32 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Whether a response is written that waits for nothing but its client, so that a write soon tells if the client has
-    /// gone.
-    pub(super) fn is_being_written(&self) -> bool {
-        let is_stream = self.is_endless || self.is_long && !self.is_file;
-        self.is_answered && !is_stream
+    /// Whether the last response is complete, so that further bytes are discarded.
+    pub(super) fn may_close(&self) -> bool {
+        self.ends_after_this && !self.framing.is_in_progress()
     }
+}
 
-    /// Whether the last response is complete, so that what the client may still send is of no use.
-    pub(super) fn is_over(&self) -> bool {
-        self.is_last && !self.framing.is_in_progress()
+/// A response, by what bounds it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It has not begun.
+    #[default]
+    Awaited,
+    /// All waits for the client together are bounded.
+    Bounded,
+    /// A file: only the client's pace bounds it.
+    File,
+    /// It is made while it is written, and only the client's pace bounds it.
+    Long,
+    /// A stream of events, or a connection that has switched to another protocol: it has no end.
+    Endless,
+}
+
+impl Answer {
+    /// Whether it has begun and waits for nothing but its client, so that a write soon tells if the client has gone.
+    pub(super) fn is_being_written(self) -> bool {
+        matches!(self, Self::Bounded | Self::File)
     }
 }
 
@@ -69,34 +79,19 @@ impl Exchange {
     pub(super) fn begin(&self, length: BodyLength) -> InProgress {
         self.change(|state| {
             state.framing.begin(length);
-            state.is_answered = false;
-            state.is_endless = false;
-            state.is_long = false;
-            state.is_file = false;
+            state.answer = Answer::Awaited;
         });
         InProgress(self.clone())
     }
 
     /// Records that the current response has begun.
-    pub(super) fn mark_answered(&self) {
-        self.state().is_answered = true;
-    }
-
-    /// Records that the current response is a stream of events.
-    pub(super) fn mark_endless(&self) {
-        self.state().is_endless = true;
-    }
-
-    /// Records that the current response may take long, and whether it is of a file.
-    pub(super) fn mark_long(&self, is_file: bool) {
-        let mut state = self.state();
-        state.is_long = true;
-        state.is_file = is_file;
+    pub(super) fn mark_answered(&self, answer: Answer) {
+        self.state().answer = answer;
     }
 
     /// Records that the current response is the last one of the connection.
     pub(super) fn mark_last(&self) {
-        self.change(|state| state.is_last = true);
+        self.change(|state| state.ends_after_this = true);
     }
 
     pub(super) fn state(&self) -> RefMut<'_, State> {
@@ -173,31 +168,31 @@ mod tests {
     #[test]
     fn only_a_response_that_waits_for_nothing_but_its_client_is_being_written() {
         let exchange = Exchange::default();
-        let is_being_written = || exchange.state().is_being_written();
-        let streams: [fn(&Exchange); 2] = [Exchange::mark_endless, |it| it.mark_long(false)];
-        for stream in streams {
+        for (answer, is_being_written) in [
+            (Answer::Bounded, true),
+            (Answer::File, true),
+            (Answer::Long, false),
+            (Answer::Endless, false),
+        ] {
             let request = exchange.begin(BodyLength::Bytes(0));
-            assert!(!is_being_written());
-            exchange.mark_answered();
-            assert!(is_being_written());
-            exchange.mark_long(true);
-            assert!(is_being_written());
-            stream(&exchange);
-            assert!(!is_being_written());
+            assert!(!exchange.state().answer.is_being_written());
+            exchange.mark_answered(answer);
+            let found = exchange.state().answer.is_being_written();
+            assert_eq!(found, is_being_written, "{answer:?}");
             drop(request);
         }
     }
 
     #[test]
-    fn a_connection_is_over_when_its_last_response_is_complete() {
+    fn a_connection_may_close_when_its_last_response_is_complete() {
         let exchange = Exchange::default();
-        let is_over = || exchange.state().is_over();
+        let may_close = || exchange.state().may_close();
         drop(exchange.begin(BodyLength::Bytes(0)));
-        assert!(!is_over());
+        assert!(!may_close());
         let request = exchange.begin(BodyLength::Chunked);
         exchange.mark_last();
-        assert!(!is_over());
+        assert!(!may_close());
         drop(request);
-        assert!(is_over());
+        assert!(may_close());
     }
 }

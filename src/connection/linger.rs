@@ -6,54 +6,49 @@
 
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
-use super::Timer;
-
-/// The most bytes that are discarded. Some clients read why a body was refused only after they have sent all of it.
-const DISCARDED_MAX: usize = 256 * 1024 * 1024;
+/// The longest wait once the server closes its idle connections: it waits for this one, too.
+pub(super) const WHILE_STOPPING: Duration = Duration::from_secs(1);
 
 /// Bytes to discard at once.
 const READ_MAX: usize = 16 * 1024;
 
 /// The wait for a client to close its side of a connection.
-pub(super) struct Linger {
-    deadline: Instant,
-    timer: Timer,
-    discarded: usize,
-}
+pub(super) struct Linger(Pin<Box<Sleep>>);
 
 impl Linger {
     /// Waits for `timeout` at most.
     pub(super) fn new(timeout: Duration) -> Self {
-        Self {
-            deadline: Instant::now() + timeout,
-            timer: Timer::default(),
-            discarded: 0,
+        Self(Box::pin(sleep(timeout)))
+    }
+
+    /// Ends the wait after `timeout`, unless it ends before.
+    pub(super) fn end_within(&mut self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        if deadline < self.0.deadline() {
+            self.0.as_mut().reset(deadline);
         }
     }
 
-    /// Ready when the client has closed its side, or has used up its time or its bytes.
+    /// Ready when the client has closed its side, or has used up its time.
     pub(super) fn poll(&mut self, socket: &mut TcpStream, cx: &mut Context<'_>) -> Poll<()> {
-        if self.timer.poll(self.deadline, cx).is_ready() {
+        if self.0.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
         let mut bytes = [MaybeUninit::uninit(); READ_MAX];
-        while self.discarded < DISCARDED_MAX {
+        // The runtime bounds how much one task reads before others run.
+        loop {
             let mut read = ReadBuf::uninit(&mut bytes);
-            match Pin::new(&mut *socket).poll_read(cx, &mut read) {
-                Poll::Ready(Ok(())) if !read.filled().is_empty() => {
-                    self.discarded += read.filled().len();
-                }
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
+            let result = ready!(Pin::new(&mut *socket).poll_read(cx, &mut read));
+            if result.is_err() || read.filled().is_empty() {
+                return Poll::Ready(());
             }
         }
-        Poll::Ready(())
     }
 }

@@ -64,7 +64,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 pub use drain::Drain;
 use drain::{Counted, LAST_REQUEST_WITHIN};
-use exchange::{Exchange, Tracked};
+use exchange::{Answer, Exchange, Tracked};
 use framing::READ_MAX;
 use linger::Linger;
 pub use pace::Pace;
@@ -152,15 +152,18 @@ pub struct Connection {
     reading: Reading,
     /// When the connection was accepted, or its last request ended.
     idle_since: Instant,
-    /// When the last byte of a request was read.
-    last_byte: Instant,
-    /// Until when the client counts as present; set when it has closed its sending side while a request is in progress.
-    present_until: Option<Instant>,
+    /// When a read first found nothing after the last byte of a request.
+    silent_since: Option<Instant>,
+    /// When the client counts as gone unless its answer has begun; set when it has closed its sending side while a request
+    /// is in progress.
+    gone_at: Option<Instant>,
     /// When the connection is cut, unless `reading` changes before.
     read_deadline: Instant,
     read_timer: Timer,
     writing: Pace,
     write_timer: Timer,
+    /// When bytes were last written.
+    last_written: Instant,
     /// The unread part of a response; set from the first blocked write on.
     unread: Option<Unread>,
     /// Whether the connection is to be reset.
@@ -198,12 +201,13 @@ impl Connection {
             read_ahead: Bytes::new(),
             reading: Reading::NextRequest,
             idle_since: now,
-            last_byte: now,
-            present_until: None,
+            silent_since: None,
+            gone_at: None,
             read_deadline: now + limits.keep_alive,
             read_timer: Timer::default(),
             writing: Pace::new(limits.answer_idle_timeout, limits.rate_min),
             write_timer: Timer::default(),
+            last_written: now,
             unread: None,
             is_cut_off: false,
             lingering: None,
@@ -246,7 +250,10 @@ impl Connection {
             self.count(cut);
         }
         self.set_reading(Reading::Closed);
-        if matches!(cut, Cut::Head) && self.unread.is_none() && !self.exchange.state().is_last {
+        if matches!(cut, Cut::Head)
+            && self.unread.is_none()
+            && !self.exchange.state().ends_after_this
+        {
             // Best effort: a client that sends half a head may not read either. The 408 must not
             // follow a response that is not yet written, or one that announced the end of the connection.
             self.socket.try_write(&refusal::too_late()).ok();
@@ -309,44 +316,61 @@ impl Connection {
     /// Once the request is read whole, watches for the client to leave. If bytes of the next request arrive
     /// first, they are kept, and a close after them is not noticed until they are read.
     fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.read_ahead.is_empty() && self.present_until.is_none() {
+        if self.read_ahead.is_empty() && self.gone_at.is_none() {
             let mut bytes = [MaybeUninit::uninit(); READ_AHEAD_MAX];
             let mut read = ReadBuf::uninit(&mut bytes);
-            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
+            if Pin::new(&mut self.socket)
+                .poll_read(cx, &mut read)?
+                .is_pending()
+            {
+                self.silent_since.get_or_insert_with(Instant::now);
+                return Poll::Pending;
+            }
             if read.filled().is_empty() {
-                let until = half_closed::present_until(self.last_byte, Instant::now());
-                self.present_until = Some(until);
+                self.gone_at = Some(half_closed::gone_at(self.silent_since, Instant::now()));
             }
             self.read_ahead = Bytes::copy_from_slice(read.filled());
         }
         // The socket may never become readable again.
         self.exchange.wake_on_change(cx.waker());
-        match self.present_until {
-            Some(until) => self.poll_gone(until, cx).map(Ok),
+        match self.gone_at {
+            Some(gone_at) => self.poll_gone(gone_at, cx).map(Ok),
             None => Poll::Pending,
         }
     }
 
-    /// Ready when a client that has closed its sending side, and counts as present until `until`, counts as gone.
-    fn poll_gone(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when a client that has closed its sending side counts as gone: at `gone_at`, or, if its answer is being written,
+    /// after `server.answer_timeout` in which nothing was written and the client was not waited for.
+    fn poll_gone(&mut self, gone_at: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let state = self.exchange.state();
         // The service takes the request when actix-http has parsed it.
         let is_beginning = !state.framing.is_in_progress();
-        let is_answered = state.is_being_written();
+        let is_being_written = state.answer.is_being_written();
         drop(state);
-        if is_beginning || is_answered {
+        if is_beginning {
             return Poll::Pending;
         }
-        self.read_timer.poll(until, cx)
+        let deadline = if is_being_written {
+            // A write that waits for the client has a deadline of its own. The timer is set all the same: nothing else may
+            // poll this once the client has read on.
+            let idle_since = match self.writing.is_blocked() {
+                true => Instant::now(),
+                false => gone_at.max(self.last_written),
+            };
+            idle_since + self.limits.answer_timeout
+        } else {
+            gone_at
+        };
+        self.read_timer.poll(deadline, cx)
     }
 
     /// Handles `bytes` of a request, which were just read. `in_head` if they are part of its head;
     /// otherwise they are part of a body, whose response may be complete already.
     fn on_bytes_read(&mut self, bytes: &mut [u8], in_head: bool) {
-        self.last_byte = Instant::now();
+        self.silent_since = None;
         if self.reading == Reading::NextRequest {
             self.set_reading(Reading::Head);
-            self.read_deadline = self.last_byte + self.limits.head_timeout;
+            self.read_deadline = Instant::now() + self.limits.head_timeout;
             if in_head {
                 upgrade::ignore(bytes);
             }
@@ -386,12 +410,9 @@ impl Connection {
     fn on_write_blocked(&mut self, unsent: usize, cx: &mut Context<'_>) -> Poll<io::Error> {
         let now = Instant::now();
         let unread = self.unread.get_or_insert_with(|| Unread::new(now));
-        let (is_long, is_file) = {
-            let state = self.exchange.state();
-            (state.is_long, state.is_file)
-        };
-        let mut deadline = if is_long {
-            if is_file {
+        let answer = self.exchange.state().answer;
+        let mut deadline = if matches!(answer, Answer::File | Answer::Long) {
+            if answer == Answer::File {
                 self.writing.allow(self.limits.answer_timeout);
             }
             // The next response may begin while the last bytes of this one wait.
@@ -413,7 +434,7 @@ impl Connection {
         late.map(|()| self.cut_off(cut))
     }
 
-    /// Ends the connection, which nobody writes to any more. If the client may still be sending, its sending side is
+    /// Ends the connection after its last write. If the client may still be sending, its sending side is
     /// closed, and the client has some time to close its own.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.lingering.is_none() {
@@ -433,6 +454,9 @@ impl Connection {
         }
         let timeout = self.limits.disconnect_timeout;
         let lingering = self.lingering.get_or_insert_with(|| Linger::new(timeout));
+        if self.counted.poll_close_idle(cx).is_ready() {
+            lingering.end_within(linger::WHILE_STOPPING);
+        }
         lingering.poll(&mut self.socket, cx)
     }
 
@@ -473,7 +497,7 @@ impl AsyncRead for Connection {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.update_reading();
-        if this.reading == Reading::Closed || this.exchange.state().is_over() {
+        if this.reading == Reading::Closed || this.exchange.state().may_close() {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
@@ -505,7 +529,8 @@ impl AsyncWrite for Connection {
         let written = refusal.as_deref().unwrap_or(bytes);
         match Pin::new(&mut this.socket).poll_write(cx, written) {
             Poll::Ready(Ok(written)) => {
-                this.writing.progress(written as u64, Instant::now());
+                this.last_written = Instant::now();
+                this.writing.progress(written as u64, this.last_written);
                 // A refusal is short, and the last thing that is written. It is lost in part only if the client has
                 // left earlier responses unread.
                 Poll::Ready(Ok(refusal.map_or(written, |_| bytes.len())))
@@ -519,7 +544,7 @@ impl AsyncWrite for Connection {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.update_reading();
-        if this.reading == Reading::Request && !this.exchange.state().is_endless {
+        if this.reading == Reading::Request && this.exchange.state().answer != Answer::Endless {
             // More of the response may follow, so the time waited so far still counts. A client that follows
             // events for days has caught up.
             if let Some(unread) = &mut this.unread {
@@ -531,8 +556,8 @@ impl AsyncWrite for Connection {
         }
         if matches!(this.reading, Reading::NextRequest | Reading::Head) {
             // No other event may poll this connection, so register the deadline's wake-up now.
-            let is_over = this.exchange.state().is_over();
-            if is_over || this.poll_read_deadline(cx).is_ready() {
+            let may_close = this.exchange.state().may_close();
+            if may_close || this.poll_read_deadline(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
         }

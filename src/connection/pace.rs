@@ -38,6 +38,11 @@ impl Pace {
         *self.blocked_since.get_or_insert(now) + self.allowance
     }
 
+    /// Whether the server waits for the client.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked_since.is_some()
+    }
+
     /// How far the client was behind its rate before this wait.
     pub fn behind(&self) -> Duration {
         self.pause_max - self.allowance

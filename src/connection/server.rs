@@ -22,6 +22,7 @@ use actix_web::Error;
 use actix_web::dev::AppConfig;
 use tokio::net::TcpStream;
 
+use super::exchange::Answer;
 use super::framing::BodyLength;
 use super::stream::Stream;
 use super::{Connection, Drain, Exchange, Limits, Tracked, expectation};
@@ -78,8 +79,8 @@ where
             .keep_alive(KeepAlive::Os)
             .client_request_timeout(Duration::ZERO)
             .client_disconnect_timeout(Duration::ZERO)
-            // `Connection` reports the end of what the client sends when the client counts as gone. Then nobody works for it
-            // any more.
+            // `Connection` reports the end of what the client sends when the client counts as gone. Then the handler is
+            // dropped.
             .h1_allow_half_closed(false)
             .local_addr(address)
             .on_connect_ext(|stream: &Stream, data| {
@@ -142,9 +143,6 @@ where
     let responding = app.call(request);
     async move {
         let mut response: Result<Response<B>, _> = responding.await.map(Into::into);
-        if let Some(exchange) = &exchange {
-            exchange.mark_answered();
-        }
         let is_long = response
             .as_ref()
             .is_ok_and(|response| response.extensions().contains::<LongResponse>());
@@ -154,24 +152,24 @@ where
         };
         let status = head.status;
         let media_type = head.headers.get(header::CONTENT_TYPE);
-        if media_type.is_some_and(|it| it.as_bytes().starts_with(EVENT_STREAM))
-            && let Some(exchange) = &exchange
-        {
-            exchange.mark_endless();
-        }
+        let is_stream = media_type.is_some_and(|it| it.as_bytes().starts_with(EVENT_STREAM));
         // Only files have ranges.
         let is_file = head.headers.contains_key(header::ACCEPT_RANGES);
-        if (is_long || is_file)
-            && let Some(exchange) = &exchange
-        {
-            exchange.mark_long(is_file);
+        let is_switched = status == StatusCode::SWITCHING_PROTOCOLS;
+        let answer = if is_stream || is_switched {
+            Answer::Endless
+        } else if is_file {
+            Answer::File
+        } else if is_long {
+            Answer::Long
+        } else {
+            Answer::Bounded
+        };
+        if let Some(exchange) = &exchange {
+            exchange.mark_answered(answer);
         }
         // The HTTP library would respond with `Connection: upgrade` and then close the connection.
-        let is_switched = status == StatusCode::SWITCHING_PROTOCOLS;
         let ignores_offer = offers_upgrade && !is_switched;
-        if is_switched && let Some(exchange) = &exchange {
-            exchange.mark_endless();
-        }
         // Nobody knows whether a client that was not told to send its body sends it now.
         let is_unknown = |exchange: &Exchange| !exchange.state().framing.is_complete();
         let leaves_body = match body {

@@ -72,7 +72,7 @@ struct ModelsFolder {
 
 impl ModelsFolder {
     async fn look(&mut self) {
-        let mut look = match FolderLook::begin(&self.dir) {
+        let look = match FolderLook::begin(&self.dir) {
             Ok(look) => look,
             Err(error) => {
                 tracing::debug!(%error, "models.dir is not looked at: no thread can be started");
@@ -80,8 +80,8 @@ impl ModelsFolder {
             }
         };
         let found = match look.found_in_time().await {
-            Some(found) => found,
-            None => {
+            Ok(found) => found,
+            Err(look) => {
                 self.last_failed = true;
                 self.set(Some(no_answer().to_string()));
                 // No second look, which would hang too.

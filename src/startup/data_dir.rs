@@ -26,8 +26,8 @@ const LOCK_FLAGS: i32 = OFlag::O_NOFOLLOW.bits() | OFlag::O_NONBLOCK.bits();
 /// Bytes at most that are read from the file.
 const LOCK_BYTES_MAX: u64 = 32;
 
-/// How long a server tries to lock the file. [`server_of`] has the lock for a moment.
-const LOCK_WITHIN: Duration = Duration::from_millis(200);
+/// How long a server tries to lock the file. [`server_of`] has the lock for a moment, which is longer on a busy machine.
+const LOCK_WITHIN: Duration = Duration::from_secs(2);
 
 /// The time between two tries.
 const TRY_EVERY: Duration = Duration::from_millis(10);

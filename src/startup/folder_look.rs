@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +14,19 @@ use tokio::time::timeout;
 
 /// How long a look may take. Only a file server that hangs needs longer.
 const LOOK_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whether the folder can be read. Blocks for as long as a look may take.
+pub(super) fn look(models_dir: &Path) -> io::Result<()> {
+    let (report, found) = sync_channel(1);
+    begin(models_dir, move |result| {
+        report.send(result).ok();
+    })?;
+    match found.recv_timeout(LOOK_WITHIN) {
+        Ok(result) => result,
+        Err(RecvTimeoutError::Timeout) => Err(no_answer()),
+        Err(RecvTimeoutError::Disconnected) => Err(panicked()),
+    }
+}
 
 /// A look that is under way.
 pub(super) struct FolderLook(oneshot::Receiver<io::Result<()>>);
@@ -24,24 +38,39 @@ impl FolderLook {
     /// No thread can be started.
     pub(super) fn begin(models_dir: &Path) -> io::Result<Self> {
         let (report, found) = oneshot::channel();
-        let dir = models_dir.to_owned();
-        let look = move || report.send(check_folder(&dir)).ok();
-        thread::Builder::new()
-            .name("models-folder".into())
-            .spawn(look)?;
+        begin(models_dir, |result| {
+            report.send(result).ok();
+        })?;
         Ok(Self(found))
     }
 
-    /// What it has found. `None` if that takes too long.
-    pub(super) async fn found_in_time(&mut self) -> Option<io::Result<()>> {
-        timeout(LOOK_WITHIN, self.found()).await.ok()
+    /// What it has found.
+    ///
+    /// # Errors
+    /// It takes too long, and goes on.
+    pub(super) async fn found_in_time(mut self) -> Result<io::Result<()>, Self> {
+        match timeout(LOOK_WITHIN, &mut self.0).await {
+            Ok(found) => Ok(found.unwrap_or_else(|_| Err(panicked()))),
+            Err(_) => Err(self),
+        }
     }
 
-    /// What it has found, however long that takes. To be called until there is a result.
-    pub(super) async fn found(&mut self) -> io::Result<()> {
-        let found = (&mut self.0).await;
-        found.unwrap_or_else(|_| Err(io::Error::other("the look at it panicked")))
+    /// What it has found, however long that takes.
+    pub(super) async fn found(self) -> io::Result<()> {
+        self.0.await.unwrap_or_else(|_| Err(panicked()))
     }
+}
+
+/// Looks on another thread, and reports there what it has found.
+fn begin(
+    models_dir: &Path,
+    report: impl FnOnce(io::Result<()>) + Send + 'static,
+) -> io::Result<()> {
+    let dir = models_dir.to_owned();
+    thread::Builder::new()
+        .name("models-folder".into())
+        .spawn(move || report(check_folder(&dir)))?;
+    Ok(())
 }
 
 /// What is wrong with a folder if a look at it takes too long.
@@ -49,6 +78,10 @@ pub(super) fn no_answer() -> io::Error {
     let seconds = LOOK_WITHIN.as_secs();
     let text = format!("the file system has not answered for {seconds} s");
     io::Error::new(io::ErrorKind::TimedOut, text)
+}
+
+fn panicked() -> io::Error {
+    io::Error::other("the look at it panicked")
 }
 
 #[cfg(test)]
@@ -61,8 +94,8 @@ mod tests {
     fn a_look_that_hangs_can_be_awaited_further() {
         TestSystem::paused(|_| async {
             let (report, found) = oneshot::channel();
-            let mut look = FolderLook(found);
-            assert!(look.found_in_time().await.is_none());
+            let late = FolderLook(found).found_in_time().await;
+            let look = late.err().unwrap();
             report.send(Ok(())).unwrap();
             look.found().await.unwrap();
         });

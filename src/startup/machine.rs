@@ -15,10 +15,9 @@ use headroom_actors::postgres;
 use headroom_actors::redis::{self, Role};
 use nix::unistd::{AccessFlags, access};
 use thiserror::Error;
-use tokio::runtime;
 
 use super::folder::unwritable;
-use super::folder_look::{FolderLook, no_answer};
+use super::folder_look;
 use super::{HOST_BINARY, check_budget, data_dir, host_binary, pools};
 use crate::settings::Settings;
 use crate::settings::sections::EmbeddedSettings;
@@ -66,7 +65,7 @@ impl Findings {
     }
 }
 
-/// Checks this machine for a server with `settings`. Must not be called inside a runtime, since it waits.
+/// Checks this machine for a server with `settings`. Blocks while a file server that hangs is looked at, for seconds at most.
 pub fn check_machine(settings: &Settings) -> Findings {
     let mut found = Findings::default();
     if let Err(error) = check_budget(settings) {
@@ -90,7 +89,7 @@ pub fn check_machine(settings: &Settings) -> Findings {
 impl Findings {
     fn models_dir(&mut self, dir: &Path) {
         let shown = dir.display();
-        match look_at(dir) {
+        match folder_look::look(dir) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
                 self.refused.push(format!(
@@ -209,17 +208,6 @@ impl Findings {
             ));
         }
     }
-}
-
-/// Whether the models folder can be read. The look is bounded, since there is no log yet to say that it hangs.
-fn look_at(models_dir: &Path) -> io::Result<()> {
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()?;
-    runtime.block_on(async {
-        let found = FolderLook::begin(models_dir)?.found_in_time().await;
-        found.unwrap_or_else(|| Err(no_answer()))
-    })
 }
 
 /// A program without a slash is looked up in `PATH`, as at its start.

@@ -82,10 +82,12 @@ fn clients_that_connect_while_the_listener_closes_are_answered_or_refused() {
     for _ in 0..ROUNDS {
         let mut server = start("server.shutdown_deadline = '15s'");
         let address = server.address();
-        let (answers, is_over) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|_| {
-                let (answers, is_over) = (Arc::clone(&answers), Arc::clone(&is_over));
+        let is_over = Arc::<AtomicBool>::default();
+        let answers: [Arc<AtomicUsize>; CLIENTS] = Default::default();
+        let clients: Vec<_> = answers
+            .iter()
+            .map(|answers| {
+                let (answers, is_over) = (Arc::clone(answers), Arc::clone(&is_over));
                 thread::spawn(move || -> io::Result<()> {
                     while !is_over.load(Relaxed) && is_answered(address)? {
                         answers.fetch_add(1, Relaxed);
@@ -95,7 +97,7 @@ fn clients_that_connect_while_the_listener_closes_are_answered_or_refused() {
             })
             .collect();
         wait_until(DEADLINE, "all clients connect again and again", || {
-            answers.load(Relaxed) > 10 * CLIENTS
+            answers.iter().all(|answers| answers.load(Relaxed) > 10)
         });
         server.signal(Signal::SIGTERM);
         assert_eq!(server.wait_for_exit().code(), Some(0));
@@ -183,6 +185,7 @@ fn is_answered(address: SocketAddr) -> io::Result<bool> {
         opened => opened?,
     };
     stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
     stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

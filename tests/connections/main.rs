@@ -33,6 +33,7 @@ impl Client {
     fn connect(server: &Server) -> Self {
         let stream = TcpStream::connect(server.address()).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
         Self(BufReader::new(stream))
     }
 

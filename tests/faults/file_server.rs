@@ -2,6 +2,7 @@
 //! the process ends.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use headroom_test_support::capability::skip;
 use headroom_test_support::child;
@@ -11,6 +12,9 @@ use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 
 use crate::setup::{BINARY, floats};
+
+/// The deadline of a stop. A busy machine may need several times as long.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Starts a server that sees in `folder` a file system without a file server. Both end together. `None` where the system
 /// cannot mount one.
@@ -41,8 +45,9 @@ fn start_with_unserved(folder: &Path, settings: &str) -> Option<Server> {
 async fn a_file_server_that_hangs_holds_up_neither_the_start_nor_the_stop() {
     let folder = tempfile::tempdir().unwrap();
     let settings = format!(
-        "models.dir = '{}'\nserver.request_deadline = '1s'",
-        folder.path().display()
+        "models.dir = '{}'\nserver.request_deadline = '1s'\nserver.shutdown_deadline = '{}s'",
+        folder.path().display(),
+        SHUTDOWN_DEADLINE.as_secs()
     );
     let Some(mut server) = start_with_unserved(folder.path(), &settings) else {
         return;
@@ -52,6 +57,9 @@ async fn a_file_server_that_hangs_holds_up_neither_the_start_nor_the_stop() {
     let answer = server.infer("any", &floats(&[2.0])).await;
     assert_eq!(answer.status, 504, "{answer:?}");
     assert_eq!(server.get("/").await.status(), 200);
+    let signalled = Instant::now();
     server.signal(Signal::SIGTERM);
     assert_eq!(server.wait_for_exit().code(), Some(0));
+    let took = signalled.elapsed();
+    assert!(took < 10 * SHUTDOWN_DEADLINE, "{took:?}");
 }

@@ -115,11 +115,20 @@ fn a_third_signal_ends_a_server_that_hangs() {
         Ok(frozen) => frozen,
         Err(error) => return skip(&format!("the system refuses ptrace: {error}")),
     };
-    // Signals that arrive together count as one, so there may be more of them.
-    wait_until(DEADLINE, "the server has ended", || {
+    for count in 1..3 {
         server.signal(Signal::SIGTERM);
-        !process.is_running()
-    });
+        // Requests to stop that wait together count as one. Signals are received one after another, in any order if
+        // several wait, so the request has been received when both of the others are.
+        for (signal, name) in [(Signal::SIGUSR1, "SIGUSR1"), (Signal::SIGUSR2, "SIGUSR2")] {
+            server.signal(signal);
+            wait_until(DEADLINE, "the signal is in the log", || {
+                server.log().matches(name).count() == count
+            });
+        }
+        assert!(process.is_running(), "ended by signal {count}");
+    }
+    server.signal(Signal::SIGTERM);
+    wait_until(DEADLINE, "the server has ended", || !process.is_running());
     drop(frozen);
     assert_eq!(server.wait_for_exit().code(), Some(143));
 }

@@ -65,7 +65,6 @@ impl Starts {
 #[test]
 fn a_signal_to_stop_ends_a_server_in_order_at_each_moment_of_its_start() {
     let starts = Starts::new();
-    let mut before_ready = 0;
     for moment in 0..MOMENTS {
         let mut server = starts.begin(moment);
         server.signal([Signal::SIGTERM, Signal::SIGINT][moment % 2]);
@@ -73,9 +72,7 @@ fn a_signal_to_stop_ends_a_server_in_order_at_each_moment_of_its_start() {
         let log = server.log();
         assert!(log.contains("headroom::startup: stopped"), "{log}");
         assert!(!server.ready_file().exists());
-        before_ready += usize::from(log.contains("the actors have not started yet"));
     }
-    assert!(before_ready > 0, "all servers were ready");
 }
 
 #[test]

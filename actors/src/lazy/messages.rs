@@ -75,7 +75,7 @@ impl Message for Unload {
 /// Loads what is registered under a name now, also when an earlier resource of this name is loaded: that one serves until
 /// the new one is loaded, and is then unloaded after its leases. If the new one cannot be loaded, or there is no memory for
 /// both, the reply is the error and the earlier one stays. Also forgets a failed load. Replies at once if what is registered
-/// is loaded. A caller that gives up does not end the load, but nothing that is registered later is loaded for it.
+/// is loaded.
 #[derive(Debug, Clone)]
 pub struct Reload {
     /// The resource's name.
@@ -84,7 +84,6 @@ pub struct Reload {
 
 impl Message for Reload {
     type Reply = Result<(), AcquireError>;
-    const CANCELLABLE: bool = true;
 
     fn is_failure(reply: &Self::Reply) -> bool {
         reply.is_err()

@@ -46,36 +46,26 @@ impl Loader {
     pub(super) fn reload(
         &mut self,
         name: String,
-        mut reply: Reply<Reload>,
+        reply: Reply<Reload>,
         context: &mut Context<Self>,
     ) {
         let is_to_end = self.is_to_end_when_loaded(&name);
         let loaded = self.load_registered(&name, context);
-        let waited = wrap_future::<_, Self>(async move {
-            let loaded = tokio::select! {
-                biased;
-                // The load goes on, and the waiter is closed.
-                () = reply.cancelled() => None,
-                loaded = loaded => loaded.ok(),
-            };
-            (loaded, reply)
-        });
-        context.spawn(
-            waited.map(move |(loaded, reply), loader, context| match loaded {
-                // Another load follows if what was registered when the load began is loaded, and after the unload that was
-                // asked for before this reload.
-                Some(loaded)
-                    if !loader.stopping.is_cancelled()
-                        && (is_to_end || loaded.is_ok() && loader.is_ready_and_outdated(&name)) =>
-                {
-                    drop(loaded);
-                    loader.reload(name, reply, context);
-                }
-                Some(loaded) => reply.send(loaded.map(drop)),
-                // The loader has gone, or the caller. Dropping the reply reports that.
-                None => {}
-            }),
-        );
+        let loaded = wrap_future::<_, Self>(loaded);
+        context.spawn(loaded.map(move |loaded, loader, context| match loaded {
+            // Another load follows if what was registered when the load began is loaded, and after the unload that was
+            // asked for before this reload.
+            Ok(loaded)
+                if !loader.stopping.is_cancelled()
+                    && (is_to_end || loaded.is_ok() && loader.is_ready_and_outdated(&name)) =>
+            {
+                drop(loaded);
+                loader.reload(name, reply, context);
+            }
+            Ok(loaded) => reply.send(loaded.map(drop)),
+            // The loader has gone. Dropping the reply reports that.
+            Err(_) => {}
+        }));
     }
 
     fn load_registered(
@@ -235,7 +225,7 @@ impl Loader {
     pub(super) fn on_successor_ended(&mut self, next: Slot, context: &mut Context<Self>) {
         let Slot {
             replaces: Some(Replaces { name, .. }),
-            mut waiters,
+            waiters,
             last_error,
             ..
         } = next
@@ -249,7 +239,6 @@ impl Loader {
             slot.last_error = last_error;
         }
         let (is_ready, is_active) = (slot.phase() == Phase::Ready, slot.is_active());
-        waiters.retain(|waiter| !waiter.is_closed());
         if !waiters.is_empty() {
             if is_ready {
                 return self.load_beside(&name, waiters, context);

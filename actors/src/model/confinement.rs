@@ -9,7 +9,7 @@ use super::reports::Reports;
 #[derive(Debug)]
 pub(super) struct Confinement {
     mode: SandboxMode,
-    told: Option<Sandbox>,
+    reported: Option<Sandbox>,
     reports: Reports,
 }
 
@@ -18,7 +18,7 @@ impl Confinement {
     pub(super) fn new(mode: SandboxMode) -> Self {
         Self {
             mode,
-            told: None,
+            reported: None,
             reports: Reports::new(),
         }
     }
@@ -34,9 +34,9 @@ impl Confinement {
         }
         match header {
             // Later ones may come from the model.
-            HostReply::Confined(sandbox) if self.told.is_none() => {
+            HostReply::Confined(sandbox) if self.reported.is_none() => {
                 check(self.mode, &sandbox)?;
-                self.told = Some(sandbox);
+                self.reported = Some(sandbox);
             }
             HostReply::Denied { action, count } => {
                 self.reports.take()?;
@@ -48,8 +48,8 @@ impl Confinement {
     }
 
     /// The process has loaded or read its model. Returns how it is confined.
-    pub(super) fn end(self) -> Result<Sandbox, HostError> {
-        let sandbox = self.told.unwrap_or_default();
+    pub(super) fn finish(self) -> Result<Sandbox, HostError> {
+        let sandbox = self.reported.unwrap_or_default();
         check(self.mode, &sandbox)?;
         Ok(sandbox)
     }

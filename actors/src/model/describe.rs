@@ -78,7 +78,7 @@ async fn run(runtime: &Runtime, file: &ModelFile) -> Result<Description, Describ
         match confinement.take(frame, on_denied)? {
             None => {}
             Some(HostReply::Described(description)) => {
-                confinement.end()?;
+                confinement.finish()?;
                 check_description(&description)?;
                 return Ok(description);
             }

@@ -275,7 +275,7 @@ async fn wait_until_loaded(
         match confinement.take(frame?, on_denied)? {
             None => {}
             Some(HostReply::Ready(loaded)) => {
-                let sandbox = confinement.end()?;
+                let sandbox = confinement.finish()?;
                 check_description(&loaded.description)?;
                 return Ok((loaded, sandbox));
             }

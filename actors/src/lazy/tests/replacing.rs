@@ -4,7 +4,7 @@ use super::super::{AcquireError, Deregister, Phase, Register, Reload, SetPinned,
 use super::scripted::{Scripted, Step, unavailable};
 use super::test_loader::{TestLoader, acquire, config, eventually, paused};
 use super::{MINUTE, SECOND, without_eviction};
-use crate::kernel::{AskError, Resource};
+use crate::kernel::Resource;
 
 async fn register(loader: &TestLoader, resource: Resource) {
     let registered = loader.handle.ask(Register { resource }, SECOND).await;
@@ -315,29 +315,6 @@ fn after_a_failed_reload_callers_get_what_was_registered_meanwhile() {
             assert_eq!(loader.status("thing").await.counts.failures, 1);
             eventually(async || loader.read(None).await.resources.len() == 1).await;
             assert_eq!(loader.budget.used(), 10);
-            loader.stop_and_check().await;
-        }
-    });
-}
-
-#[test]
-fn nothing_that_is_registered_later_is_loaded_for_callers_that_have_gone() {
-    paused(|system| async move {
-        for fails in [false, true] {
-            let (old, newest) = (Scripted::new(), Scripted::new());
-            let new = Scripted::new().load_time(3 * SECOND);
-            let new = new.script(fails.then(|| Step::Fail(unavailable("broken"))));
-            let loader = with_loaded(&system, &old, &new).await;
-            let name = "thing".to_owned();
-            let gave_up = loader.handle.ask(Reload { name }, SECOND).await;
-            assert_eq!(gave_up.unwrap_err(), AskError::TimedOut);
-            register(&loader, newest.resource("thing", &[])).await;
-            tokio::time::sleep(10 * SECOND).await;
-            assert_eq!((new.loads(), newest.loads()), (1, 0), "fails: {fails}");
-            assert_eq!(new.may_be_loaded(), !fails, "the load has gone on");
-            // Others get what is registered.
-            reload(&loader, "thing").await.unwrap();
-            assert_eq!(newest.loads(), 1);
             loader.stop_and_check().await;
         }
     });
