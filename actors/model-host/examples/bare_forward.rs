@@ -151,6 +151,7 @@ impl Bare {
 }
 
 /// Milliseconds per run, with a pause before each.
+#[expect(clippy::disallowed_methods, reason = "there are no async tasks")]
 fn measure(
     options: &Options,
     batches: &[Vec<f32>],

@@ -151,7 +151,7 @@ fn bare_forwards(binary: &Path) -> Result<(BareTimes, BareTimes)> {
 /// model's process the one that reads and the one that computes, and the client.
 fn wake_up() -> Result<f64> {
     let (mut client, mut server) = UnixStream::pair()?;
-    let (woken, times) = mpsc::channel();
+    let (woken, times) = mpsc::sync_channel(1);
     let waiting = thread::spawn(move || {
         while server.read_exact(&mut [0]).is_ok() && woken.send(Instant::now()).is_ok() {}
     });
