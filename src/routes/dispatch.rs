@@ -226,34 +226,29 @@ mod tests {
         parameters.collect::<Vec<_>>().join(" ")
     }
 
-    fn route(
-        make: fn(
-            &'static str,
-            Role,
-            RouteClass,
-            fn(HttpRequest) -> LocalBoxFuture<'static, String>,
-            fn() -> Docs,
-        ) -> Route,
-        path: &'static str,
-    ) -> Route {
-        let handler = |request| parameters(request).boxed_local();
-        make(path, Role::Public, RouteClass::Status, handler, || {
-            Docs::new("")
-        })
+    fn docs() -> Docs {
+        Docs::new("")
+    }
+
+    #[rustfmt::skip] // A table has one line for each route.
+    fn table() -> Vec<Route> {
+        use Role::Public;
+        use RouteClass::Status;
+
+        vec![
+            get("/models/stats", Public, Status, parameters, docs),
+            get("/models/{model}", Public, Status, parameters, docs),
+            put("/models/{model}", Public, Status, parameters, docs),
+            get("/models/{model}/versions/{version}", Public, Status, parameters, docs),
+            get("/models/{model}/ready", Public, Status, parameters, docs),
+            head("/parts/{part}", Public, Status, parameters, docs),
+            post("/parts/{part}", Public, Status, parameters, docs),
+        ]
     }
 
     /// The status of the response to a request, its body, and its `Allow`.
     async fn answer(method: Method, path: &str) -> (StatusCode, String, Option<String>) {
-        let routes = vec![
-            route(get, "/models/stats"),
-            route(get, "/models/{model}"),
-            route(put, "/models/{model}"),
-            route(get, "/models/{model}/versions/{version}"),
-            route(get, "/models/{model}/ready"),
-            route(head, "/parts/{part}"),
-            route(post, "/parts/{part}"),
-        ];
-        let app = App::new().service(Dispatch::new(routes, not_found));
+        let app = App::new().service(Dispatch::new(table(), not_found));
         let app = init_service(app).await;
         let request = TestRequest::with_uri(path).method(method).to_request();
         let response = call_service(&app, request).await;
