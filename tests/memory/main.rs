@@ -15,6 +15,7 @@ mod budget;
 mod cgroup;
 mod hard_limit;
 mod http_api;
+mod idle;
 mod pressure;
 mod runaway;
 mod setup;

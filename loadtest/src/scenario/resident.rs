@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use headroom_test_support::models::Models;
-use headroom_test_support::process_tree::{pss, tree_pss};
+use headroom_test_support::process_tree::{private_dirty, pss, tree_pss};
 use headroom_test_support::protocol::infer_path;
 use headroom_test_support::torchscript;
 
@@ -32,10 +32,14 @@ pub(super) fn measure(binary: &Path) -> Result<()> {
     let idle = (0..SERVERS).map(|_| {
         let server = start(binary, &Models::new(), "");
         pause(SETTLE);
-        pss(server.pid()) as f64 / MIB
+        let pid = server.pid();
+        (pss(pid) as f64 / MIB, private_dirty(pid) as f64 / MIB)
     });
-    let idle = Samples::new(idle.collect()).median();
+    let (idle, own): (Vec<_>, Vec<_>) = idle.unzip();
+    let idle = Samples::new(idle).median();
     figure_at_most(12.0, "server, nothing loaded, PSS", idle, "MiB");
+    let name = "server, nothing loaded, its own memory (private dirty)";
+    figure(name, Samples::new(own).median(), "MiB");
     let (first, further) = hosts(binary, true)?;
     let name = "further host beyond its weights, zygote, PSS";
     figure_at_most(20.0, name, further, "MiB");
