@@ -4,7 +4,7 @@
 //! see [`stderr`]. The filter can be replaced while the server runs. Panics are logged as error events,
 //! so a JSON log stays JSON.
 
-mod client_errors;
+mod connection_errors;
 pub mod stderr;
 
 use std::any::Any;
@@ -24,7 +24,7 @@ use crate::settings::log_filter::LogFilter;
 use crate::settings::sections::LogSettings;
 use crate::settings::values::LogFormat;
 
-use client_errors::ClientErrors;
+use connection_errors::ConnectionErrors;
 
 /// The target of events that the filter never removes: results of an operator's requests, such as a
 /// reload.
@@ -69,7 +69,7 @@ pub fn install_logs(settings: &LogSettings) -> Result<FilterHandle, TelemetryErr
     match settings.format {
         LogFormat::Text => registry
             .with(output.with_ansi(io::stderr().is_terminal()))
-            .with(ClientErrors::default())
+            .with(ConnectionErrors::default())
             .try_init()?,
         LogFormat::Json => registry
             .with(
@@ -79,7 +79,7 @@ pub fn install_logs(settings: &LogSettings) -> Result<FilterHandle, TelemetryErr
                     .with_current_span(true)
                     .with_span_list(false),
             )
-            .with(ClientErrors::default())
+            .with(ConnectionErrors::default())
             .try_init()?,
     }
     panic::set_hook(Box::new(log_panic));

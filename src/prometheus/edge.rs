@@ -59,7 +59,7 @@ pub const ACCEPT_ERRORS: Metric = Metric::counter(
     "headroom_http_accept_errors_total",
     "Connections that could not be accepted. Counted unless log.filter mutes errors of actix_server.",
 )
-.alert("any increase: the log has the error; most often no file descriptor is left");
+.alert("any increase: the log has an error at most every ten seconds; most often no file descriptor is left");
 /// Reloads of the settings.
 pub const RELOADS: Metric = Metric::counter(
     "headroom_settings_reloads_total",

@@ -9,7 +9,7 @@ mod half_closed;
 mod linger;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use headroom_test_support::models::Models;
@@ -31,7 +31,11 @@ struct Client(BufReader<TcpStream>);
 
 impl Client {
     fn connect(server: &Server) -> Self {
-        let stream = TcpStream::connect(server.address()).unwrap();
+        Self::connect_to(server.address())
+    }
+
+    fn connect_to(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
         Self(BufReader::new(stream))
@@ -43,6 +47,11 @@ impl Client {
 
     /// Reads the next answer and returns its head in lower case; `None` when the connection is closed.
     fn read_answer(&mut self) -> Option<String> {
+        self.read_whole_answer().map(|(head, _)| head)
+    }
+
+    /// Reads the next answer and returns its head in lower case and its body.
+    fn read_whole_answer(&mut self) -> Option<(String, Vec<u8>)> {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             if self.0.read_line(&mut head).unwrap() == 0 {
@@ -52,7 +61,7 @@ impl Client {
         }
         let head = head.to_lowercase();
         if head.starts_with("http/1.1 100 ") {
-            return Some(head);
+            return Some((head, Vec::new()));
         }
         let length = head
             .lines()
@@ -62,7 +71,7 @@ impl Client {
             .unwrap();
         let mut body = vec![0; length];
         self.0.read_exact(&mut body).unwrap();
-        Some(head)
+        Some((head, body))
     }
 
     #[track_caller]

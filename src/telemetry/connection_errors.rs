@@ -1,8 +1,8 @@
 //! Counts connections that end with an error of the client, such as a malformed request or a reset, and those that cannot
 //! be accepted.
 //!
-//! actix-http logs each of them as an error, so any client could fill the log. This layer counts these
-//! events instead, and logs their number at most once in ten seconds.
+//! The framework logs each of them as an error, so any client could fill the log. This layer counts these
+//! events instead, and logs the number of each kind at most once in ten seconds.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -34,7 +34,14 @@ const REASON_MAX: usize = 120;
 /// Counts these events and hides them from the inner layers. It must be the outermost layer, since it
 /// logs while it handles an event.
 #[derive(Debug, Default)]
-pub(super) struct ClientErrors(Mutex<Unlogged>);
+pub(super) struct ConnectionErrors {
+    clients: Tally,
+    accepts: Tally,
+}
+
+/// Events of one kind.
+#[derive(Debug, Default)]
+struct Tally(Mutex<Unlogged>);
 
 #[derive(Debug, Default)]
 struct Unlogged {
@@ -42,7 +49,7 @@ struct Unlogged {
     logged_at: Option<Instant>,
 }
 
-impl ClientErrors {
+impl Tally {
     /// Counts one event. Returns the count if a log line is due.
     fn add(&self, now: Instant) -> Option<u64> {
         let mut unlogged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,7 +65,7 @@ impl ClientErrors {
     }
 }
 
-impl<S: Subscriber> Layer<S> for ClientErrors {
+impl<S: Subscriber> Layer<S> for ConnectionErrors {
     fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
         let target = event.metadata().target();
         let is_accept = target == ACCEPT_TARGET;
@@ -69,18 +76,22 @@ impl<S: Subscriber> Layer<S> for ClientErrors {
         event.record(&mut message);
         let Message(message) = message;
         if is_accept {
-            if message.starts_with(ACCEPT_PREFIX) {
-                metrics::counter!(ACCEPT_ERRORS.name).increment(1);
+            let Some(last) = message.strip_prefix(ACCEPT_PREFIX) else {
+                return true;
+            };
+            metrics::counter!(ACCEPT_ERRORS.name).increment(1);
+            if let Some(errors) = self.accepts.add(Instant::now()) {
+                // Of the server or its machine.
+                tracing::error!(errors, last, "connections cannot be accepted");
             }
-            // It is an error of the server or its machine, so it stays in the log.
-            return true;
+            return false;
         }
         let is_one = PREFIXES.iter().any(|prefix| message.starts_with(prefix));
         if !is_one || message.starts_with(INTERNAL) {
             return true;
         }
         metrics::counter!(CLIENT_ERRORS.name, "cause" => cause(&message)).increment(1);
-        if let Some(connections) = self.add(Instant::now()) {
+        if let Some(connections) = self.clients.add(Instant::now()) {
             let last: String = message.chars().take(REASON_MAX).collect();
             tracing::info!(connections, last, "connections ended with client errors");
         }
@@ -147,7 +158,7 @@ mod tests {
 
     #[test]
     fn many_errors_are_one_line_now_and_then() {
-        let errors = ClientErrors::default();
+        let errors = Tally::default();
         let begin = Instant::now();
         assert_eq!(errors.add(begin), Some(1));
         for n in 0..1000 {
