@@ -30,7 +30,7 @@ enum Limit {
 
 /// Lines that one load and the unload for it may log: what is loaded and unloaded, a level that rises and falls, and
 /// what subscribers do about it.
-const LINES_PER_LOAD: f64 = 8.0;
+const LINES_PER_LOAD: f64 = 4.0;
 
 /// Lines that may be logged in an hour for all else.
 const OTHER_LINES_PER_HOUR: f64 = 600.0;
