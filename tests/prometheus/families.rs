@@ -235,9 +235,12 @@ async fn counters_start_at_zero() {
         let is_there = family.is_some_and(|family| has_each_word(family, metric));
         assert!(is_there, "{}: {family:?}", metric.name);
     }
-    let kinds = &exported["headroom_jobs_ended_total"].samples;
-    for kind in ["preload", "optimize", "load-test"] {
-        assert!(kinds.iter().any(|it| it["kind"] == kind), "{kinds:?}");
+    for name in ["headroom_jobs_running", "headroom_jobs_ended_total"] {
+        let family = exported.get(name);
+        for kind in ["preload", "optimize", "load-test"] {
+            let is_there = family.is_some_and(|it| it.samples.iter().any(|it| it["kind"] == kind));
+            assert!(is_there, "{name}, {kind}: {family:?}");
+        }
     }
 
     server.infer("affine", &floats("x", &[1.0])).await.ok();

@@ -34,9 +34,10 @@ const KIND: Label = Label::described(
 /// The metrics of this module.
 pub const METRICS: &[Metric] = &[RUNNING, ENDED, DURATION, JOURNAL_UNSAVED];
 
-/// The counter of ended jobs starts with the server, for these kinds of jobs.
+/// The numbers of running and of ended jobs start with the server, for these kinds of jobs.
 pub fn start_at_zero(kinds: &[JobKind]) {
     for kind in kinds {
+        metrics::gauge!(RUNNING.name, "kind" => kind.name).increment(0.0);
         ENDED.start_at_zero(&[("kind", kind.name)]);
     }
 }
