@@ -83,6 +83,31 @@ async fn a_killed_model_process_fails_no_request() {
     assert_both_served(&server).await;
 }
 
+/// The series of the model's actors and its loads begin again, so an alert about kills cannot use them.
+#[tokio::test]
+async fn kills_stay_counted_when_the_model_is_loaded_again() {
+    let server = start().await;
+    let (crashes, of_slow) = ("headroom_model_crashes_total", ["name=\"slow:1\""]);
+    assert_eq!(server.metric(crashes, &of_slow).await, 0.0);
+    for kills in 1..=2_u32 {
+        server.only_host("slow").kill();
+        server
+            .wait_for_metric(crashes, &of_slow, |count| count == f64::from(kills))
+            .await;
+        server
+            .wait_until_served("slow", &milliseconds(1), &[1.0])
+            .await;
+        // The end of its process is no crash.
+        server.unload("slow").await.ok();
+        server
+            .wait_until_served("slow", &milliseconds(1), &[1.0])
+            .await;
+    }
+    assert_eq!(server.metric(crashes, &of_slow).await, 2.0);
+    let others = ["name=\"silero-vad:1\""];
+    assert_eq!(server.metric(crashes, &others).await, 0.0);
+}
+
 #[tokio::test]
 async fn the_hosts_of_a_killed_zygote_end_too_and_all_models_are_loaded_again() {
     let server = start().await;

@@ -53,6 +53,15 @@ const OOM_KILLS: Metric = Metric::counter(
     "any increase within 30 minutes: the model needs more memory than its estimate, or the machine is \
      too small (`HeadroomModelOomKills`)",
 );
+const CRASHES: Metric = Metric::counter(
+    "headroom_model_crashes_total",
+    "Processes that crashed or were killed after their load. Not counted: those that were killed because memory ran out.",
+)
+.labels(MODEL)
+.alert(
+    "3 or more within 15 minutes: its processes crash, or something kills them; the log has the reason of each exit \
+     (`HeadroomModelCrashes`)",
+);
 
 const SANDBOX: Metric = Metric::gauge(
     "headroom_model_sandboxed_processes",
@@ -80,7 +89,7 @@ const MODEL: &[Label] = &[NAME];
 
 /// The counters start with the first host of a model.
 pub(super) fn start_at_zero(model: &str) {
-    for metric in [LEAKS, PAST_ESTIMATE, RECYCLES, OOM_KILLS, DENIED] {
+    for metric in [LEAKS, PAST_ESTIMATE, RECYCLES, OOM_KILLS, CRASHES, DENIED] {
         metric.start_at_zero(&[("name", model)]);
     }
 }
@@ -115,6 +124,11 @@ pub(super) fn count_recycle(model: &str, reason: &'static str) {
 /// The kernel killed a process.
 pub(super) fn count_oom_kill(model: &str) {
     metrics::counter!(OOM_KILLS.name, "name" => model.to_owned()).increment(1);
+}
+
+/// A process crashed, or was killed from outside.
+pub(super) fn count_crash(model: &str) {
+    metrics::counter!(CRASHES.name, "name" => model.to_owned()).increment(1);
 }
 
 /// What one actor adds to a gauge, as long as it exists. Many models can share the name `other`, so no actor may set the
@@ -202,6 +216,7 @@ pub const METRICS: &[Metric] = &[
     PAST_ESTIMATE,
     RECYCLES,
     OOM_KILLS,
+    CRASHES,
     SANDBOX,
     DENIED,
 ];
@@ -219,10 +234,11 @@ mod tests {
         let counters = Counters::of(METRICS);
         metrics::with_local_recorder(&counters, || {
             start_at_zero("m:1");
-            assert_eq!(counters.names().len(), 5);
+            assert_eq!(counters.names().len(), 6);
             count_leak("m:1");
             count_past_estimate("m:1");
             count_oom_kill("m:1");
+            count_crash("m:1");
             for reason in ["leak", "overgrown", "request"] {
                 count_recycle("m:1", reason);
             }
@@ -239,6 +255,7 @@ mod tests {
             (LEAKS, 1),
             (PAST_ESTIMATE, 1),
             (OOM_KILLS, 1),
+            (CRASHES, 1),
             (RECYCLES, 3),
             (DENIED, 5 * (2 + DENIED_MAX)),
         ] {

@@ -10,7 +10,7 @@ use super::ModelHost;
 use crate::kernel::{Exit, NoticeKind, ProcessExit};
 use crate::model::host_process::{EXIT_WITHIN, HostError};
 use crate::model::host_state::EndCause;
-use crate::model::metrics::count_oom_kill;
+use crate::model::metrics::{count_crash, count_oom_kill};
 
 impl ModelHost {
     /// A process did not become ready.
@@ -40,8 +40,10 @@ impl ModelHost {
             host.spec.on_exit(exit);
             let by_itself = begun.elapsed() < EXIT_WITHIN;
             let by_oom_killer = by_itself && host.is_oom_kill(exit);
-            if host.spec.state.set_ended(exit, by_oom_killer) == EndCause::OomKill {
-                host.on_oom_kill(measured);
+            match host.spec.state.set_ended(exit, by_oom_killer) {
+                EndCause::OomKill => host.on_oom_kill(measured),
+                EndCause::Crash | EndCause::Other => count_crash(&host.spec.model),
+                EndCause::Exhausted => {}
             }
             host.incarnation.end(cx, Exit::Process(exit));
         }));
