@@ -59,14 +59,17 @@ pub const ACCEPT_ERRORS: Metric = Metric::counter(
     "headroom_http_accept_errors_total",
     "Connections that could not be accepted. Counted unless log.filter mutes errors of actix_server.",
 )
-.alert("any increase: the log has an error at most every ten seconds; most often no file descriptor is left");
+.alert(
+    "any increase within 10 minutes: the log has an error at most every ten seconds; most often no file descriptor \
+     is left (`HeadroomAcceptErrors`)",
+);
 /// Reloads of the settings.
 pub const RELOADS: Metric = Metric::counter(
     "headroom_settings_reloads_total",
     "Reloads of the settings; refused: they have a fault, and all keep their values.",
 )
 .labels(&[Label::one_of("outcome", &["applied", "refused"])])
-.alert("an increase of refused: the log has the faults");
+.alert("an increase of refused within an hour: the log has the faults (`HeadroomReloadRefused`)");
 /// Whether the server should get requests.
 pub(super) const READY: Metric = Metric::gauge(
     "headroom_ready",
@@ -78,7 +81,7 @@ pub const DROPPED_LINES: Metric = Metric::counter(
     "headroom_log_dropped_lines_total",
     "Log lines that were dropped because standard error was not read fast enough.",
 )
-.alert("any increase: the log is incomplete");
+.alert("any increase within 10 minutes: the log is incomplete (`HeadroomLogDropped`)");
 /// The age of the memory supervisor's figures.
 pub const READING_AGE: Metric = Metric::gauge(
     "headroom_memory_reading_age_seconds",

@@ -82,7 +82,10 @@ const DENIED: Metric = Metric::counter(
         &["file", "network", "program", "process", "system"],
     ),
 ])
-.alert("any increase: find out what the model does before it serves again (docs/trust.md)");
+.alert(
+    "any increase within an hour: find out what the model does before it serves again, see docs/trust.md \
+     (`HeadroomModelDenied`)",
+);
 
 const NAME: Label = Label::cut("name", "a model, such as `silero-vad:1`");
 const MODEL: &[Label] = &[NAME];

@@ -30,7 +30,7 @@ const UP: Metric = Metric::gauge(
     "headroom_scanner_up",
     "1 if clamd answered the last time that something was asked of it, otherwise 0.",
 )
-.alert("0 for 5 minutes: uploads that must be scanned are refused");
+.alert("0 for 5 minutes: uploads that must be scanned are refused (`HeadroomScannerDown`)");
 
 /// The metrics of this module.
 pub const METRICS: &[Metric] = &[SCANS, SECONDS, WAIT_SECONDS, CONNECTIONS, UP];
