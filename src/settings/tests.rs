@@ -230,6 +230,24 @@ fn the_environment_is_read_by_the_keys_type() {
 }
 
 #[test]
+fn a_size_may_lack_its_b_and_have_any_case() {
+    for (limit, bytes) in [
+        ("'1GiB'", 1 << 30),
+        ("'1Gi'", 1 << 30),
+        ("'1gib'", 1 << 30),
+        ("'1024 MiB'", 1 << 30),
+        ("'1GB'", 1_000_000_000),
+        ("'1G'", 1_000_000_000),
+        ("'1g'", 1_000_000_000),
+        ("1073741824", 1 << 30),
+    ] {
+        let loaded = load_text(&format!("memory.limit = {limit}"), &[]).unwrap();
+        let found = loaded.settings.memory.limit.map(|size| size.as_u64());
+        assert_eq!(found, Some(bytes), "{limit}");
+    }
+}
+
+#[test]
 fn an_unknown_key_is_refused_with_the_nearest_one() {
     refuses(
         "[server]\nlisten_on = '127.0.0.1:1'",
