@@ -40,7 +40,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::admin::{Admin, AdminServer};
 use crate::body::BodyBudget;
-use crate::connection::{Drain, Limits};
+use crate::connection::{self, Drain, Limits};
 use crate::dashboard::{Dashboard, Feed};
 use crate::descriptors::{self, Sockets};
 use crate::figures::Figures;
@@ -48,7 +48,7 @@ use crate::handles::Handles;
 use crate::last_answers::LastAnswers;
 use crate::liveness::Liveness;
 use crate::middleware::Hosts;
-use crate::prometheus::edge::{self, BODIES, READING_AGE, RELOADS};
+use crate::prometheus::edge::{self, BODIES, CONNECTIONS, CONNECTIONS_MAX, READING_AGE, RELOADS};
 use crate::prometheus::{self, Collectors, Exporter, PrometheusError};
 use crate::readiness::Readiness;
 use crate::routes::{self, FormLimits, LoadTestDeps, RpcEdge};
@@ -235,12 +235,16 @@ impl Application {
         let bodies = BodyBudget::new(&server_settings, Arc::new(buffers));
         let answers_max = server_settings.answers_in_flight_max.as_u64();
         let unread = memory.buffers("unread_answers", answers_max);
+        let drain = Drain::default();
+        let workers = server_settings.workers.count();
+        let places = connection::places(self.sockets.connections, workers);
+        metrics::gauge!(CONNECTIONS_MAX.name).set(places as f64);
         let admin = Admin {
             liveness: liveness.clone(),
             readiness: readiness.clone(),
             metrics: Arc::new(Exporter {
                 recorded,
-                collectors: collectors(&bodies, memory.freshness()),
+                collectors: collectors(&bodies, memory.freshness(), drain.clone()),
                 resources: actors.resources.clone(),
                 tree,
                 figures: figures.clone(),
@@ -303,7 +307,6 @@ impl Application {
             reload(&self.reloader, self.log_filter.as_ref());
         }
         let jobs = handles.jobs.clone();
-        let drain = Drain::default();
         let listener = Listener::of(&self.listener).map_err(StartupError::Http)?;
         let shared = Shared {
             limits,
@@ -491,15 +494,17 @@ fn check_reading_age(freshness: Freshness) -> impl Fn() -> Option<String> {
     }
 }
 
-fn collectors(bodies: &BodyBudget, freshness: Freshness) -> Collectors {
+fn collectors(bodies: &BodyBudget, freshness: Freshness, drain: Drain) -> Collectors {
     let (bodies, gauge) = (bodies.clone(), metrics::gauge!(BODIES.name));
     let age = move || {
         if let Some(age) = freshness.age() {
             metrics::gauge!(READING_AGE.name).set(age.as_secs_f64());
         }
     };
+    let connections = metrics::gauge!(CONNECTIONS.name);
     vec![
         Box::new(age),
+        Box::new(move || connections.set(drain.open() as f64)),
         Box::new(move || gauge.set(bodies.bytes_in_use() as f64)),
         Box::new(telemetry::record_metrics),
     ]

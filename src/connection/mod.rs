@@ -28,7 +28,7 @@
 //! A client that may still be sending when its connection ends has `server.client_disconnect_timeout` to read its last
 //! answer; `linger.rs` discards what it sends.
 //!
-//! `drain.rs` ends the connections when the server stops.
+//! `drain.rs` ends the connections when the server stops. `places.rs` warns when no further one is accepted.
 //!
 //! `track` (`server.rs`) reports when a request begins and when its response is complete. `Exchange`
 //! (`exchange.rs`) is the state that it writes and [`Connection`] reads.
@@ -40,6 +40,7 @@ mod framing;
 mod half_closed;
 mod linger;
 mod pace;
+mod places;
 mod refusal;
 mod server;
 mod stream;
@@ -68,6 +69,7 @@ use exchange::{Answer, Exchange, Tracked};
 use framing::READ_MAX;
 use linger::Linger;
 pub use pace::Pace;
+pub(crate) use places::places;
 pub(crate) use server::{LongResponse, ServerSpec, server};
 use unread::Unread;
 

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_http::body::{BoxBody, MessageBody};
@@ -24,6 +25,7 @@ use tokio::net::TcpStream;
 
 use super::exchange::Answer;
 use super::framing::BodyLength;
+use super::places::{Places, places, places_of_thread};
 use super::stream::Stream;
 use super::{Connection, Drain, Exchange, Limits, Tracked, expectation};
 
@@ -65,6 +67,8 @@ where
     B: MessageBody + 'static,
 {
     let address = listener.local_addr()?;
+    let places = places(spec.connections_max, spec.workers);
+    let places = Arc::new(Places::new(spec.name, places));
     let service = move || {
         let app = app().into_factory().map_err(|error| {
             let error: Error = error.into();
@@ -88,12 +92,11 @@ where
             })
             .expect(expecting)
             .h1(serving);
-        connections(http, limits, drain)
+        connections(http, limits, drain, Arc::clone(&places))
     };
     Ok(Server::build()
         .workers(spec.workers)
-        // This is the limit of each worker.
-        .max_concurrent_connections((spec.connections_max / spec.workers.max(1)).max(1))
+        .max_concurrent_connections(places_of_thread(spec.connections_max, spec.workers))
         .disable_signals()
         .listen(spec.name, listener, service)?
         .run())
@@ -104,6 +107,7 @@ fn connections<F>(
     http: F,
     limits: Limits,
     drain: Drain,
+    places: Arc<Places>,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = F::Error>
 where
     F: ServiceFactory<(Stream, Option<SocketAddr>), Config = (), Response = ()>,
@@ -111,6 +115,7 @@ where
     apply_fn_factory(http, move |socket: TcpStream, http: &F::Service| {
         let peer = socket.peer_addr().ok();
         let connection = Connection::new(socket, &limits, &drain);
+        places.on_opened(drain.open());
         let connection = Rc::new(RefCell::new(connection));
         let serving = http.call((Stream::new(&connection), peer));
         async move {

@@ -37,6 +37,21 @@ pub const BODIES: Metric = Metric::gauge(
     "headroom_http_bodies_bytes",
     "Bytes of request bodies that are being read or used.",
 );
+/// Open connections.
+pub const CONNECTIONS: Metric = Metric::gauge(
+    "headroom_http_connections",
+    "Connections of clients that are open at the main listener.",
+)
+.alert(
+    "above 90 % of `headroom_http_connections_max` for minutes: at the maximum new clients wait, and the log has a \
+     warning at most every ten seconds; raise `server.connections_max`, or find who holds idle connections",
+);
+/// The most open connections.
+pub const CONNECTIONS_MAX: Metric = Metric::gauge(
+    "headroom_http_connections_max",
+    "The most open connections: `server.connections_max`, or fewer if the limit of open files is low, in equal \
+     parts for each worker.",
+);
 /// Connections that the server cut.
 pub const CONNECTIONS_CUT: Metric = Metric::counter(
     "headroom_http_connections_cut_total",
@@ -99,6 +114,8 @@ pub const HTTP: &[Metric] = &[
     REQUEST_DURATION,
     IN_FLIGHT,
     BODIES,
+    CONNECTIONS,
+    CONNECTIONS_MAX,
     CONNECTIONS_CUT,
     CLIENT_ERRORS,
     ACCEPT_ERRORS,

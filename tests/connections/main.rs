@@ -1,5 +1,5 @@
 //! Deadlines, upgrades and ends of single connections: late request heads, idle connections, offers of HTTP/2, half-closed
-//! connections, a server without descriptors, and the stop of the server.
+//! connections, a server without descriptors or without places for connections, and the stop of the server.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -7,6 +7,7 @@ mod descriptors;
 mod drain;
 mod half_closed;
 mod linger;
+mod places;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
