@@ -43,8 +43,9 @@ pub const CONNECTIONS: Metric = Metric::gauge(
     "Connections of clients that are open at the main listener.",
 )
 .alert(
-    "above 90 % of `headroom_http_connections_max` for minutes: at the maximum new clients wait, and the log has a \
-     warning at most every ten seconds; raise `server.connections_max`, or find who holds idle connections",
+    "above 90 % of `headroom_http_connections_max` for 5 minutes: at the maximum new clients wait, and the log has a \
+     warning at most every ten seconds; raise `server.connections_max`, or find who holds idle connections \
+     (`HeadroomConnectionsFull`)",
 );
 /// The most open connections.
 pub const CONNECTIONS_MAX: Metric = Metric::gauge(
