@@ -83,7 +83,7 @@ async fn a_killed_model_process_fails_no_request() {
     assert_both_served(&server).await;
 }
 
-/// The series of the model's actors and its loads begin again, so an alert about kills cannot use them.
+/// The series of the model's actors begin again with each load, so an alert about kills cannot use them.
 #[tokio::test]
 async fn kills_stay_counted_when_the_model_is_loaded_again() {
     let server = start().await;

@@ -190,6 +190,11 @@ impl HostState {
         });
     }
 
+    /// Whether [`HostState::kill`] has killed the latest process.
+    pub(super) fn is_killed(&self) -> bool {
+        self.0.borrow().killed
+    }
+
     /// The process that was ready has ended. Returns why.
     pub(super) fn set_ended(&self, exit: ProcessExit, by_oom_killer: bool) -> EndCause {
         let killed = ProcessExit::Signal(Signal::SIGKILL as i32);

@@ -55,7 +55,7 @@ const OOM_KILLS: Metric = Metric::counter(
 );
 const CRASHES: Metric = Metric::counter(
     "headroom_model_crashes_total",
-    "Processes that crashed or were killed after their load. Not counted: those that were killed because memory ran out.",
+    "Processes that crashed or were killed, also while they loaded. Not counted: those that were killed because memory ran out.",
 )
 .labels(MODEL)
 .alert(

@@ -17,6 +17,9 @@ impl ModelHost {
     pub(super) fn on_boot_failed(&self, error: &HostError) {
         match error {
             HostError::EndedEarly(exit) if self.is_oom_kill(*exit) => self.on_oom_kill(0),
+            HostError::EndedEarly(_) if !self.spec.state.is_killed() => {
+                count_crash(&self.spec.model);
+            }
             // The reservation was too small.
             HostError::StartFailed(failure) if failure.kind == FailureKind::OutOfMemory => {
                 self.require_more(0);

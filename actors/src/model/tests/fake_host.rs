@@ -28,6 +28,8 @@ pub(super) const LEAKS: &str = "leaks";
 pub(super) const OVERGROWS: &str = "overgrows";
 /// Is killed at its first call.
 pub(super) const DIES: &str = "dies";
+/// Its process is killed while it loads.
+pub(super) const DIES_EARLY: &str = "dies-early";
 /// Leaks, and the second of its processes never becomes ready.
 pub(super) const LOADS_LATE: &str = "loads-late";
 /// Never answers a call.
@@ -231,6 +233,9 @@ impl FakeHost {
             HostRequest::Start(start) => {
                 if self.model == LOADS_LATE && count_starts(&start.path) == 2 {
                     wait_for_ever();
+                }
+                if self.model == DIES_EARLY {
+                    raise(Signal::SIGKILL).unwrap();
                 }
                 if self.model == PONGS_EARLY {
                     replies = unasked("pongs", 0);

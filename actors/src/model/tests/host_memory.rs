@@ -10,18 +10,20 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::fake_host::{
-    AT_FIRST, BOASTS, BYTES_EARLY, DIES, LEAKS, LOADS_LATE, MIB, OVERGROWS, PONGS_EARLY, SENDS,
-    STALLS, UNASKED, program,
+    AT_FIRST, BOASTS, BYTES_EARLY, DIES, DIES_EARLY, LEAKS, LOADS_LATE, MIB, OVERGROWS,
+    PONGS_EARLY, SENDS, STALLS, UNASKED, program,
 };
 use crate::kernel::pressure::{self, Acknowledgements, Level, PressureWriter, Stage};
 use crate::kernel::testing::TestSystem;
 use crate::kernel::testing::buffers::FixedBuffers;
+use crate::kernel::testing::counters::Counters;
 use crate::kernel::{
     AskError, ChildSpec, Handle, Load, LoadContext, LoadError, Loaded, MemoryFeedback, NoticeKind,
     NoticeReader, Notices, OomCounter, ReservationEntry, Root, SupervisorSpec,
 };
 use crate::model::describe::describe;
 use crate::model::files::{ModelFile, scan_model};
+use crate::model::metrics::METRICS;
 use crate::model::resource::ModelResource;
 use crate::model::{
     Infer, InferError, InferOutput, InferRequest, LeakConfig, MemoryDeps, ModelGuard, ModelOwner,
@@ -330,6 +332,33 @@ fn a_host_far_past_its_estimate_is_replaced_when_idle_and_its_next_load_reserves
             assert_eq!(model.pid().await, second);
         }
         model.root.stop().await;
+    });
+}
+
+#[test]
+fn killed_processes_count_as_crashes_also_while_they_load_unless_memory_ran_out() {
+    let counters = Counters::of(METRICS);
+    let crashes = || counters.get("headroom_model_crashes_total");
+    metrics::with_local_recorder(&counters, || {
+        TestSystem::real_time(|system| async move {
+            let model = load(&system, DIES, "").await;
+            assert_eq!(model.ask(None).await, Err(InferError::HostLost));
+            until("a crash was counted", async || crashes() > 0).await;
+            model.root.stop().await;
+
+            let before = crashes();
+            let model = load(&system, DIES, "").await;
+            model.kills.0.store(1, Ordering::Relaxed);
+            assert_eq!(model.ask(None).await, Err(InferError::KilledForMemory));
+            model.root.stop().await;
+            assert_eq!(crashes(), before);
+
+            let running = TestRuntime::start(&system).await;
+            let (_, refused) = running.try_load(DIES_EARLY, "").await;
+            assert!(refused.is_err());
+            assert!(crashes() > before);
+            running.root.stop().await;
+        });
     });
 }
 
