@@ -15,6 +15,7 @@ use super::listener::Listener;
 use crate::connection::Drain;
 use crate::settings::sections::ServerSettings;
 use crate::signals::Signal;
+use crate::telemetry::ALWAYS_KEPT;
 
 /// The time between two looks at the number of connections.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -72,7 +73,10 @@ pub(super) async fn delay(delay: Duration, signals: &mut mpsc::Receiver<Signal>)
     let asked_again = async {
         while let Some(signal) = signals.recv().await {
             match signal {
-                Signal::Stop => break,
+                Signal::Stop => {
+                    tracing::info!(target: ALWAYS_KEPT, "asked to stop again: the drain delay ends");
+                    break;
+                }
                 Signal::Reload => {}
             }
         }

@@ -59,6 +59,7 @@ async fn a_server_that_drains_accepts_connections_and_ends_each_with_its_next_an
     // The second signal ends the delay, and the idle connection.
     server.signal(Signal::SIGTERM);
     assert_eq!(idle.read_answer(), None);
+    server.wait_for_log("the drain delay ends");
     assert_eq!(server.wait_for_exit().code(), Some(0));
 }
 
