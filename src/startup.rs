@@ -386,13 +386,21 @@ impl Application {
             stopping::end_connections(&handle, listener, &drain).await;
         };
         if timeout_at(deadlines.requests, end_requests).await.is_err() {
-            let connections = drain.open();
-            tracing::warn!(
-                connections,
-                "not all requests ended in time; ending their connections"
-            );
+            drain.cut_off();
+            match (drain.busy(), drain.open()) {
+                (0, connections) => tracing::warn!(
+                    connections,
+                    "not all connections ended in time; ending them"
+                ),
+                (requests, connections) => tracing::warn!(
+                    requests,
+                    connections,
+                    "not all requests ended in time; ending their connections"
+                ),
+            }
         }
         handle.stop(false).await;
+        stopping::until_cut_off(&drain).await;
         stop_actors(root, deadlines.all).await;
         admin.stop().await;
         if outcome.is_ok() {
