@@ -34,6 +34,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 pub use failure::Failure;
 
+use crate::connection::Drain;
 use crate::openapi;
 use crate::settings::layers::DEFAULT_FILE;
 use crate::settings::{self, Environment, Loaded, Reloader, Sources};
@@ -95,7 +96,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the server until SIGTERM or SIGINT; SIGHUP reloads the settings
+    /// Run the server until SIGTERM, SIGINT or SIGQUIT; SIGHUP reloads the settings
     Serve {
         #[command(flatten)]
         files: Sources,
@@ -183,7 +184,8 @@ fn serve(sources: Sources, ready_file: Option<PathBuf>) -> Result<(), Failure> {
     } = settings::load(&sources, &environment)?;
     let missing = check_machine(&settings).warnings()?;
     let log_filter = telemetry::install_logs(&settings.log)?;
-    let signals = signals::listen().map_err(Failure::Signals)?;
+    let drain = Drain::default();
+    let signals = signals::listen(drain.clone()).map_err(Failure::Signals)?;
     tracing::info!(
         version = VERSION.as_str(),
         config = %sources.config.as_deref().unwrap_or(DEFAULT_FILE.as_ref()).display(),
@@ -196,6 +198,7 @@ fn serve(sources: Sources, ready_file: Option<PathBuf>) -> Result<(), Failure> {
     let _locked = DataDir::lock(&settings).map_err(StartupError::from)?;
     let mut application = Application::build(Reloader::new(sources, environment, settings))?;
     application.log_filter = Some(log_filter);
+    application.drain = drain;
     application.ready_file = ready_file;
     // Its runtime is not dropped: that would wait without limit for work that hangs in a system call. Such threads end with
     // the process.

@@ -5,7 +5,7 @@
 //! - [`cli`]: the command line.
 //! - [`settings`]: the settings, read from files and the environment.
 //! - [`startup`]: builds, runs and stops the application.
-//! - [`signals`]: SIGTERM, SIGINT and SIGHUP.
+//! - [`signals`]: SIGTERM, SIGINT, SIGQUIT and SIGHUP.
 //! - [`telemetry`]: logs and panics.
 //! - [`prometheus`]: the metrics, their declarations and what is scraped.
 //! - [`version`]: which build of the program this is.

@@ -1,16 +1,20 @@
 //! Receives signals on a thread of its own.
 //!
-//! SIGTERM and SIGINT request a graceful stop, SIGHUP a reload. SIGUSR1 and SIGUSR2, which many programs take as a request
-//! to open their log files again, change nothing: the log goes to standard error. A second signal to stop ends the drain
-//! delay. Once the server no longer receives signals, and with a third one, the process ends at once from this thread, even
+//! SIGTERM, SIGINT and SIGQUIT request a graceful stop, SIGHUP a reload. SIGUSR1 and SIGUSR2, which many programs take as a
+//! request to open their log files again, change nothing: the log goes to standard error. A second signal to stop ends the
+//! drain delay. Once the server no longer receives signals, and with a third one, the process ends at once from this thread, even
 //! if other threads are stuck.
 
 use std::io;
 use std::process;
 use std::thread;
+use std::time::Duration;
 
 use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::sync::mpsc;
+
+use crate::connection::Drain;
+use crate::telemetry::{ALWAYS_KEPT, stderr};
 
 /// A request of the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,14 +31,18 @@ const WAITING_MAX: usize = 8;
 /// The requests to stop that are passed on.
 const STOPS_MAX: usize = 2;
 
-/// Starts to receive signals. Signals that arrive after this returns are not lost.
+/// How long the last line of the log may take if nobody reads standard error.
+const FLUSH_WITHIN: Duration = Duration::from_millis(500);
+
+/// Starts to receive signals. Signals that arrive after this returns are not lost. An end at once says how many requests of
+/// `drain`'s server it cuts.
 ///
 /// The thread never waits for another part of the server: the channel has permits reserved for the
 /// stops, and the log is not written synchronously.
 ///
 /// # Errors
 /// The signal handlers or the thread cannot be made.
-pub fn listen() -> io::Result<mpsc::Receiver<Signal>> {
+pub fn listen(drain: Drain) -> io::Result<mpsc::Receiver<Signal>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
@@ -43,6 +51,7 @@ pub fn listen() -> io::Result<mpsc::Receiver<Signal>> {
         [
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
+            signal(SignalKind::quit())?,
             signal(SignalKind::hangup())?,
             signal(SignalKind::user_defined1())?,
             signal(SignalKind::user_defined2())?,
@@ -51,7 +60,7 @@ pub fn listen() -> io::Result<mpsc::Receiver<Signal>> {
     let (sender, receiver) = mpsc::channel(WAITING_MAX + STOPS_MAX);
     thread::Builder::new()
         .name("signals".into())
-        .spawn(move || runtime.block_on(forward(installed, &sender)))?;
+        .spawn(move || runtime.block_on(forward(installed, &sender, &drain)))?;
     Ok(receiver)
 }
 
@@ -59,18 +68,21 @@ async fn forward(
     [
         mut terminate,
         mut interrupt,
+        mut quit,
         mut hangup,
         mut user_1,
         mut user_2,
-    ]: [unix::Signal; 5],
+    ]: [unix::Signal; 6],
     sender: &mpsc::Sender<Signal>,
+    drain: &Drain,
 ) {
     // This is the only sender, so the channel has space.
     let mut stop_permits = sender.try_reserve_many(STOPS_MAX).ok();
     loop {
         let stop = tokio::select! {
-            _ = terminate.recv() => SignalKind::terminate(),
-            _ = interrupt.recv() => SignalKind::interrupt(),
+            _ = terminate.recv() => (SignalKind::terminate(), "SIGTERM"),
+            _ = interrupt.recv() => (SignalKind::interrupt(), "SIGINT"),
+            _ = quit.recv() => (SignalKind::quit(), "SIGQUIT"),
             _ = hangup.recv() => {
                 // A full channel holds a reload already; a closed one needs none.
                 sender.try_send(Signal::Reload).ok();
@@ -89,7 +101,7 @@ async fn forward(
         let permit = stop_permits.as_mut().and_then(Iterator::next);
         match permit {
             Some(permit) if !sender.is_closed() => permit.send(Signal::Stop),
-            _ => end_at_once(stop),
+            _ => end_at_once(stop, drain),
         }
     }
 }
@@ -105,6 +117,14 @@ fn ignored(signal: &'static str) {
     clippy::disallowed_methods,
     reason = "the ordered stop is what the operator no longer wants to wait for"
 )]
-fn end_at_once(asked_by: SignalKind) -> ! {
+fn end_at_once((asked_by, signal): (SignalKind, &'static str), drain: &Drain) -> ! {
+    tracing::warn!(
+        target: ALWAYS_KEPT,
+        signal,
+        requests = drain.busy(),
+        connections = drain.open(),
+        "asked to stop again: ending at once"
+    );
+    stderr::flush(FLUSH_WITHIN);
     process::exit(128 + asked_by.as_raw_value())
 }

@@ -158,6 +158,8 @@ pub struct Application {
     pub log_filter: Option<FilterHandle>,
     /// Where the bound addresses are written when the server is ready.
     pub ready_file: Option<PathBuf>,
+    /// The connections of the main listener, and how they end.
+    pub drain: Drain,
     /// The routes that are served; those of the route table, unless replaced.
     pub routes: Routes,
     /// The most sockets.
@@ -183,6 +185,7 @@ impl Application {
             reloader,
             log_filter: None,
             ready_file: None,
+            drain: Drain::default(),
             routes: routes::configure,
             sockets: sockets(&settings)?,
             listener,
@@ -235,7 +238,7 @@ impl Application {
         let bodies = BodyBudget::new(&server_settings, Arc::new(buffers));
         let answers_max = server_settings.answers_in_flight_max.as_u64();
         let unread = memory.buffers("unread_answers", answers_max);
-        let drain = Drain::default();
+        let drain = self.drain;
         let workers = server_settings.workers.count();
         let places = connection::places(self.sockets.connections, workers);
         metrics::gauge!(CONNECTIONS_MAX.name).set(places as f64);
@@ -383,13 +386,21 @@ impl Application {
             stopping::end_connections(&handle, listener, &drain).await;
         };
         if timeout_at(deadlines.requests, end_requests).await.is_err() {
-            let connections = drain.open();
-            tracing::warn!(
-                connections,
-                "not all requests ended in time; ending their connections"
-            );
+            drain.cut_off();
+            match (drain.busy(), drain.open()) {
+                (0, connections) => tracing::warn!(
+                    connections,
+                    "not all connections ended in time; ending them"
+                ),
+                (requests, connections) => tracing::warn!(
+                    requests,
+                    connections,
+                    "not all requests ended in time; ending their connections"
+                ),
+            }
         }
         handle.stop(false).await;
+        stopping::until_cut_off(&drain).await;
         stop_actors(root, deadlines.all).await;
         admin.stop().await;
         if outcome.is_ok() {

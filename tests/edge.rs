@@ -555,8 +555,8 @@ async fn the_admin_listener_has_a_deadline_of_its_own_for_request_heads() {
 }
 
 #[tokio::test]
-async fn sigterm_and_sigint_end_the_server_with_0() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+async fn sigterm_sigint_and_sigquit_end_the_server_with_0() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
         let mut server = start();
         // An idle keep-alive connection must not delay the exit.
         server.get("/").await;
@@ -594,14 +594,23 @@ async fn while_the_server_stops_it_is_alive_and_not_ready() {
 }
 
 #[test]
-fn a_second_signal_ends_the_server_at_once() {
-    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
+fn a_second_signal_ends_the_server_at_once_and_the_log_has_what_it_cuts() {
+    for (signal, code) in [
+        (Signal::SIGTERM, 143),
+        (Signal::SIGINT, 130),
+        (Signal::SIGQUIT, 131),
+    ] {
         let mut server = start();
         let _unfinished = unfinished_request(&server);
         server.signal(Signal::SIGTERM);
         server.wait_for_log("finishing requests in flight");
         server.signal(signal);
         assert_eq!(server.wait_for_exit().code(), Some(code));
+        let log = server.log();
+        let line = log.lines().find(|line| line.contains("ending at once"));
+        let line = line.unwrap_or_else(|| panic!("{log}"));
+        assert!(line.contains(signal.as_str()), "{line}");
+        assert!(line.contains("requests=1 connections=1"), "{line}");
     }
 }
 

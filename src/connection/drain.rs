@@ -16,6 +16,9 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 /// How long a connection stays open for a request that may be on its way.
 pub(super) const LAST_REQUEST_WITHIN: Duration = Duration::from_secs(1);
 
+/// Requests that are named in the log when they are cut off.
+const NAMED_MAX: usize = 100;
+
 /// The end of all connections of one server. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Drain(Arc<Shared>);
@@ -26,6 +29,9 @@ struct Shared {
     /// Whether `wake_idle` is cancelled. Connections read this for each request, and the token has a lock.
     closes_idle: AtomicBool,
     wake_idle: CancellationToken,
+    has_cut_off: AtomicBool,
+    /// The requests that were cut off and could be named.
+    cut_off: AtomicUsize,
     open: AtomicUsize,
     busy: AtomicUsize,
 }
@@ -40,6 +46,16 @@ impl Drain {
     pub fn close_idle(&self) {
         self.0.closes_idle.store(true, SeqCst);
         self.0.wake_idle.cancel();
+    }
+
+    /// Requests that end without an answer from now on are cut off by the server.
+    pub fn cut_off(&self) {
+        self.0.has_cut_off.store(true, SeqCst);
+    }
+
+    /// Whether the log names a request that ends now without an answer: the server cuts it off, and there were not many.
+    pub fn names_cut_off(&self) -> bool {
+        self.0.has_cut_off.load(SeqCst) && self.0.cut_off.fetch_add(1, SeqCst) < NAMED_MAX
     }
 
     /// The number of open connections.
@@ -126,7 +142,7 @@ impl Drop for Counted {
 mod tests {
     use std::task::{Context, Poll, Waker};
 
-    use super::Drain;
+    use super::{Drain, NAMED_MAX};
 
     #[test]
     fn a_connection_counts_until_it_is_dropped_and_a_request_until_it_ends() {
@@ -143,6 +159,16 @@ mod tests {
         assert_eq!((drain.open(), drain.busy()), (1, 0));
         drop(second);
         assert_eq!(drain.open(), 0);
+    }
+
+    #[test]
+    fn the_log_names_the_first_requests_that_are_cut_off() {
+        let drain = Drain::default();
+        drain.begin();
+        assert!(!drain.names_cut_off());
+        drain.cut_off();
+        let named = (0..2 * NAMED_MAX).filter(|_| drain.names_cut_off());
+        assert_eq!(named.count(), NAMED_MAX);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use tracing::Instrument;
 use super::hosts::Hosts;
 use super::request_id::request_id;
 use super::{cross_site, expectation};
+use crate::connection::Drain;
 use crate::figures::http::HttpCounter;
 use crate::problem::{Problem, ProblemKind, REQUEST_ID, problem_of};
 use crate::route_class::{MatchedRoute, PROTOCOL, RouteClass};
@@ -30,6 +31,9 @@ const MODEL_MAX: usize = 256;
 
 /// The target of request events in log filters.
 const ACCESS: &str = "headroom::access";
+
+/// The route with which balancers see that the server stops. They ask again and again, so its refusal is no warning.
+const READY: &str = "/v2/health/ready";
 
 /// How long after `server.request_deadline` a request is aborted. Handlers keep the deadline themselves
 /// and name what they waited for; this is for handlers that fail to.
@@ -41,15 +45,17 @@ pub struct Observer {
     cut_off_after: Duration,
     hosts: Hosts,
     counter: Arc<HttpCounter>,
+    drain: Drain,
 }
 
 impl Observer {
-    /// Observes the requests of one thread. `deadline` is `server.request_deadline`.
-    pub fn new(deadline: Duration, hosts: Hosts, counter: Arc<HttpCounter>) -> Self {
+    /// Observes the requests of one thread. `deadline` is `server.request_deadline`. `drain` ends their connections.
+    pub fn new(deadline: Duration, hosts: Hosts, counter: Arc<HttpCounter>, drain: Drain) -> Self {
         Self {
             cut_off_after: deadline + GRACE,
             hosts,
             counter,
+            drain,
         }
     }
 }
@@ -179,9 +185,11 @@ impl Watch {
                 )
             };
         }
+        let is_not_ready = problem.is_some_and(|problem| problem.kind == ProblemKind::NotReady);
+        let is_expected = is_not_ready && self.matched.path() == Some(READY);
         match status.as_u16() {
             500 => event!(ERROR),
-            501.. => event!(WARN),
+            501.. if !is_expected => event!(WARN),
             400.. => event!(INFO),
             _ => event!(DEBUG),
         }
@@ -190,16 +198,28 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if !self.ended {
-            self.observer.counter.abandoned(self.matched.class());
-            tracing::debug!(
-                target: ACCESS,
-                request_id = self.id.to_str().unwrap_or_default(),
-                method = self.method.as_str(),
-                peer = self.peer.map(tracing::field::display),
-                duration_ms = self.began.elapsed().as_secs_f64() * 1e3,
-                "request abandoned by its client"
-            );
+        if self.ended {
+            return;
+        }
+        self.observer.counter.abandoned(self.matched.class());
+        /// Logs the same fields at different levels: a level is fixed per call site.
+        macro_rules! event {
+            ($level:ident, $message:tt) => {
+                tracing::event!(
+                    target: ACCESS,
+                    tracing::Level::$level,
+                    request_id = self.id.to_str().unwrap_or_default(),
+                    method = self.method.as_str(),
+                    path = self.matched.path().unwrap_or("unmatched"),
+                    peer = self.peer.map(tracing::field::display),
+                    duration_ms = self.began.elapsed().as_secs_f64() * 1e3,
+                    $message
+                )
+            };
+        }
+        match self.observer.drain.names_cut_off() {
+            true => event!(WARN, "request cut off: the server stops"),
+            false => event!(DEBUG, "request abandoned by its client"),
         }
     }
 }

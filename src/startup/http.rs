@@ -42,9 +42,10 @@ pub(super) fn server(
         limits: shared.limits,
         drain: shared.drain,
     };
+    let drain = spec.drain.clone();
     connection::server(spec, listener, move || {
         // This runs once on each worker thread.
-        let observer = Observer::new(deadline, hosts.clone(), figures.counter());
+        let observer = Observer::new(deadline, hosts.clone(), figures.counter(), drain.clone());
         App::new()
             .app_data(web::Data::new(observer))
             .app_data(bodies.clone())

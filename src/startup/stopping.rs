@@ -15,12 +15,16 @@ use super::listener::Listener;
 use crate::connection::Drain;
 use crate::settings::sections::ServerSettings;
 use crate::signals::Signal;
+use crate::telemetry::ALWAYS_KEPT;
 
 /// The time between two looks at the number of connections.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// How long no connection must be open before the end. One that was accepted is counted when its thread takes it over.
 const NONE_OPEN_FOR: Duration = Duration::from_millis(100);
+
+/// How long the worker threads may take to drop their connections.
+const CUT_OFF_WITHIN: Duration = Duration::from_millis(500);
 
 /// How long actors that were killed may take to end, with their processes.
 const KILLED_WITHIN: Duration = Duration::from_millis(500);
@@ -72,7 +76,10 @@ pub(super) async fn delay(delay: Duration, signals: &mut mpsc::Receiver<Signal>)
     let asked_again = async {
         while let Some(signal) = signals.recv().await {
             match signal {
-                Signal::Stop => break,
+                Signal::Stop => {
+                    tracing::info!(target: ALWAYS_KEPT, "asked to stop again: the drain delay ends");
+                    break;
+                }
                 Signal::Reload => {}
             }
         }
@@ -91,6 +98,13 @@ pub(super) async fn end_connections(server: &ServerHandle, listener: Listener, d
     let close_listener = listener.close(server, || drain.close_idle());
     tokio::join!(close_listener, end_idle);
     until(NONE_OPEN_FOR, || drain.open() == 0).await;
+}
+
+/// Waits until the connections of a server that has stopped are dropped, so that the log has their requests. If they are not,
+/// a worker hangs, and nothing can end them but the process's exit.
+pub(super) async fn until_cut_off(drain: &Drain) {
+    let dropped = until(Duration::ZERO, || drain.open() == 0);
+    timeout(CUT_OFF_WITHIN, dropped).await.ok();
 }
 
 /// Waits until no actor of `tree` runs any more. If they do not end, nothing can end them but the process's exit.

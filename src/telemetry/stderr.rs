@@ -65,7 +65,7 @@ impl Drop for FlushOnDrop {
 }
 
 /// Waits until all queued lines are written, at most `within`.
-pub(super) fn flush(within: Duration) {
+pub(crate) fn flush(within: Duration) {
     if let Ok(queue) = &*STDERR {
         queue.flush(within);
     }

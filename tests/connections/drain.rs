@@ -59,6 +59,7 @@ async fn a_server_that_drains_accepts_connections_and_ends_each_with_its_next_an
     // The second signal ends the delay, and the idle connection.
     server.signal(Signal::SIGTERM);
     assert_eq!(idle.read_answer(), None);
+    server.wait_for_log("the drain delay ends");
     assert_eq!(server.wait_for_exit().code(), Some(0));
 }
 
@@ -73,6 +74,46 @@ async fn after_the_drain_delay_a_further_signal_ends_the_server_at_once() {
         server.signal(signal);
         assert_eq!(server.wait_for_exit().code(), Some(code));
     }
+}
+
+#[tokio::test]
+async fn requests_that_are_cut_off_at_the_deadline_are_in_the_log_and_idle_connections_are_none() {
+    let mut server = start("server.shutdown_deadline = '2s'");
+    let mut idle = Client::connect(&server);
+    idle.send(GET);
+    idle.assert_answer(200);
+    let _unfinished = unfinished_request(&server).await;
+    server.signal(Signal::SIGTERM);
+    let log = server.wait_for_log("not all requests ended in time");
+    assert!(log.contains("requests=1 connections=2"), "{log}");
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+    let log = server.log();
+    let cut_off: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("request cut off"))
+        .collect();
+    let [line] = cut_off[..] else {
+        panic!("{log}");
+    };
+    let path = "path=\"/v2/repository/index\"";
+    for part in [" WARN ", "request_id=", "method=\"POST\"", path, "peer="] {
+        assert!(line.contains(part), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn the_checks_of_a_balancer_while_the_server_drains_are_no_warnings() {
+    let mut server = start(LONG_DELAY);
+    server.signal(Signal::SIGTERM);
+    wait_until_not_ready(&server).await;
+    let mut balancer = Client::connect(&server);
+    balancer.send("GET /v2/health/ready HTTP/1.1\r\nhost: x\r\n\r\n");
+    balancer.assert_answer(503);
+    let log = server.wait_for_log("path=\"/v2/health/ready\"");
+    let line = log.lines().find(|line| line.contains("/v2/health/ready"));
+    assert!(line.unwrap().contains(" INFO "), "{log}");
+    server.signal(Signal::SIGTERM);
+    assert_eq!(server.wait_for_exit().code(), Some(0));
 }
 
 /// New clients come without a break. If the kernel did not ignore them, one would always wait in the queue of the listener,
