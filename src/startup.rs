@@ -18,7 +18,7 @@ mod listener;
 mod load_test;
 mod machine;
 pub(crate) mod pools;
-mod ready_file;
+pub(crate) mod ready_file;
 mod stopping;
 pub(crate) mod uploads;
 
