@@ -266,6 +266,7 @@ impl Application {
         let dashboard = Dashboard::new(
             handles.clone(),
             memory.freshness(),
+            readiness.clone(),
             Arc::clone(&last_answers),
             Arc::clone(&figures.models),
         );
