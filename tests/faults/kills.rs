@@ -70,6 +70,7 @@ async fn a_killed_model_process_fails_no_request() {
         assert_eq!(right, REQUESTS);
         assert_ne!(server.only_host("slow").pid, before.pid);
         server.wait_for_restarts(&host_path("slow"), round).await;
+        server.wait_for_log(&format!("process {} ended: SIGKILL", before.pid));
         let restarted = |line: &&str| {
             line.contains("child restarted") && line.contains("headroom/models/slow:1/host-0")
         };

@@ -403,13 +403,14 @@ fn load_error(exit: &Exit) -> LoadError {
         match exit.root() {
             // The model was loaded and has served, so its file is valid. It crashes on some
             // requests, and may serve others.
-            Exit::Process(process) if process.is_crash() => {
-                format!("the model's process keeps crashing: {process}")
+            Exit::Process { exit, .. } if exit.is_crash() => {
+                format!("the model's process keeps crashing: {exit}")
             }
-            Exit::Process(signal @ ProcessExit::Signal(_)) => {
-                format!("the model's process was killed by {signal}")
-            }
-            Exit::Process(process) => format!("the model's process ended: {process}"),
+            Exit::Process {
+                exit: signal @ ProcessExit::Signal(_),
+                ..
+            } => format!("the model's process was killed by {signal}"),
+            Exit::Process { exit, .. } => format!("the model's process ended: {exit}"),
             root => format!("the model's process ended: {}", root.label()),
         }
     };
@@ -440,7 +441,7 @@ mod tests {
                 "the model's process ended: unknown status",
             ),
         ] {
-            assert_eq!(&*load_error(&Exit::Process(exit)).message, text);
+            assert_eq!(&*load_error(&Exit::Process { pid: 17, exit }).message, text);
         }
     }
 }

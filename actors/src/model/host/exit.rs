@@ -32,6 +32,7 @@ impl ModelHost {
         };
         self.spec.state.set_not_serving();
         let measured = self.bytes.max(self.spec.context.entry.measured());
+        let pid = running.process.pid();
         let begun = Instant::now();
         let exit = async move { running.process.wait_or_kill().await };
         let exit = wrap_future::<_, Self>(exit);
@@ -43,7 +44,7 @@ impl ModelHost {
             if host.spec.state.set_ended(exit, by_oom_killer) == EndCause::OomKill {
                 host.on_oom_kill(measured);
             }
-            host.incarnation.end(cx, Exit::Process(exit));
+            host.incarnation.end(cx, Exit::Process { pid, exit });
         }));
     }
 
