@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use actix_web::rt::System;
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use failure::Failure;
@@ -39,7 +40,7 @@ use crate::openapi;
 use crate::settings::layers::DEFAULT_FILE;
 use crate::settings::{self, Environment, Loaded, Reloader, Sources};
 use crate::signals;
-use crate::startup::{Application, DataDir, StartupError, check_machine};
+use crate::startup::{Application, DataDir, StartupError, check_machine, ready_file};
 use crate::telemetry::{self, stderr};
 use crate::version;
 
@@ -178,6 +179,15 @@ fn print_openapi() -> Result<(), Failure> {
 }
 
 fn serve(sources: Sources, ready_file: Option<PathBuf>) -> Result<(), Failure> {
+    // Found out now, and not after all parts have started.
+    if let Some(path) = &ready_file
+        && let Some(fault) = ready_file::fault(path)
+    {
+        let text = format!("--ready-file {} cannot be written: {fault}", path.display());
+        return Err(Failure::Usage(
+            Cli::command().error(ErrorKind::ValueValidation, text),
+        ));
+    }
     let environment = environment();
     let Loaded {
         settings, warnings, ..

@@ -18,7 +18,7 @@ mod listener;
 mod load_test;
 mod machine;
 pub(crate) mod pools;
-mod ready_file;
+pub(crate) mod ready_file;
 mod stopping;
 pub(crate) mod uploads;
 
@@ -273,6 +273,7 @@ impl Application {
         let dashboard = Dashboard::new(
             handles.clone(),
             memory.freshness(),
+            readiness.clone(),
             Arc::clone(&last_answers),
             Arc::clone(&figures.models),
         );

@@ -506,21 +506,22 @@ fn the_ready_file_exists_exactly_while_the_server_answers() {
 }
 
 #[test]
-fn a_ready_file_that_cannot_be_written_prevents_the_start() {
+fn a_ready_file_that_cannot_be_written_is_refused_before_anything_starts() {
     let output = run(
         &["serve", "--ready-file", "/nonexistent/ready.json"],
         &[
             ("HEADROOM__SERVER__LISTEN", "127.0.0.1:0"),
             ("HEADROOM__SERVER__ADMIN_LISTEN", "127.0.0.1:0"),
-            ("HEADROOM__LOG__FILTER", "off"),
+            ("HEADROOM__LOG__FILTER", "debug"),
         ],
     );
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(64));
     let text = stderr(&output);
     assert!(
-        text.starts_with("headroom: cannot write the ready file /nonexistent/ready.json"),
+        text.starts_with("error: --ready-file /nonexistent/ready.json cannot be written: "),
         "{text}"
     );
+    assert!(!text.contains("starting"), "{text}");
 }
 
 #[test]

@@ -75,6 +75,8 @@ pub enum AlertCode {
     ChainWithoutProvider,
     /// A part of the server does not answer.
     NoAnswer,
+    /// The server is not ready: load balancers send it no requests.
+    NotReady,
 }
 
 /// Something that needs attention.
@@ -92,6 +94,9 @@ pub struct Alert {
     pub since_at: Option<Timestamp>,
 }
 
+/// Conditions of readiness that have alerts of their own.
+const OTHERWISE_TOLD: [&str; 3] = ["actors_thread", "memory", "supervision"];
+
 /// Alerts that are listed.
 const LISTED_MAX: usize = 50;
 
@@ -103,12 +108,18 @@ struct Alerts {
 
 impl Status {
     /// Derives the alerts and the verdict from the parts. `stale_for` is the age of the last reading of
-    /// memory if it is too old, `journal_error` why the journal was not saved.
-    pub(super) fn judge(&mut self, stale_for: Option<Duration>, journal_error: Option<String>) {
+    /// memory if it is too old, `journal_error` why the journal was not saved, `unready` why the server is not ready.
+    pub(super) fn judge(
+        &mut self,
+        stale_for: Option<Duration>,
+        journal_error: Option<String>,
+        unready: Vec<(&'static str, String)>,
+    ) {
         let mut alerts = Alerts {
             clock: Clock::now(),
             alerts: Vec::new(),
         };
+        alerts.on_unready(unready);
         alerts.on_readings(stale_for);
         if let Some(budget) = self.budget.value() {
             alerts.on_level(budget);
@@ -170,6 +181,17 @@ impl Alerts {
         let age = Duration::try_from_secs_f64(seconds).ok()?;
         let at = Instant::now().checked_sub(age)?;
         Some(self.clock.time_of(at))
+    }
+
+    fn on_unready(&mut self, reasons: Vec<(&'static str, String)>) {
+        for (name, reason) in reasons {
+            if !OTHERWISE_TOLD.contains(&name) {
+                let text = short(format!(
+                    "the server is not ready, so load balancers send it no requests: {reason}"
+                ));
+                self.add(AlertCode::NotReady, Severity::Critical, name, None, text);
+            }
+        }
     }
 
     fn on_readings(&mut self, stale_for: Option<Duration>) {

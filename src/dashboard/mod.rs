@@ -47,6 +47,7 @@ use crate::figures::ModelFigures;
 use crate::handles::Handles;
 use crate::last_answers::LastAnswers;
 use crate::last_known::{ANSWER_WITHIN, Answer, LastKnown};
+use crate::readiness::Readiness;
 
 /// Events of the memory budget that are listed.
 const EVENTS_MAX: usize = 200;
@@ -58,6 +59,7 @@ const TEXT_MAX: usize = 300;
 pub struct Dashboard {
     handles: Handles,
     freshness: Freshness,
+    readiness: Readiness,
     models: Arc<ModelFigures>,
     started: Instant,
     started_at: Timestamp,
@@ -75,12 +77,14 @@ impl Dashboard {
     pub fn new(
         handles: Handles,
         freshness: Freshness,
+        readiness: Readiness,
         last: Arc<LastAnswers>,
         models: Arc<ModelFigures>,
     ) -> Self {
         Self {
             handles,
             freshness,
+            readiness,
             models,
             started: Instant::now(),
             started_at: Timestamp::now(),
@@ -122,7 +126,8 @@ impl Dashboard {
             uploads,
             chains,
         };
-        status.judge(self.freshness.stale(), journal_error);
+        let unready = self.readiness.reasons();
+        status.judge(self.freshness.stale(), journal_error, unready);
         status.took_ms = began.elapsed().as_secs_f64() * 1e3;
         status
     }
@@ -271,7 +276,14 @@ mod tests {
             request_deadline: Duration::from_secs(1),
         };
         let last = LastAnswers::new(&handles.pools);
-        Dashboard::new(handles, memory.freshness(), Arc::new(last), Arc::default())
+        let readiness = Readiness::default();
+        Dashboard::new(
+            handles,
+            memory.freshness(),
+            readiness,
+            Arc::new(last),
+            Arc::default(),
+        )
     }
 
     #[actix_web::test]

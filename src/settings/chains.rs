@@ -330,8 +330,20 @@ fn is_served(chain: &ChainSettings) -> bool {
     !chain.providers.0.is_empty()
 }
 
-/// Says of each chain that nobody knows what it lacks, in place of all its keys that are not set; and of one that nobody
-/// serves, that this is so.
+/// What to write for the keys that a chain of one's own needs besides its id.
+const EXAMPLES: [(&str, &str); 2] = [
+    (
+        "block_time",
+        "write the time between two blocks, such as block_time = \"2s\"",
+    ),
+    (
+        "finality_depth",
+        "write after how many further blocks a block is final, such as finality_depth = 64",
+    ),
+];
+
+/// Says of each chain that nobody knows what it lacks, in place of all its keys that are not set; of one with an id,
+/// what to write for them; and of one that nobody serves, that this is so.
 pub(super) fn explain_unknown(source: &mut Source) {
     let names = source.values.iter().filter_map(|(path, located)| {
         let (name, key) = path.strip_prefix("chains.")?.split_once('.')?;
@@ -346,7 +358,15 @@ pub(super) fn explain_unknown(source: &mut Source) {
     }
     for (name, (has_id, is_known)) in &chains {
         let section = format!("chains.{name}");
-        if !has_id {
+        if *has_id {
+            for (key, example) in EXAMPLES {
+                let unset = format!("{section}.{key} is not set");
+                let faults = source.faults.iter_mut();
+                for fault in faults.filter(|fault| **fault == unset) {
+                    *fault = format!("{unset}; {example}");
+                }
+            }
+        } else {
             let unset = |fault: &String| {
                 fault.starts_with(&format!("{section}.")) && fault.ends_with(" is not set")
             };

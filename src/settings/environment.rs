@@ -88,7 +88,9 @@ impl<'a> Variable<'a> {
             ));
         }
         let near = nearest(&folded, known.iter().map(|(known, _)| known.as_str()));
-        let near = near.and_then(|near| known.iter().find(|(known, _)| known == near));
+        let near = near
+            .and_then(|near| known.iter().find(|(known, _)| known == near))
+            .or_else(|| with_all_words(&folded, &known));
         let advice = near.map_or(String::new(), |(_, right)| {
             format!("; did you mean {right}?")
         });
@@ -121,6 +123,24 @@ fn folded(name: &str) -> String {
     let words = name.split('_').filter(|word| !word.is_empty());
     let words: Vec<_> = words.skip(1).map(str::to_ascii_uppercase).collect();
     words.join("_")
+}
+
+/// The setting of `known` with the fewest words among those that have all words of `folded`, in their order. None if several
+/// have as few.
+fn with_all_words<'a>(folded: &str, known: &'a [(String, String)]) -> Option<&'a (String, String)> {
+    let has_all = |(name, _): &&(String, String)| {
+        let mut words = name.split('_');
+        let mut wanted = folded.split('_');
+        wanted.all(|wanted| words.any(|word| word == wanted))
+    };
+    let count = |name: &str| name.split('_').count();
+    let mut found: Vec<_> = known.iter().filter(has_all).collect();
+    found.sort_by_key(|(name, _)| count(name));
+    match found[..] {
+        [(first, _), (second, _), ..] if count(first) == count(second) => None,
+        [first, ..] => Some(first),
+        [] => None,
+    }
 }
 
 /// Whether Kubernetes or Docker sets it for each service that is called `headroom` or begins so. Docker's links also have a
@@ -181,8 +201,17 @@ mod tests {
             "x",
             Variable::Unknown(text.to_owned()),
         );
-        let text = "environment variable HEADROOM_QQ has no effect: it is no setting";
-        assert_read("HEADROOM_QQ", "x", Variable::Unknown(text.to_owned()));
+        for name in ["HEADROOM_QQ", "HEADROOM_", "HEADROOM_DIR"] {
+            let text = format!("environment variable {name} has no effect: it is no setting");
+            assert_read(name, "x", Variable::Unknown(text));
+        }
+    }
+
+    #[test]
+    fn words_that_are_missing_in_the_name_of_a_setting_are_found() {
+        let text = "environment variable HEADROOM_LISTEN has no effect: it is no setting; \
+                    did you mean HEADROOM__SERVER__LISTEN?";
+        assert_read("HEADROOM_LISTEN", "x", Variable::Unknown(text.to_owned()));
     }
 
     #[test]

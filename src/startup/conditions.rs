@@ -16,6 +16,9 @@ use crate::readiness::{Gate, Readiness};
 /// Time between two looks at the models folder.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Time between a first look that fails and the second one, which decides.
+const SECOND_LOOK_AFTER: Duration = Duration::from_millis(500);
+
 /// How long a part of the tree must be down to be a reason. A restart that succeeds takes milliseconds.
 const FAILING_MIN: Duration = Duration::from_secs(2);
 
@@ -54,7 +57,7 @@ pub(super) fn watch_models_folder(dir: PathBuf, gate: Gate) {
     rt::spawn(async move {
         loop {
             folder.look().await;
-            sleep(LOOK_INTERVAL).await;
+            sleep(folder.next_look_after()).await;
         }
     });
 }
@@ -71,6 +74,13 @@ struct ModelsFolder {
 }
 
 impl ModelsFolder {
+    fn next_look_after(&self) -> Duration {
+        match self.last_failed && self.reason.is_none() {
+            true => SECOND_LOOK_AFTER,
+            false => LOOK_INTERVAL,
+        }
+    }
+
     async fn look(&mut self) {
         let look = match FolderLook::begin(&self.dir) {
             Ok(look) => look,
@@ -171,13 +181,16 @@ mod tests {
             for _ in 0..2 {
                 folder.judge(Err(kind.into()));
                 assert!(readiness.is_ready(), "{kind}");
+                assert_eq!(folder.next_look_after(), LOOK_INTERVAL, "{kind}");
             }
             for _ in 0..2 {
                 folder.judge(Ok(()));
                 folder.judge(Err(kind.into()));
                 assert!(readiness.is_ready(), "{kind}: one failed look");
+                assert_eq!(folder.next_look_after(), SECOND_LOOK_AFTER, "{kind}");
             }
             folder.judge(Err(kind.into()));
+            assert_eq!(folder.next_look_after(), LOOK_INTERVAL, "{kind}");
             let reasons = readiness.reasons();
             assert!(
                 reasons[0].1.starts_with("models.dir (/models) "),

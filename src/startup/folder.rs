@@ -4,7 +4,18 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::{
+    CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, FsType, PROC_SUPER_MAGIC, SYSFS_MAGIC, statfs,
+};
 use nix::unistd::{AccessFlags, access};
+
+/// File systems of the kernel, in which no files can be made. `access` of root says otherwise.
+const OF_KERNEL: [FsType; 4] = [
+    CGROUP_SUPER_MAGIC,
+    CGROUP2_SUPER_MAGIC,
+    PROC_SUPER_MAGIC,
+    SYSFS_MAGIC,
+];
 
 /// What is wrong with the folder at `dir`, named by `key`, that the server must write to. `None` if it can.
 pub(crate) fn unwritable(key: &str, dir: &Path) -> Option<String> {
@@ -42,6 +53,9 @@ pub(crate) fn why_not_writable(path: &Path) -> Option<String> {
     match fs::metadata(path) {
         Err(error) => Some(error.to_string()),
         Ok(found) if !found.is_dir() => Some("it is not a folder".to_owned()),
+        Ok(_) if statfs(path).is_ok_and(|found| OF_KERNEL.contains(&found.filesystem_type())) => {
+            Some("it shows the state of the kernel, and takes no files".to_owned())
+        }
         Ok(_) => {
             let flags = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
             let error = access(path, flags).err()?;

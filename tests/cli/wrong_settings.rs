@@ -25,7 +25,7 @@ enum End {
 use End::{Refused, Warned};
 
 /// Lines of a settings file, the end, and what is said. `{folder}` is the folder of the settings.
-const WRONG: [(&str, End, &str); 77] = [
+const WRONG: [(&str, End, &str); 78] = [
     ("= 1", Refused, "line 1: "),
     (
         "log.format = 'json'\nlog.format = 'text'",
@@ -335,6 +335,12 @@ const WRONG: [(&str, End, &str); 77] = [
         "data.dir = '{folder}/base.toml/data'",
         Refused,
         "data.dir: {folder}/base.toml/data cannot be made in {folder}/base.toml: it is not a folder; make it writable",
+    ),
+    // Root may write to it, as far as its mode says.
+    (
+        "data.dir = '/proc/headroom'",
+        Refused,
+        "data.dir: /proc/headroom cannot be made in /proc: it shows the state of the kernel, and takes no files; make it",
     ),
     (
         "postgres.embedded.user = 'no-such-user'",

@@ -21,6 +21,9 @@ const READY: &str = "/health/ready";
 const PROTOCOL_LIVE: &str = "/v2/health/live";
 const PROTOCOL_READY: &str = "/v2/health/ready";
 
+/// The overview, which the main listener has.
+const STATUS: &str = "/api/status";
+
 /// Waits until the endpoint answers with this status. Returns the body.
 async fn wait_for_admin(server: &Server, path: &str, status: u16) -> Value {
     wait_for_async(DEADLINE, || async {
@@ -112,8 +115,22 @@ async fn a_server_whose_models_folder_is_gone_is_live_and_not_ready() {
     assert!(body["error"].as_str().unwrap().contains("models.dir"));
     wait_for_admin(&server, LIVE, 200).await;
     server.wait_for_log("models.dir cannot be read");
+    let (status, overview) = ask(&server, STATUS).await;
+    assert_eq!(status, 200, "{overview}");
+    assert_eq!(overview["verdict"], "failing", "{overview}");
+    let alert = &overview["alerts"][0];
+    assert_eq!(alert["code"], "not_ready", "{overview}");
+    assert_eq!(alert["subject"], "models", "{overview}");
+    let text = alert["text"].as_str().unwrap();
+    assert!(text.contains("models.dir"), "{text}");
 
     fs::rename(&moved, models.path()).unwrap();
     wait_for_admin(&server, READY, 200).await;
+    let (_, overview) = ask(&server, STATUS).await;
+    let mut alerts = overview["alerts"].as_array().unwrap().iter();
+    assert!(
+        !alerts.any(|alert| alert["code"] == "not_ready"),
+        "{overview}"
+    );
     server.wait_for_log("models.dir can be read again");
 }

@@ -3,6 +3,7 @@
 use headroom_test_support::process_tree::wait_until_gone;
 use headroom_test_support::protocol::{Answer, host_path, milliseconds};
 use headroom_test_support::torchscript;
+use headroom_test_support::wait::{DEADLINE, wait_for};
 
 use crate::setup::{ServerWithModels, is_speech, speech};
 
@@ -69,6 +70,14 @@ async fn a_killed_model_process_fails_no_request() {
         assert_eq!(right, REQUESTS);
         assert_ne!(server.only_host("slow").pid, before.pid);
         server.wait_for_restarts(&host_path("slow"), round).await;
+        server.wait_for_log(&format!("process {} ended: SIGKILL", before.pid));
+        let restarted = |line: &&str| {
+            line.contains("child restarted") && line.contains("headroom/models/slow:1/host-0")
+        };
+        wait_for(DEADLINE, || match server.log() {
+            log if log.lines().filter(restarted).count() as u64 == round => Ok(()),
+            log => Err(log),
+        });
     }
     server.wait_for_restarts(&host_path("silero-vad"), 0).await;
     let killed = [

@@ -74,7 +74,12 @@ pub enum Exit {
         silent: Duration,
     },
     /// The process it owned ended.
-    Process(ProcessExit),
+    Process {
+        /// The id that the process had.
+        pid: i32,
+        /// How it ended.
+        exit: ProcessExit,
+    },
     /// It did not start or stop within its deadline, so its supervisor killed it.
     Killed,
 }
@@ -98,7 +103,7 @@ impl Exit {
             Self::Error(_) => "error",
             Self::Panic(_) => "panic",
             Self::Stuck { .. } => "stuck",
-            Self::Process(_) => "process",
+            Self::Process { .. } => "process",
             Self::Killed => "killed",
         }
     }
@@ -136,7 +141,7 @@ impl fmt::Display for Exit {
             Self::Error(cause) => write!(f, "error: {}", chain(&**cause)),
             Self::Panic(message) => write!(f, "panic: {message}"),
             Self::Stuck { silent } => write!(f, "stuck: no heartbeat for {silent:?}"),
-            Self::Process(exit) => write!(f, "process ended: {exit}"),
+            Self::Process { pid, exit } => write!(f, "process {pid} ended: {exit}"),
             Self::Killed => f.write_str("killed: deadline passed"),
         }
     }
@@ -217,5 +222,13 @@ mod tests {
         assert!(!ProcessExit::Signal(9).is_crash());
         assert!(!ProcessExit::Code(0).is_crash());
         assert_eq!(ProcessExit::Signal(9).to_string(), "SIGKILL");
+    }
+
+    #[test]
+    fn the_exit_of_a_process_names_it() {
+        let (pid, exit) = (17, ProcessExit::Signal(9));
+        let exit = Exit::Process { pid, exit };
+        assert_eq!(exit.to_string(), "process 17 ended: SIGKILL");
+        assert_eq!(exit.label(), "process");
     }
 }

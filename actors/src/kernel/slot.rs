@@ -68,6 +68,10 @@ impl Slot {
 
     pub(super) fn on_ready(&mut self) {
         self.ready_at = Some(Instant::now());
+        if self.failures > 0 {
+            let (actor, restarts) = (self.node.path(), self.node.restarts());
+            tracing::info!(actor, restarts, "child restarted");
+        }
         if !self.is_terminating() {
             self.node.set_state(ChildState::Running);
         }

@@ -134,6 +134,10 @@ impl Node {
         self.lock().seen.restarts += 1;
     }
 
+    pub(super) fn restarts(&self) -> u64 {
+        self.lock().seen.restarts
+    }
+
     pub(super) fn record_exit(&self, exit: &Exit) {
         let mut inner = self.lock();
         *inner.seen.exits.entry(exit.label()).or_default() += 1;

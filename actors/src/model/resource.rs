@@ -24,7 +24,7 @@ use super::zygote::{Zygote, ZygoteError};
 use crate::kernel::process::{ProcessSpec, SpawnError};
 use crate::kernel::{
     AskError, ChildSpec, Clock, Exit, Handle, Load, LoadContext, LoadError, LoadErrorKind, Loaded,
-    Resource, Restart, StartChildError, SupervisorHandle, SupervisorSpec,
+    ProcessExit, Resource, Restart, StartChildError, SupervisorHandle, SupervisorSpec,
 };
 
 /// Estimated bytes of a host beyond its weights: libtorch's pages that are not shared, and memory for
@@ -403,11 +403,45 @@ fn load_error(exit: &Exit) -> LoadError {
         match exit.root() {
             // The model was loaded and has served, so its file is valid. It crashes on some
             // requests, and may serve others.
-            Exit::Process(process) if process.is_crash() => {
-                format!("the model's process keeps crashing: {process}")
+            Exit::Process { exit, .. } if exit.is_crash() => {
+                format!("the model's process keeps crashing: {exit}")
             }
+            Exit::Process {
+                exit: signal @ ProcessExit::Signal(_),
+                ..
+            } => format!("the model's process was killed by {signal}"),
+            Exit::Process { exit, .. } => format!("the model's process ended: {exit}"),
             root => format!("the model's process ended: {}", root.label()),
         }
     };
     LoadError::new(kind, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_of_a_load_says_how_the_process_ended() {
+        for (exit, text) in [
+            (
+                ProcessExit::Signal(9),
+                "the model's process was killed by SIGKILL",
+            ),
+            (
+                ProcessExit::Signal(11),
+                "the model's process keeps crashing: SIGSEGV",
+            ),
+            (
+                ProcessExit::Code(0),
+                "the model's process ended: exit code 0",
+            ),
+            (
+                ProcessExit::Unknown,
+                "the model's process ended: unknown status",
+            ),
+        ] {
+            assert_eq!(&*load_error(&Exit::Process { pid: 17, exit }).message, text);
+        }
+    }
 }

@@ -140,9 +140,12 @@ impl Zygote {
         let Some(mut running) = self.running.take() else {
             return;
         };
-        self.entry.detach(running.process.pid());
+        let pid = running.process.pid();
+        self.entry.detach(pid);
         let end = wrap_future::<_, Self>(async move { running.process.stop(EXIT_WITHIN).await });
-        cx.spawn(end.map(|exit, zygote, cx| zygote.incarnation.end(cx, Exit::Process(exit))));
+        cx.spawn(end.map(move |exit, zygote, cx| {
+            zygote.incarnation.end(cx, Exit::Process { pid, exit });
+        }));
     }
 }
 

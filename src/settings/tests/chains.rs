@@ -114,7 +114,9 @@ fn an_own_chain_says_what_it_is() {
     refuses(
         "chains.dev = { id = 5, providers.a.url = 'http://a' }",
         &[],
-        "chains.dev.block_time is not set\nchains.dev.finality_depth is not set",
+        "chains.dev.block_time is not set; write the time between two blocks, such as block_time = \"2s\"\n\
+         chains.dev.finality_depth is not set; write after how many further blocks a block is final, such as \
+         finality_depth = 64",
     );
 }
 

@@ -102,7 +102,10 @@ async fn run_to_end(
             drop(stopped);
             None
         }
-        exit = process.ended() => Some((Exit::Process(exit), process.all_lines().await)),
+        exit = process.ended() => {
+            let pid = process.pid();
+            Some((Exit::Process { pid, exit }, process.all_lines().await))
+        }
     }
 }
 

@@ -35,6 +35,7 @@ impl ModelHost {
         };
         self.spec.state.set_not_serving();
         let measured = self.bytes.max(self.spec.context.entry.measured());
+        let pid = running.process.pid();
         let begun = Instant::now();
         let exit = async move { running.process.wait_or_kill().await };
         let exit = wrap_future::<_, Self>(exit);
@@ -48,7 +49,7 @@ impl ModelHost {
                 EndCause::Crash | EndCause::Other => count_crash(&host.spec.model),
                 EndCause::Exhausted => {}
             }
-            host.incarnation.end(cx, Exit::Process(exit));
+            host.incarnation.end(cx, Exit::Process { pid, exit });
         }));
     }
 
