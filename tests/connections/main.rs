@@ -180,10 +180,38 @@ async fn an_offer_to_upgrade_is_ignored_and_the_connection_stays_open() {
 }
 
 #[test]
+fn an_offer_of_websocket_in_a_request_that_is_no_handshake_changes_nothing() {
+    let server = start("");
+    let post =
+        "POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+    let offer = "upgrade: websocket\r\n";
+    let with_option = "connection: upgrade\r\nupgrade: websocket\r\n";
+    for (head, body, status) in [
+        (format!("{post}content-length: 2\r\n{offer}"), "{}", 200),
+        (
+            format!("{post}{with_option}content-length: 2\r\n"),
+            "{}",
+            200,
+        ),
+        (format!("{post}{offer}content-length: 0\r\n"), "", 200),
+        (format!("GET / HTTP/1.1\r\nhost: x\r\n{offer}"), "", 200),
+    ] {
+        let mut client = Client::connect(&server);
+        let (first, rest) = body.split_at(body.len() / 2);
+        client.send(&format!("{head}\r\n{first}"));
+        client.send(&format!("{rest}{GET}"));
+        client.assert_answer(status);
+        client.assert_answer(200);
+        client.send(GET);
+        client.assert_answer(200);
+    }
+}
+
+#[test]
 fn a_request_for_another_protocol_is_the_last_of_its_connection() {
     let server = start("server.client_request_timeout = '60s'");
     for head in [
-        "GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
         "CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n",
     ] {
         let mut client = Client::connect(&server);
