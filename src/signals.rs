@@ -9,6 +9,7 @@ use std::io;
 use std::process;
 use std::thread;
 
+use nix::sys::signal::{SigSet, Signal as OsSignal};
 use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -27,7 +28,18 @@ const WAITING_MAX: usize = 8;
 /// The requests to stop that are passed on.
 const STOPS_MAX: usize = 2;
 
-/// Starts to receive signals. Signals that arrive after this returns are not lost.
+/// The signals that the server or its libraries wait for.
+const RECEIVED: [OsSignal; 6] = [
+    OsSignal::SIGTERM,
+    OsSignal::SIGINT,
+    OsSignal::SIGHUP,
+    OsSignal::SIGUSR1,
+    OsSignal::SIGUSR2,
+    OsSignal::SIGCHLD,
+];
+
+/// Starts to receive signals, also if the parent process has blocked them. Signals that arrive after this returns are not
+/// lost. Called from the main thread, before it makes the threads that start processes: these inherit what is blocked.
 ///
 /// The thread never waits for another part of the server: the channel has permits reserved for the
 /// stops, and the log is not written synchronously.
@@ -48,6 +60,8 @@ pub fn listen() -> io::Result<mpsc::Receiver<Signal>> {
             signal(SignalKind::user_defined2())?,
         ]
     };
+    // Only now: without its handler, a signal that waits would end the process.
+    SigSet::from_iter(RECEIVED).thread_unblock()?;
     let (sender, receiver) = mpsc::channel(WAITING_MAX + STOPS_MAX);
     thread::Builder::new()
         .name("signals".into())

@@ -566,6 +566,22 @@ async fn sigterm_and_sigint_end_the_server_with_0() {
     }
 }
 
+#[test]
+fn signals_that_the_parent_has_blocked_are_received() {
+    let block = "import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+os.execv(sys.argv[1], sys.argv[1:])";
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let options = Options::new(BINARY).launched_by(&["python3", "-c", block]);
+        let mut server = Server::start(options);
+        server.signal(Signal::SIGHUP);
+        server.wait_for_log("settings reloaded");
+        server.signal(signal);
+        assert_eq!(server.wait_for_exit().code(), Some(0));
+        assert!(server.log().contains("stopped"), "{}", server.log());
+    }
+}
+
 #[tokio::test]
 async fn while_the_server_stops_it_is_alive_and_not_ready() {
     let mut server = start();
