@@ -28,11 +28,13 @@
 //! A client that may still be sending when its connection ends has `server.client_disconnect_timeout` to read its last
 //! answer; `linger.rs` discards what it sends.
 //!
-//! `drain.rs` ends the connections when the server stops.
+//! `drain.rs` ends the connections when the server stops. `crowd.rs` ends those that wait for a request when a listener with
+//! few connections, that of health and metrics, has hardly any left for others.
 //!
 //! `track` (`server.rs`) reports when a request begins and when its response is complete. `Exchange`
 //! (`exchange.rs`) is the state that it writes and [`Connection`] reads.
 
+mod crowd;
 mod drain;
 mod exchange;
 mod expectation;
@@ -92,7 +94,7 @@ pub struct Limits {
     rate_min: u64,
     /// The account in which unread bytes are reserved.
     memory: Arc<dyn Buffers>,
-    cut: [Counter; 4],
+    cut: [Counter; 5],
 }
 
 /// Why a connection was cut.
@@ -106,6 +108,8 @@ enum Cut {
     Stalled,
     /// The memory for unread bytes was refused.
     Memory,
+    /// It waited for a request, and others needed its place.
+    Crowded,
 }
 
 impl Limits {
@@ -121,7 +125,7 @@ impl Limits {
             answer_timeout: settings.answer_timeout,
             rate_min: settings.client_rate_min.as_u64(),
             memory,
-            cut: ["idle", "head", "stalled", "memory"].map(count),
+            cut: ["idle", "head", "stalled", "memory", "crowded"].map(count),
         }
     }
 
@@ -465,6 +469,21 @@ impl Connection {
         !self.exchange.state().framing.is_between_requests()
             || !self.read_ahead.is_empty()
             || self.has_unread_bytes()
+    }
+
+    /// Since when it has waited for the whole head of a request; `None` while it has a request.
+    fn waiting_since(&self) -> Option<Instant> {
+        let is_waiting = matches!(self.reading, Reading::NextRequest | Reading::Head)
+            && !self.exchange.state().framing.is_in_progress()
+            && self.unread.is_none()
+            && self.read_ahead.is_empty()
+            && !self.has_unread_bytes();
+        is_waiting.then_some(self.idle_since)
+    }
+
+    /// Counts that it is closed since others need its place.
+    fn count_leaving(&self) {
+        self.count(Cut::Crowded);
     }
 
     fn cut_off(&mut self, cut: Cut) -> io::Error {

@@ -41,11 +41,12 @@ pub const BODIES: Metric = Metric::gauge(
 pub const CONNECTIONS_CUT: Metric = Metric::counter(
     "headroom_http_connections_cut_total",
     "Connections cut: idle (no request), head (request head not complete in time), stalled (response \
-     not read, or too slowly), memory (none for unread bytes).",
+     not read, or too slowly), memory (none for unread bytes), crowded (no request, and the admin listener \
+     had few places left).",
 )
 .labels(&[Label::one_of(
     "reason",
-    &["idle", "head", "stalled", "memory"],
+    &["idle", "head", "stalled", "memory", "crowded"],
 )]);
 /// Connections that ended with an error of the client's.
 pub const CLIENT_ERRORS: Metric = Metric::counter(

@@ -161,6 +161,27 @@ async fn an_unused_connection_is_closed_and_a_used_one_is_not() {
 }
 
 #[tokio::test]
+async fn clients_that_send_nothing_do_not_keep_others_from_health_and_metrics() {
+    let server = start("");
+    let connect = || Client::connect_to(server.admin_address());
+    let mut waits_longest = connect();
+    waits_longest.send("GET /health/live HT");
+    let mut used = Vec::new();
+    for _ in 0..60 {
+        let mut client = connect();
+        client.send(&GET.replace("GET /", "GET /health/live"));
+        client.assert_answer(200);
+        used.push(client);
+    }
+    let silent: Vec<_> = (0..60).map(|_| connect()).collect();
+    assert_eq!(server.admin("/health/live").await.status(), 200);
+    // It left for the others. At the end of its time, it would get a 408.
+    assert_eq!(waits_longest.read_answer(), None);
+    assert!(cut_count(&server, "crowded").await >= 1.0);
+    drop((used, silent));
+}
+
+#[tokio::test]
 async fn an_offer_to_upgrade_is_ignored_and_the_connection_stays_open() {
     let server = start("");
     let mut client = Client::connect(&server);
