@@ -487,6 +487,25 @@ async fn a_request_that_cannot_be_parsed_gets_a_problem() {
 }
 
 #[test]
+fn a_request_whose_host_is_malformed_is_refused() {
+    let get = |host: &str| {
+        format!("GET /api/status HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")
+    };
+    let refused = |server: &Server, host: &str| {
+        let answer = sent_to(server, get(host).as_bytes());
+        assert_refused(&answer, 400, "malformed-request");
+    };
+    let server = start();
+    for host in ["a b", "a/b", "[::1", "localhost:99999", "evil%2eexample"] {
+        refused(&server, host);
+    }
+    let answer = sent_to(&server, get("").as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let settings = "server.hosts = ['a.lan']";
+    refused(&Server::start(Options::new(BINARY).settings(settings)), "");
+}
+
+#[test]
 fn the_ready_file_exists_exactly_while_the_server_answers() {
     let mut server = start();
     let content: Value =
