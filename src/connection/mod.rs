@@ -73,7 +73,7 @@ pub use pace::Pace;
 pub(crate) use server::{LongResponse, ServerSpec, server};
 use unread::Unread;
 
-use crate::prometheus::edge::CONNECTIONS_CUT;
+use crate::prometheus::edge::{CLIENT_ERRORS, CONNECTIONS_CUT};
 use crate::settings::sections::ServerSettings;
 
 /// Unsent bytes that the kernel buffers for one connection. They are outside of the memory budget, so
@@ -95,6 +95,7 @@ pub struct Limits {
     /// The account in which unread bytes are reserved.
     memory: Arc<dyn Buffers>,
     cut: [Counter; 5],
+    broken: Counter,
 }
 
 /// Why a connection was cut.
@@ -125,6 +126,7 @@ impl Limits {
             answer_timeout: settings.answer_timeout,
             rate_min: settings.client_rate_min.as_u64(),
             memory,
+            broken: metrics::counter!(CLIENT_ERRORS.name, "cause" => "io"),
             cut: ["idle", "head", "stalled", "memory", "crowded"].map(count),
         }
     }
@@ -172,6 +174,8 @@ pub struct Connection {
     unread: Option<Unread>,
     /// Whether the connection is to be reset.
     is_cut_off: bool,
+    /// Whether the client has reset it.
+    is_broken: bool,
     /// The wait for the client to close its side, after the last response.
     lingering: Option<Linger>,
 }
@@ -214,6 +218,7 @@ impl Connection {
             last_written: now,
             unread: None,
             is_cut_off: false,
+            is_broken: false,
             lingering: None,
             limits: limits.clone(),
         }
@@ -500,6 +505,21 @@ impl Connection {
         )
     }
 
+    /// Counts a connection that the client has reset, and returns the error for actix-http. That takes a reset right after
+    /// a request for an orderly end, and would go on with the request, or refuse a part of it.
+    fn on_broken(&mut self, error: io::Error) -> io::Error {
+        if !self.is_broken {
+            self.is_broken = true;
+            self.limits.broken.increment(1);
+        }
+        match error.kind() {
+            io::ErrorKind::ConnectionReset => {
+                io::Error::new(io::ErrorKind::ConnectionAborted, error)
+            }
+            _ => error,
+        }
+    }
+
     fn count(&self, cut: Cut) {
         if let Some(counter) = self.limits.cut.get(cut as usize) {
             counter.increment(1);
@@ -528,7 +548,7 @@ impl AsyncRead for Connection {
                 }
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(this.on_broken(error))),
             Poll::Pending => {
                 // A read of zero bytes ends the stream, as if the client had closed it.
                 this.poll_late(cx).map(Ok)
@@ -554,7 +574,7 @@ impl AsyncWrite for Connection {
                 // left earlier responses unread.
                 Poll::Ready(Ok(refusal.map_or(written, |_| bytes.len())))
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(this.on_broken(error))),
             Poll::Pending => this.on_write_blocked(bytes.len(), cx).map(Err),
         }
     }

@@ -52,7 +52,8 @@ pub const CONNECTIONS_CUT: Metric = Metric::counter(
 pub const CLIENT_ERRORS: Metric = Metric::counter(
     "headroom_http_client_errors_total",
     "HTTP connections that ended with an error of the client's: parse (a malformed request), timeout (a head \
-     or a close that took too long), io (a reset), other. Counted unless log.filter mutes errors of actix_http.",
+     or a close that took too long), io (a reset), other. Counted, except io, unless log.filter mutes errors of \
+     actix_http.",
 )
 .labels(&[Label::one_of("cause", &["parse", "timeout", "io", "other"])]);
 /// Connections that were not accepted.

@@ -16,6 +16,7 @@ use headroom_test_support::models::Models;
 use headroom_test_support::process_tree::private_dirty;
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::wait::DEADLINE;
+use socket2::SockRef;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_headroom");
 
@@ -179,6 +180,28 @@ async fn clients_that_send_nothing_do_not_keep_others_from_health_and_metrics() 
     assert_eq!(waits_longest.read_answer(), None);
     assert!(cut_count(&server, "crowded").await >= 1.0);
     drop((used, silent));
+}
+
+#[tokio::test]
+async fn resets_are_counted_and_no_part_of_a_request_is_refused_after_one() {
+    const RESETS: usize = 100;
+    let server = start("");
+    let part = "POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{";
+    for n in 0..RESETS {
+        let mut client = Client::connect(&server);
+        client.send([GET, part][n % 2]);
+        // Closing it resets the connection.
+        SockRef::from(client.0.get_ref())
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+    }
+    let errors = "headroom_http_client_errors_total";
+    let all = |count: f64| count == RESETS as f64;
+    server.wait_for_metric(errors, &["cause=\"io\""], all).await;
+    let requests = "headroom_http_requests_total";
+    let refused = server.metric(requests, &["outcome=\"4xx\""]).await;
+    assert_eq!(refused, 0.0);
+    assert_eq!(server.get("/").await.status(), 200);
 }
 
 #[tokio::test]
