@@ -39,6 +39,9 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Open connections. Their descriptors come from the reserve that clients cannot use.
 const CONNECTIONS_MAX: usize = 32;
 
+/// With more open connections, those that wait for a request are closed. The rest is for probes, which come over new ones.
+const CROWDED_ABOVE: usize = 24;
+
 /// How long a connection may take to send a request. It is short since there are few connections.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -123,6 +126,7 @@ fn server(admin: Admin, limits: Limits, listener: TcpListener) -> io::Result<Ser
         name: "admin",
         workers: 1,
         connections_max: CONNECTIONS_MAX,
+        crowded_above: Some(CROWDED_ABOVE),
         limits: limits
             .with_request_timeout(REQUEST_TIMEOUT)
             .with_disconnect_timeout(DISCONNECT_TIMEOUT),

@@ -10,6 +10,7 @@ use std::process;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal as OsSignal};
 use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -34,8 +35,20 @@ const STOPS_MAX: usize = 2;
 /// How long the last line of the log may take if nobody reads standard error.
 const FLUSH_WITHIN: Duration = Duration::from_millis(500);
 
-/// Starts to receive signals. Signals that arrive after this returns are not lost. An end at once says how many requests of
-/// `drain`'s server it cuts.
+/// The signals that the server or its libraries wait for.
+const RECEIVED: [OsSignal; 7] = [
+    OsSignal::SIGTERM,
+    OsSignal::SIGINT,
+    OsSignal::SIGQUIT,
+    OsSignal::SIGHUP,
+    OsSignal::SIGUSR1,
+    OsSignal::SIGUSR2,
+    OsSignal::SIGCHLD,
+];
+
+/// Starts to receive signals, also if the parent process has blocked them. Signals that arrive after this returns are not
+/// lost. An end at once says how many requests of `drain`'s server it cuts. Called from the main thread, before it makes the
+/// threads that start processes: these inherit what is blocked.
 ///
 /// The thread never waits for another part of the server: the channel has permits reserved for the
 /// stops, and the log is not written synchronously.
@@ -57,6 +70,8 @@ pub fn listen(drain: Drain) -> io::Result<mpsc::Receiver<Signal>> {
             signal(SignalKind::user_defined2())?,
         ]
     };
+    // Only now: without its handler, a signal that waits would end the process.
+    SigSet::from_iter(RECEIVED).thread_unblock()?;
     let (sender, receiver) = mpsc::channel(WAITING_MAX + STOPS_MAX);
     thread::Builder::new()
         .name("signals".into())

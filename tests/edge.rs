@@ -487,6 +487,25 @@ async fn a_request_that_cannot_be_parsed_gets_a_problem() {
 }
 
 #[test]
+fn a_request_whose_host_is_malformed_is_refused() {
+    let get = |host: &str| {
+        format!("GET /api/status HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")
+    };
+    let refused = |server: &Server, host: &str| {
+        let answer = sent_to(server, get(host).as_bytes());
+        assert_refused(&answer, 400, "malformed-request");
+    };
+    let server = start();
+    for host in ["a b", "a/b", "[::1", "localhost:99999", "evil%2eexample"] {
+        refused(&server, host);
+    }
+    let answer = sent_to(&server, get("").as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let settings = "server.hosts = ['a.lan']";
+    refused(&Server::start(Options::new(BINARY).settings(settings)), "");
+}
+
+#[test]
 fn the_ready_file_exists_exactly_while_the_server_answers() {
     let mut server = start();
     let content: Value =
@@ -561,6 +580,22 @@ async fn sigterm_sigint_and_sigquit_end_the_server_with_0() {
         let mut server = start();
         // An idle keep-alive connection must not delay the exit.
         server.get("/").await;
+        server.signal(signal);
+        assert_eq!(server.wait_for_exit().code(), Some(0));
+        assert!(server.log().contains("stopped"), "{}", server.log());
+    }
+}
+
+#[test]
+fn signals_that_the_parent_has_blocked_are_received() {
+    let block = "import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+os.execv(sys.argv[1], sys.argv[1:])";
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let options = Options::new(BINARY).launched_by(&["python3", "-c", block]);
+        let mut server = Server::start(options);
+        server.signal(Signal::SIGHUP);
+        server.wait_for_log("settings reloaded");
         server.signal(signal);
         assert_eq!(server.wait_for_exit().code(), Some(0));
         assert!(server.log().contains("stopped"), "{}", server.log());

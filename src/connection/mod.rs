@@ -28,11 +28,14 @@
 //! A client that may still be sending when its connection ends has `server.client_disconnect_timeout` to read its last
 //! answer; `linger.rs` discards what it sends.
 //!
-//! `drain.rs` ends the connections when the server stops. `places.rs` warns when no further one is accepted.
+//! `drain.rs` ends the connections when the server stops. `places.rs` warns when no further one is accepted. `crowd.rs` ends
+//! those that wait for a request when a listener with few connections, that of health and metrics, has hardly any left for
+//! others.
 //!
 //! `track` (`server.rs`) reports when a request begins and when its response is complete. `Exchange`
 //! (`exchange.rs`) is the state that it writes and [`Connection`] reads.
 
+mod crowd;
 mod drain;
 mod exchange;
 mod expectation;
@@ -73,7 +76,7 @@ pub(crate) use places::places;
 pub(crate) use server::{LongResponse, ServerSpec, server};
 use unread::Unread;
 
-use crate::prometheus::edge::CONNECTIONS_CUT;
+use crate::prometheus::edge::{CLIENT_ERRORS, CONNECTIONS_CUT};
 use crate::settings::sections::ServerSettings;
 
 /// Unsent bytes that the kernel buffers for one connection. They are outside of the memory budget, so
@@ -94,7 +97,8 @@ pub struct Limits {
     rate_min: u64,
     /// The account in which unread bytes are reserved.
     memory: Arc<dyn Buffers>,
-    cut: [Counter; 4],
+    cut: [Counter; 5],
+    broken: Counter,
 }
 
 /// Why a connection was cut.
@@ -108,6 +112,8 @@ enum Cut {
     Stalled,
     /// The memory for unread bytes was refused.
     Memory,
+    /// It waited for a request, and others needed its place.
+    Crowded,
 }
 
 impl Limits {
@@ -123,7 +129,8 @@ impl Limits {
             answer_timeout: settings.answer_timeout,
             rate_min: settings.client_rate_min.as_u64(),
             memory,
-            cut: ["idle", "head", "stalled", "memory"].map(count),
+            broken: metrics::counter!(CLIENT_ERRORS.name, "cause" => "io"),
+            cut: ["idle", "head", "stalled", "memory", "crowded"].map(count),
         }
     }
 
@@ -170,6 +177,8 @@ pub struct Connection {
     unread: Option<Unread>,
     /// Whether the connection is to be reset.
     is_cut_off: bool,
+    /// Whether the client has reset it.
+    is_broken: bool,
     /// The wait for the client to close its side, after the last response.
     lingering: Option<Linger>,
 }
@@ -212,6 +221,7 @@ impl Connection {
             last_written: now,
             unread: None,
             is_cut_off: false,
+            is_broken: false,
             lingering: None,
             limits: limits.clone(),
         }
@@ -469,6 +479,21 @@ impl Connection {
             || self.has_unread_bytes()
     }
 
+    /// Since when it has waited for the whole head of a request; `None` while it has a request.
+    fn waiting_since(&self) -> Option<Instant> {
+        let is_waiting = matches!(self.reading, Reading::NextRequest | Reading::Head)
+            && !self.exchange.state().framing.is_in_progress()
+            && self.unread.is_none()
+            && self.read_ahead.is_empty()
+            && !self.has_unread_bytes();
+        is_waiting.then_some(self.idle_since)
+    }
+
+    /// Counts that it is closed since others need its place.
+    fn count_leaving(&self) {
+        self.count(Cut::Crowded);
+    }
+
     fn cut_off(&mut self, cut: Cut) -> io::Error {
         self.count(cut);
         self.is_cut_off = true;
@@ -481,6 +506,21 @@ impl Connection {
             io::ErrorKind::TimedOut,
             "the client does not read its response",
         )
+    }
+
+    /// Counts a connection that the client has reset, and returns the error for actix-http. That takes a reset right after
+    /// a request for an orderly end, and would go on with the request, or refuse a part of it.
+    fn on_broken(&mut self, error: io::Error) -> io::Error {
+        if !self.is_broken {
+            self.is_broken = true;
+            self.limits.broken.increment(1);
+        }
+        match error.kind() {
+            io::ErrorKind::ConnectionReset => {
+                io::Error::new(io::ErrorKind::ConnectionAborted, error)
+            }
+            _ => error,
+        }
     }
 
     fn count(&self, cut: Cut) {
@@ -511,7 +551,7 @@ impl AsyncRead for Connection {
                 }
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(this.on_broken(error))),
             Poll::Pending => {
                 // A read of zero bytes ends the stream, as if the client had closed it.
                 this.poll_late(cx).map(Ok)
@@ -537,7 +577,7 @@ impl AsyncWrite for Connection {
                 // left earlier responses unread.
                 Poll::Ready(Ok(refusal.map_or(written, |_| bytes.len())))
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(this.on_broken(error))),
             Poll::Pending => this.on_write_blocked(bytes.len(), cx).map(Err),
         }
     }

@@ -35,8 +35,8 @@ pub(super) fn in_place_of(bytes: &[u8]) -> Option<Vec<u8>> {
     let problem = match status.get(..3)? {
         b"400" => Problem::new(
             ProblemKind::MalformedRequest,
-            "this is not HTTP/1.1: the request line, a header or a chunk of the body is malformed, or there is \
-             not exactly one Host header",
+            "this is not HTTP/1.1: the request line, a header or a chunk of the body is malformed, there is not \
+             exactly one Host header, or the target has more than 65,534 bytes",
         ),
         b"431" => Problem::new(
             ProblemKind::HeadTooLarge,

@@ -23,6 +23,7 @@ use actix_web::Error;
 use actix_web::dev::AppConfig;
 use tokio::net::TcpStream;
 
+use super::crowd::Crowd;
 use super::exchange::Answer;
 use super::framing::BodyLength;
 use super::places::{Places, places, places_of_thread};
@@ -40,6 +41,8 @@ pub(crate) struct ServerSpec {
     pub(crate) workers: usize,
     /// Open connections over all threads. Further connections wait in the listen queue.
     pub(crate) connections_max: usize,
+    /// While more connections of a thread are open, the one that has waited longest for a request is closed.
+    pub(crate) crowded_above: Option<usize>,
     /// The bounds of each connection.
     pub(crate) limits: Limits,
     /// Ends the connections when the server stops.
@@ -92,7 +95,13 @@ where
             })
             .expect(expecting)
             .h1(serving);
-        connections(http, limits, drain, Arc::clone(&places))
+        connections(
+            http,
+            limits,
+            drain,
+            Arc::clone(&places),
+            spec.crowded_above.map(Crowd::new),
+        )
     };
     Ok(Server::build()
         .workers(spec.workers)
@@ -108,6 +117,7 @@ fn connections<F>(
     limits: Limits,
     drain: Drain,
     places: Arc<Places>,
+    crowd: Option<Crowd>,
 ) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = F::Error>
 where
     F: ServiceFactory<(Stream, Option<SocketAddr>), Config = (), Response = ()>,
@@ -117,9 +127,16 @@ where
         let connection = Connection::new(socket, &limits, &drain);
         places.on_opened(drain.open());
         let connection = Rc::new(RefCell::new(connection));
+        let place = crowd.as_ref().map(|crowd| crowd.enter(&connection));
         let serving = http.call((Stream::new(&connection), peer));
         async move {
-            let served = serving.await;
+            let served = match &place {
+                Some(place) => match place.hold(serving).await {
+                    Some(served) => served,
+                    None => return Ok(()),
+                },
+                None => serving.await,
+            };
             poll_fn(|cx| connection.borrow_mut().poll_end(cx)).await;
             served
         }

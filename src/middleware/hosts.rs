@@ -1,4 +1,4 @@
-//! Refuses requests that name another host.
+//! Refuses requests that name another host, or something that cannot be one.
 //!
 //! Why it exists: the owner of a site can let its name resolve to an address of this machine (DNS
 //! rebinding). A browser takes the server for a part of that site then, so the site's pages read and
@@ -37,29 +37,43 @@ impl Hosts {
         }
     }
 
-    /// The problem of a request for a host that is not this one. A request that names no host passes: no
-    /// browser sends it.
+    /// The problem of a request for a host that is not this one, or that cannot be one. A request without a host
+    /// passes: no browser sends it.
     pub(super) fn refusal(&self, uri: &Uri, headers: &HeaderMap) -> Option<Problem> {
-        if self.names.is_none() && !self.is_loopback {
-            return None;
-        }
         let in_header = headers
             .get_all(header::HOST)
             .map(|host| String::from_utf8_lossy(host.as_bytes()));
         let in_uri = uri.authority().map(|authority| authority.as_str().into());
-        let mut named = in_header.chain(in_uri).filter(|it| !it.is_empty());
-        let refused = named.find(|authority| !self.accepts(authority))?;
+        let mut named = in_header.chain(in_uri);
+        named.find_map(|authority| self.refusal_of(&authority))
+    }
+
+    fn refusal_of(&self, authority: &str) -> Option<Problem> {
+        // Clients send an empty host for a target that has none.
+        if authority.is_empty() && self.names.is_none() {
+            return None;
+        }
+        let Some(host) = host_of(authority) else {
+            let detail = format!(
+                "the host {authority:?} must be a name or an address; a colon and a port may follow"
+            );
+            return Some(Problem::new(ProblemKind::MalformedRequest, detail));
+        };
+        if self.accepts(host) {
+            return None;
+        }
         let detail = format!(
-            "this server does not answer to the host {refused:?}; use its address, or let its operator \
+            "this server does not answer to the host {authority:?}; use its address, or let its operator \
              add the name to server.hosts"
         );
         Some(Problem::new(ProblemKind::UnknownHost, detail))
     }
 
-    fn accepts(&self, authority: &str) -> bool {
-        let host = without_port(authority);
-        if let Some(address) = host.strip_prefix('[').and_then(|it| it.strip_suffix(']')) {
-            return address.parse::<Ipv6Addr>().is_ok();
+    fn accepts(&self, host: &str) -> bool {
+        let is_of_every_name = self.names.is_none() && !self.is_loopback;
+        // Only an address has brackets.
+        if is_of_every_name || host.starts_with('[') {
+            return true;
         }
         let host = host.strip_suffix('.').unwrap_or(host);
         let is_local = match host.rsplit_once('.') {
@@ -86,11 +100,29 @@ pub async fn answer_to_known_hosts<B: MessageBody>(
     }
 }
 
-fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    }
+/// The host in `authority`, unless that is malformed. Escapes count as such: a resolver knows no name with them.
+fn host_of(authority: &str) -> Option<&str> {
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (authority, ""),
+    };
+    let is_digits = port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_port = port.is_empty() || (is_digits && port.parse::<u16>().is_ok());
+    let in_brackets = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    let is_host = match in_brackets {
+        Some(address) => {
+            // Some clients send the name of their interface too.
+            let address = address.split_once('%').map_or(address, |(it, _)| it);
+            address.parse::<Ipv6Addr>().is_ok()
+        }
+        None => !host.is_empty() && host.bytes().all(is_of_name),
+    };
+    (is_host && is_port).then_some(host)
+}
+
+/// Whether a name of a host may contain `byte` (RFC 3986, section 3.2.2).
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte)
 }
 
 #[cfg(test)]
@@ -103,13 +135,18 @@ mod tests {
 
     use super::*;
 
-    fn is_refused(hosts: &Hosts, host: &str) -> bool {
+    fn refused_as(hosts: &Hosts, host: &str) -> Option<ProblemKind> {
         let host = [(
             header::HOST,
             HeaderValue::from_bytes(host.as_bytes()).unwrap(),
         )];
         let uri = Uri::from_static("/api/status");
-        hosts.refusal(&uri, &host.into_iter().collect()).is_some()
+        let refusal = hosts.refusal(&uri, &host.into_iter().collect());
+        refusal.map(|problem| problem.kind)
+    }
+
+    fn is_refused(hosts: &Hosts, host: &str) -> bool {
+        refused_as(hosts, host).is_some()
     }
 
     #[test]
@@ -163,6 +200,45 @@ mod tests {
         let named = Hosts::new(Some(names), [0, 0, 0, 0].into());
         assert!(is_refused(&named, "evil.example"));
         assert!(!is_refused(&named, "a.lan:8080"));
+    }
+
+    #[test]
+    fn a_malformed_host_is_refused_by_every_listener() {
+        let any = Hosts::new(None, [0, 0, 0, 0].into());
+        let local = Hosts::new(None, [127, 0, 0, 1].into());
+        for host in [
+            "a b",
+            "a/b",
+            "user@localhost",
+            "evil%2eexample",
+            "localhost:99999",
+            "localhost:+80",
+            "localhost:a",
+            ":80",
+            "[::1",
+            "[a]",
+            "[::1]a",
+            "::1",
+        ] {
+            for hosts in [&any, &local] {
+                let found = refused_as(hosts, host);
+                assert_eq!(found, Some(ProblemKind::MalformedRequest), "{host}");
+            }
+        }
+        for host in ["localhost:", "a_b", "[fe80::1%25eth0]:80", "[fe80::1%eth0]"] {
+            for hosts in [&any, &local] {
+                assert_eq!(refused_as(hosts, host), None, "{host}");
+            }
+        }
+        let foreign = refused_as(&local, "evil.example");
+        assert_eq!(foreign, Some(ProblemKind::UnknownHost));
+    }
+
+    #[test]
+    fn an_empty_host_is_refused_where_names_are_configured() {
+        let names = HostNames::parse("a.lan").unwrap();
+        let named = Hosts::new(Some(names), [0, 0, 0, 0].into());
+        assert!(is_refused(&named, ""));
     }
 
     #[test]

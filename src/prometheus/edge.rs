@@ -57,17 +57,19 @@ pub const CONNECTIONS_MAX: Metric = Metric::gauge(
 pub const CONNECTIONS_CUT: Metric = Metric::counter(
     "headroom_http_connections_cut_total",
     "Connections cut: idle (no request), head (request head not complete in time), stalled (response \
-     not read, or too slowly), memory (none for unread bytes).",
+     not read, or too slowly), memory (none for unread bytes), crowded (no request, and the admin listener \
+     had few places left).",
 )
 .labels(&[Label::one_of(
     "reason",
-    &["idle", "head", "stalled", "memory"],
+    &["idle", "head", "stalled", "memory", "crowded"],
 )]);
 /// Connections that ended with an error of the client's.
 pub const CLIENT_ERRORS: Metric = Metric::counter(
     "headroom_http_client_errors_total",
     "HTTP connections that ended with an error of the client's: parse (a malformed request), timeout (a head \
-     or a close that took too long), io (a reset), other. Counted unless log.filter mutes errors of actix_http.",
+     or a close that took too long), io (a reset), other. Counted, except io, unless log.filter mutes errors of \
+     actix_http.",
 )
 .labels(&[Label::one_of("cause", &["parse", "timeout", "io", "other"])]);
 /// Connections that were not accepted.

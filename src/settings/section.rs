@@ -47,9 +47,16 @@ pub(crate) enum Form {
 
 impl Form {
     /// The text of `value`, or `None` if it does not have this form. The elements of a list are separated
-    /// by commas, as in an environment variable.
+    /// by commas. An environment variable has them in this form, or as TOML.
     fn text(self, value: &Value) -> Option<String> {
         match (self, value) {
+            (Self::List, Value::String(text)) if text.trim_start().starts_with('[') => {
+                // The address in the first element may be in brackets: that is no TOML.
+                match text.trim().parse() {
+                    Ok(list @ Value::Array(_)) => self.text(&list),
+                    _ => Some(text.clone()),
+                }
+            }
             (_, Value::String(text)) => Some(text.clone()),
             (Self::Bare, Value::Integer(_) | Value::Float(_) | Value::Boolean(_)) => {
                 Some(value.to_string())

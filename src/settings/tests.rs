@@ -57,6 +57,29 @@ fn repository(path: &str) -> PathBuf {
 }
 
 #[test]
+fn a_list_in_a_variable_has_commas_alone_or_the_form_of_a_file() {
+    let in_file = load_text("server.hosts = ['a.lan', 'b.lan']", &[]).unwrap();
+    for list in [
+        "a.lan,b.lan",
+        "[\"a.lan\", \"b.lan\"]",
+        " ['a.lan','b.lan',] ",
+    ] {
+        let loaded = load_text("", &[("HEADROOM__SERVER__HOSTS", list)]).unwrap();
+        let hosts = &loaded.settings.server.hosts;
+        assert_eq!(hosts, &in_file.settings.server.hosts, "{list}");
+    }
+    let bracketed = [("HEADROOM__REDIS__CACHE__CLUSTER", "[::1]:6379, a:6379")];
+    let loaded = load_text("", &bracketed).unwrap();
+    let cluster = loaded.settings.redis.cache.cluster.as_ref().unwrap();
+    assert_eq!(cluster[0].host, "::1");
+    for list in ["[]", "[1]", "['a.lan'", "['a', ['b']]"] {
+        let refused = load_text("", &[("HEADROOM__SERVER__HOSTS", list)]).err();
+        let fault = refused.expect("it is no list of names");
+        assert!(fault.contains("must be a list of names"), "{fault}");
+    }
+}
+
+#[test]
 fn the_default_file_holds_the_defaults() {
     let sources = Sources {
         config: Some(repository(DEFAULT_FILE)),

@@ -39,6 +39,7 @@ pub(super) fn server(
         name: "http",
         workers: settings.workers.count(),
         connections_max,
+        crowded_above: None,
         limits: shared.limits,
         drain: shared.drain,
     };

@@ -17,6 +17,7 @@ use headroom_test_support::models::Models;
 use headroom_test_support::process_tree::private_dirty;
 use headroom_test_support::server::{Options, Server};
 use headroom_test_support::wait::DEADLINE;
+use socket2::SockRef;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_headroom");
 
@@ -162,6 +163,49 @@ async fn an_unused_connection_is_closed_and_a_used_one_is_not() {
 }
 
 #[tokio::test]
+async fn clients_that_send_nothing_do_not_keep_others_from_health_and_metrics() {
+    let server = start("");
+    let connect = || Client::connect_to(server.admin_address());
+    let mut waits_longest = connect();
+    waits_longest.send("GET /health/live HT");
+    let mut used = Vec::new();
+    for _ in 0..60 {
+        let mut client = connect();
+        client.send(&GET.replace("GET /", "GET /health/live"));
+        client.assert_answer(200);
+        used.push(client);
+    }
+    let silent: Vec<_> = (0..60).map(|_| connect()).collect();
+    assert_eq!(server.admin("/health/live").await.status(), 200);
+    // It left for the others. At the end of its time, it would get a 408.
+    assert_eq!(waits_longest.read_answer(), None);
+    assert!(cut_count(&server, "crowded").await >= 1.0);
+    drop((used, silent));
+}
+
+#[tokio::test]
+async fn resets_are_counted_and_no_part_of_a_request_is_refused_after_one() {
+    const RESETS: usize = 100;
+    let server = start("");
+    let part = "POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{";
+    for n in 0..RESETS {
+        let mut client = Client::connect(&server);
+        client.send([GET, part][n % 2]);
+        // Closing it resets the connection.
+        SockRef::from(client.0.get_ref())
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+    }
+    let errors = "headroom_http_client_errors_total";
+    let all = |count: f64| count == RESETS as f64;
+    server.wait_for_metric(errors, &["cause=\"io\""], all).await;
+    let requests = "headroom_http_requests_total";
+    let refused = server.metric(requests, &["outcome=\"4xx\""]).await;
+    assert_eq!(refused, 0.0);
+    assert_eq!(server.get("/").await.status(), 200);
+}
+
+#[tokio::test]
 async fn an_offer_to_upgrade_is_ignored_and_the_connection_stays_open() {
     let server = start("");
     let mut client = Client::connect(&server);
@@ -181,10 +225,38 @@ async fn an_offer_to_upgrade_is_ignored_and_the_connection_stays_open() {
 }
 
 #[test]
+fn an_offer_of_websocket_in_a_request_that_is_no_handshake_changes_nothing() {
+    let server = start("");
+    let post =
+        "POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+    let offer = "upgrade: websocket\r\n";
+    let with_option = "connection: upgrade\r\nupgrade: websocket\r\n";
+    for (head, body, status) in [
+        (format!("{post}content-length: 2\r\n{offer}"), "{}", 200),
+        (
+            format!("{post}{with_option}content-length: 2\r\n"),
+            "{}",
+            200,
+        ),
+        (format!("{post}{offer}content-length: 0\r\n"), "", 200),
+        (format!("GET / HTTP/1.1\r\nhost: x\r\n{offer}"), "", 200),
+    ] {
+        let mut client = Client::connect(&server);
+        let (first, rest) = body.split_at(body.len() / 2);
+        client.send(&format!("{head}\r\n{first}"));
+        client.send(&format!("{rest}{GET}"));
+        client.assert_answer(status);
+        client.assert_answer(200);
+        client.send(GET);
+        client.assert_answer(200);
+    }
+}
+
+#[test]
 fn a_request_for_another_protocol_is_the_last_of_its_connection() {
     let server = start("server.client_request_timeout = '60s'");
     for head in [
-        "GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
         "CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n",
     ] {
         let mut client = Client::connect(&server);

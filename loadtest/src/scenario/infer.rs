@@ -3,12 +3,9 @@
 //! One client in a closed loop measures the overhead: nothing queues, so it is the cost of the way there
 //! and back. Several clients in closed loops measure the throughput.
 
-use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headroom_measure::{HttpTarget, Meter, Pace, Request, Workload};
@@ -20,7 +17,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{pause, start};
+use super::start;
 use crate::Result;
 use crate::client::{Connection, get, post};
 use crate::report::{figure, figure_at_most};
@@ -33,9 +30,6 @@ const ROUNDS: usize = 7;
 const PER_ROUND: usize = 600;
 
 const WARM_UP: usize = 50;
-
-/// About how long a forward takes, and the pauses of the bare forwards.
-const IDLE: Duration = Duration::from_micros(300);
 
 /// How long each throughput is measured.
 const MEASURED: Duration = Duration::from_secs(5);
@@ -109,7 +103,6 @@ fn overhead(binary: &Path, address: SocketAddr, bodies: &[String]) -> Result<()>
     figure("an HTTP request that does nothing, p50", median(5), "ms");
     figure("bare forward after a pause of 0.3 ms, p50", median(6), "ms");
     figure("overhead over that, p50", median(7), "ms");
-    figure("to wake a thread after 0.3 ms, p50", wake_up()?, "ms");
     Ok(())
 }
 
@@ -144,29 +137,6 @@ fn bare_forwards(binary: &Path) -> Result<(BareTimes, BareTimes)> {
     })?;
     // The sample model's settings disable the optimiser.
     Ok((report.plain, report.paused))
-}
-
-/// The median time in milliseconds until a thread that waits for a socket runs, when the machine has been idle as long as
-/// it is during a forward. A request wakes six threads: of the server a worker, the actors' and again the worker, of the
-/// model's process the one that reads and the one that computes, and the client.
-fn wake_up() -> Result<f64> {
-    let (mut client, mut server) = UnixStream::pair()?;
-    let (woken, times) = mpsc::sync_channel(1);
-    let waiting = thread::spawn(move || {
-        while server.read_exact(&mut [0]).is_ok() && woken.send(Instant::now()).is_ok() {}
-    });
-    let mut waited = Vec::with_capacity(PER_ROUND);
-    for _ in 0..PER_ROUND {
-        pause(IDLE);
-        let begun = Instant::now();
-        client.write_all(&[0])?;
-        waited.push(times.recv()?.duration_since(begun));
-    }
-    drop(client);
-    waiting
-        .join()
-        .map_err(|_| "the waiting thread has panicked")?;
-    Ok(Samples::of_times(waited).median())
 }
 
 fn one_by_one(connection: &mut Connection, requests: &[String], count: usize) -> Result<Samples> {
