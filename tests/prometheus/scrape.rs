@@ -184,6 +184,7 @@ async fn alerts_are_about_a_broken_server_and_not_about_one_that_is_well() {
         alert("HeadroomActorRestarts", "firing"),
         // Minutes before they fire.
         alert("HeadroomErrors", "pending"),
+        alert("HeadroomModelCrashes", "firing"),
         alert("HeadroomPoolDown", "pending"),
     ];
     prometheus.wait_for_alerts(&expected).await;
