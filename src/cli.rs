@@ -179,19 +179,19 @@ fn print_openapi() -> Result<(), Failure> {
 }
 
 fn serve(sources: Sources, ready_file: Option<PathBuf>) -> Result<(), Failure> {
+    let environment = environment();
+    let Loaded {
+        settings, warnings, ..
+    } = settings::load(&sources, &environment)?;
     // Found out now, and not after all parts have started.
     if let Some(path) = &ready_file
-        && let Some(fault) = ready_file::fault(path)
+        && let Some(fault) = ready_file::fault(path, &settings.data.dir)
     {
         let text = format!("--ready-file {} cannot be written: {fault}", path.display());
         return Err(Failure::Usage(
             Cli::command().error(ErrorKind::ValueValidation, text),
         ));
     }
-    let environment = environment();
-    let Loaded {
-        settings, warnings, ..
-    } = settings::load(&sources, &environment)?;
     let missing = check_machine(&settings).warnings()?;
     let log_filter = telemetry::install_logs(&settings.log)?;
     let drain = Drain::default();

@@ -48,7 +48,9 @@ use crate::handles::Handles;
 use crate::last_answers::LastAnswers;
 use crate::liveness::Liveness;
 use crate::middleware::Hosts;
-use crate::prometheus::edge::{self, BODIES, CONNECTIONS, CONNECTIONS_MAX, READING_AGE, RELOADS};
+use crate::prometheus::edge::{
+    self, BODIES, CONNECTIONS, CONNECTIONS_MAX, LAST_RELOAD, READING_AGE, RELOADS,
+};
 use crate::prometheus::{self, Collectors, Exporter, PrometheusError};
 use crate::readiness::Readiness;
 use crate::routes::{self, FormLimits, LoadTestDeps, RpcEdge};
@@ -527,6 +529,7 @@ fn reload(reloader: &Reloader, log_filter: Option<&FilterHandle>) {
         Ok(reload) => reload,
         Err(error) => {
             metrics::counter!(RELOADS.name, "outcome" => "refused").increment(1);
+            metrics::gauge!(LAST_RELOAD.name).set(0.0);
             for fault in error.0 {
                 tracing::error!(
                     target: ALWAYS_KEPT,
@@ -545,6 +548,7 @@ fn reload(reloader: &Reloader, log_filter: Option<&FilterHandle>) {
         }
     }
     metrics::counter!(RELOADS.name, "outcome" => "applied").increment(1);
+    metrics::gauge!(LAST_RELOAD.name).set(1.0);
     tracing::info!(
         target: ALWAYS_KEPT,
         applied = reload.applied.join(", "),

@@ -700,14 +700,23 @@ async fn reloads_are_counted_by_their_outcome() {
             .metric("headroom_settings_reloads_total", &[&label])
             .await
     };
-    for (line, said, counts) in [
-        ("log.filter = 'wran'", "settings not reloaded", [0.0, 1.0]),
-        ("log.filter = 'warn'", "settings reloaded", [1.0, 1.0]),
+    for (line, said, counts, successful) in [
+        (
+            "log.filter = 'wran'",
+            "settings not reloaded",
+            [0.0, 1.0],
+            0.0,
+        ),
+        ("log.filter = 'warn'", "settings reloaded", [1.0, 1.0], 1.0),
     ] {
         fs::write(server.settings_file(), line).unwrap();
         server.signal(Signal::SIGHUP);
         server.wait_for_log(said);
         assert_eq!([reloads("applied").await, reloads("refused").await], counts);
+        let last = server
+            .metric("headroom_settings_last_reload_successful", &[])
+            .await;
+        assert_eq!(last, successful);
     }
 }
 

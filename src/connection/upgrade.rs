@@ -10,7 +10,7 @@
 //!
 //! Neither can be changed after actix-http has parsed the head, so the offer is removed before.
 
-use memchr::memchr;
+use memchr::{memchr, memrchr};
 
 /// The name of the header that makes an offer, and the option of `Connection` that belongs to it.
 const UPGRADE: &[u8; 7] = b"upgrade";
@@ -20,7 +20,7 @@ const IGNORED: &[u8; 7] = b"ignored";
 
 /// Overwrites the upgrade offer in the request head at the start of `bytes`, unless it may be a WebSocket
 /// handshake. An offer in a head that arrives in several reads may stay; then the response closes the
-/// connection.
+/// connection, and an offer of WebSocket that is no handshake is refused (`middleware/upgrade.rs`).
 pub(super) fn ignore(bytes: &mut [u8]) {
     let (mut end, mut has_begun, mut has_offer, mut is_complete) = (0, false, false, false);
     while let Some(rest @ [_, ..]) = bytes.get(end..) {
@@ -55,8 +55,12 @@ pub(super) fn ignore(bytes: &mut [u8]) {
 
 /// Whether `head`, which has an offer, asks for WebSocket and nothing else, and has no body.
 fn may_be_handshake(head: &[u8], is_complete: bool) -> bool {
-    let lines = head.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
-    let mut lines = lines.skip_while(|line| line.is_empty());
+    // A line that has not arrived whole says nothing yet.
+    let whole = memrchr(b'\n', head).map_or(0, |end| end + 1);
+    let lines = head[..whole].split(|&byte| byte == b'\n');
+    let mut lines = lines
+        .map(<[u8]>::trim_ascii)
+        .skip_while(|line| line.is_empty());
     let is_get = lines
         .next()
         .is_some_and(|line| line.starts_with(b"GET ") && line.ends_with(b" HTTP/1.1"));

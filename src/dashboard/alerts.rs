@@ -94,8 +94,8 @@ pub struct Alert {
     pub since_at: Option<Timestamp>,
 }
 
-/// Conditions of readiness that have alerts of their own.
-const OTHERWISE_TOLD: [&str; 3] = ["actors_thread", "memory", "supervision"];
+/// Conditions of readiness that have alerts of their own, and that of a server that was asked to stop.
+const WITHOUT_ALERT: [&str; 3] = ["actors_thread", "memory", "server"];
 
 /// Alerts that are listed.
 const LISTED_MAX: usize = 50;
@@ -185,7 +185,7 @@ impl Alerts {
 
     fn on_unready(&mut self, reasons: Vec<(&'static str, String)>) {
         for (name, reason) in reasons {
-            if !OTHERWISE_TOLD.contains(&name) {
+            if !WITHOUT_ALERT.contains(&name) {
                 let text = short(format!(
                     "the server is not ready, so load balancers send it no requests: {reason}"
                 ));

@@ -6,6 +6,7 @@ mod expectation;
 mod hosts;
 mod observe;
 mod request_id;
+mod upgrade;
 
 pub use hosts::{Hosts, answer_to_known_hosts};
 pub use observe::{Observer, observe};

@@ -20,7 +20,7 @@ use tracing::Instrument;
 
 use super::hosts::Hosts;
 use super::request_id::request_id;
-use super::{cross_site, expectation};
+use super::{cross_site, expectation, upgrade};
 use crate::connection::Drain;
 use crate::figures::http::HttpCounter;
 use crate::problem::{Problem, ProblemKind, REQUEST_ID, problem_of};
@@ -89,7 +89,9 @@ pub async fn observe<B: MessageBody>(
     let of_another_host = observer.hosts.refusal(request.uri(), request.headers());
     let of_another_site = || cross_site::refusal_of_change(request.method(), request.headers());
     let unknown = || expectation::refusal(request.head());
-    let refusal = of_another_host.or_else(of_another_site).or_else(unknown);
+    let no_handshake = || upgrade::refusal(request.head());
+    let refusal = of_another_host.or_else(of_another_site);
+    let refusal = refusal.or_else(unknown).or_else(no_handshake);
     let watch = Watch::begin(observer, id, &request);
 
     if let Some(refusal) = refusal {

@@ -86,8 +86,13 @@ pub const RELOADS: Metric = Metric::counter(
     "headroom_settings_reloads_total",
     "Reloads of the settings; refused: they have a fault, and all keep their values.",
 )
-.labels(&[Label::one_of("outcome", &["applied", "refused"])])
-.alert("an increase of refused within an hour: the log has the faults (`HeadroomReloadRefused`)");
+.labels(&[Label::one_of("outcome", &["applied", "refused"])]);
+/// Whether the server would start with its settings.
+pub const LAST_RELOAD: Metric = Metric::gauge(
+    "headroom_settings_last_reload_successful",
+    "0 if the last reload of the settings was refused, otherwise 1.",
+)
+.alert("0: the log has the faults of the settings (`HeadroomReloadRefused`)");
 /// Whether the server should get requests.
 pub(super) const READY: Metric = Metric::gauge(
     "headroom_ready",
@@ -125,13 +130,14 @@ pub const HTTP: &[Metric] = &[
 ];
 
 /// The metrics of the server's state, of its settings and of the log.
-pub const SELF: &[Metric] = &[READY, RELOADS, DROPPED_LINES, READING_AGE];
+pub const SELF: &[Metric] = &[READY, RELOADS, LAST_RELOAD, DROPPED_LINES, READING_AGE];
 
 /// The counters start with the server.
 pub fn start_at_zero() {
     for metric in [CONNECTIONS_CUT, CLIENT_ERRORS, ACCEPT_ERRORS, RELOADS] {
         metric.start_at_zero(&[]);
     }
+    metrics::gauge!(LAST_RELOAD.name).set(1.0);
 }
 
 /// Writes the metrics of requests.

@@ -8,29 +8,30 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process;
 
-use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
 
-/// Why a ready file cannot be written to `path`. `None` if it seems that it can. Found out without writing.
-pub(crate) fn fault(path: &Path) -> Option<String> {
+use super::folder::{nearest, why_not_writable};
+
+/// Why a ready file cannot be written to `path`. `None` if it seems that it can. Found out without writing. `data_dir` need
+/// not be there: the start makes it.
+pub(crate) fn fault(path: &Path, data_dir: &Path) -> Option<String> {
     if path.file_name().is_none() {
         return Some("it is no name of a file".to_owned());
     }
-    if path.is_dir() {
+    let is_folder = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    if is_folder {
         return Some("it is a folder".to_owned());
     }
     let folder = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    let shown = folder.display();
-    match fs::metadata(folder) {
-        Err(error) => return Some(format!("the folder {shown}: {error}")),
-        Ok(found) if !found.is_dir() => return Some(format!("{shown} is not a folder")),
-        Ok(_) => {}
+    let (found, is_above) = nearest(folder);
+    if is_above && folder != data_dir {
+        return Some(format!("the folder {} is not there", folder.display()));
     }
-    let error = access(folder, AccessFlags::W_OK | AccessFlags::X_OK).err()?;
-    Some(format!("the folder {shown}: {}", error.desc()))
+    let fault = why_not_writable(&found)?;
+    Some(format!("the folder {}: {fault}", found.display()))
 }
 
 #[derive(Serialize)]
@@ -83,9 +84,12 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_ready_file_is_found_without_writing() {
         let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| fault(&folder.path().join(name));
+        let data_dir = folder.path().join("data");
+        let at = |name: &str| fault(&folder.path().join(name), &data_dir);
         assert_eq!(at("ready.json"), None);
-        assert_eq!(fault(Path::new("ready.json")), None, "in this folder");
+        assert_eq!(at("data/ready.json"), None, "the start makes it");
+        let here = fault(Path::new("ready.json"), &data_dir);
+        assert_eq!(here, None, "in this folder");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         fs::write(folder.path().join("file"), "").unwrap();
         fs::create_dir(folder.path().join("inner")).unwrap();
@@ -93,8 +97,9 @@ mod tests {
         for (name, text) in [
             ("..", "it is no name of a file"),
             ("inner", "it is a folder"),
-            ("none/ready.json", "No such file or directory"),
-            ("file/ready.json", "file is not a folder"),
+            ("none/ready.json", "none is not there"),
+            ("data/in/ready.json", "data/in is not there"),
+            ("file/ready.json", "file: it is not a folder"),
         ] {
             let found = at(name).unwrap();
             assert!(found.contains(text), "{name}: {found}");

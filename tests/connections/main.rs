@@ -283,6 +283,21 @@ async fn an_offer_to_upgrade_in_a_second_packet_closes_the_connection_after_the_
 }
 
 #[tokio::test]
+async fn an_offer_of_websocket_in_a_second_packet_is_refused_unless_it_is_a_handshake() {
+    let server = start("");
+    let mut client = Client::connect(&server);
+    client.send("POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n");
+    for _ in 0..20 {
+        assert_eq!(server.get("/").await.status(), 200);
+    }
+    client.send(&format!("upgrade: websocket\r\n\r\n{{}}{GET}"));
+    let head = client.assert_answer(400);
+    assert!(head.contains("connection: close"), "{head}");
+    // What follows is no request.
+    assert_eq!(client.read_answer(), None);
+}
+
+#[tokio::test]
 async fn the_rest_of_a_refused_body_is_not_parsed_as_a_request() {
     let server = start("server.client_request_timeout = '300ms'");
     let mut client = Client::connect(&server);
