@@ -42,10 +42,8 @@ mod tests {
     use super::*;
 
     fn is_refused(method: Method, headers: &[(&'static str, &'static str)]) -> bool {
-        let mut head = RequestHead {
-            method,
-            ..RequestHead::default()
-        };
+        let mut head = RequestHead::default();
+        head.method = method;
         for &(name, value) in headers {
             let value = HeaderValue::from_static(value);
             head.headers.append(HeaderName::from_static(name), value);
