@@ -25,6 +25,7 @@ use crate::settings::sections::LogSettings;
 use crate::settings::values::LogFormat;
 
 use connection_errors::ConnectionErrors;
+pub(crate) use connection_errors::Tally;
 
 /// The target of events that the filter never removes: results of an operator's requests, such as a
 /// reload.

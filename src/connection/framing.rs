@@ -6,7 +6,8 @@
 //! only after the response. This module does not validate requests: if actix-http finds a request
 //! malformed, it closes the connection.
 
-use actix_http::{Method, RequestHead, header};
+use actix_http::header::{self, HeaderMap};
+use actix_http::{Method, RequestHead};
 use memchr::memchr;
 
 /// The length of a request body, as its head announces it.
@@ -29,17 +30,21 @@ impl BodyLength {
         }
         let length = headers.get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
-        let mut protocols = headers.get_all(header::UPGRADE);
-        let is_websocket = protocols.any(|protocol| {
-            let protocol = protocol.to_str().map(str::trim);
-            protocol.is_ok_and(|it| it.eq_ignore_ascii_case("websocket"))
-        });
         match length.unwrap_or(0) {
-            _ if is_websocket => Self::Endless,
+            _ if offers_websocket(headers) => Self::Endless,
             0 if head.method == Method::CONNECT => Self::Endless,
             length => Self::Bytes(length),
         }
     }
+}
+
+/// Whether actix-http takes what follows a head with these headers for WebSocket.
+pub(crate) fn offers_websocket(headers: &HeaderMap) -> bool {
+    let mut protocols = headers.get_all(header::UPGRADE);
+    protocols.any(|protocol| {
+        let protocol = protocol.to_str().map(str::trim);
+        protocol.is_ok_and(|it| it.eq_ignore_ascii_case("websocket"))
+    })
 }
 
 /// The position in the current request.

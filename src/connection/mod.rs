@@ -70,6 +70,7 @@ pub use drain::Drain;
 use drain::{Counted, LAST_REQUEST_WITHIN};
 use exchange::{Answer, Exchange, Tracked};
 use framing::READ_MAX;
+pub(crate) use framing::offers_websocket;
 use linger::Linger;
 pub use pace::Pace;
 pub(crate) use places::places;

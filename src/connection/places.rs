@@ -2,11 +2,9 @@
 //!
 //! Without it, a full server looks idle: further clients wait in the listen queue, where nothing counts them.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// The shortest time between two warnings.
-const WARN_EVERY: Duration = Duration::from_secs(10);
+use crate::telemetry::Tally;
 
 /// The open connections that each of `workers` threads may have, if all together may have `connections_max`.
 pub(super) fn places_of_thread(connections_max: usize, workers: usize) -> usize {
@@ -23,7 +21,7 @@ pub(crate) fn places(connections_max: usize, workers: usize) -> usize {
 pub(super) struct Places {
     server: &'static str,
     places: usize,
-    warned_at: Mutex<Option<Instant>>,
+    warnings: Tally,
 }
 
 impl Places {
@@ -32,7 +30,7 @@ impl Places {
         Self {
             server,
             places,
-            warned_at: Mutex::default(),
+            warnings: Tally::default(),
         }
     }
 
@@ -48,24 +46,17 @@ impl Places {
     }
 
     fn warns(&self, open: usize, now: Instant) -> bool {
-        if open < self.places {
-            return false;
-        }
-        let mut warned_at = self
-            .warned_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let is_due = warned_at.is_none_or(|at| now.saturating_duration_since(at) >= WARN_EVERY);
-        if is_due {
-            *warned_at = Some(now);
-        }
-        is_due
+        open >= self.places && self.warnings.add(now).is_some()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    const WARN_EVERY: Duration = Duration::from_secs(10);
 
     #[test]
     fn all_threads_have_the_same_number_of_places_and_at_least_one() {

@@ -7,16 +7,12 @@
 use actix_http::{Method, RequestHead, Version};
 use actix_web::http::header;
 
+use crate::connection::offers_websocket;
 use crate::problem::{Problem, ProblemKind};
 
 /// The problem of a request that offers WebSocket, and is not the handshake of RFC 6455, section 4.1.
 pub(super) fn refusal(head: &RequestHead) -> Option<Problem> {
     let headers = head.headers();
-    let mut offers = headers.get_all(header::UPGRADE);
-    let is_offer = offers.any(|offer| {
-        let offer = offer.to_str().map(str::trim);
-        offer.is_ok_and(|offer| offer.eq_ignore_ascii_case("websocket"))
-    });
     let has_body = headers.contains_key(header::TRANSFER_ENCODING)
         || headers
             .get(header::CONTENT_LENGTH)
@@ -25,7 +21,7 @@ pub(super) fn refusal(head: &RequestHead) -> Option<Problem> {
         && head.version == Version::HTTP_11
         && head.upgrade()
         && !has_body;
-    if !is_offer || is_handshake {
+    if !offers_websocket(headers) || is_handshake {
         return None;
     }
     let detail = "Upgrade: websocket belongs to a GET request without a body, with Connection: upgrade; leave it out of \

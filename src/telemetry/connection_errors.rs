@@ -39,9 +39,9 @@ pub(super) struct ConnectionErrors {
     accepts: Tally,
 }
 
-/// Events of one kind.
+/// Events of one kind, of which a line is due at most once in ten seconds.
 #[derive(Debug, Default)]
-struct Tally(Mutex<Unlogged>);
+pub(crate) struct Tally(Mutex<Unlogged>);
 
 #[derive(Debug, Default)]
 struct Unlogged {
@@ -51,7 +51,7 @@ struct Unlogged {
 
 impl Tally {
     /// Counts one event. Returns the count if a log line is due.
-    fn add(&self, now: Instant) -> Option<u64> {
+    pub(crate) fn add(&self, now: Instant) -> Option<u64> {
         let mut unlogged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         unlogged.count += 1;
         let is_due = unlogged

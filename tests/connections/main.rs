@@ -267,15 +267,19 @@ fn a_request_for_another_protocol_is_the_last_of_its_connection() {
     }
 }
 
+/// Waits until the server has read what a client has sent: it has answered later requests.
+async fn wait_until_read(server: &Server) {
+    for _ in 0..20 {
+        assert_eq!(server.get("/").await.status(), 200);
+    }
+}
+
 #[tokio::test]
 async fn an_offer_to_upgrade_in_a_second_packet_closes_the_connection_after_the_answer() {
     let server = start("");
     let mut client = Client::connect(&server);
     client.send("GET / HTTP/1.1\r\nhost: x\r\n");
-    // The server has read the first part once it has answered later requests.
-    for _ in 0..20 {
-        assert_eq!(server.get("/").await.status(), 200);
-    }
+    wait_until_read(&server).await;
     client.send("connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n\r\n");
     let head = client.assert_answer(200);
     assert!(head.contains("connection: close"), "{head}");
@@ -287,9 +291,7 @@ async fn an_offer_of_websocket_in_a_second_packet_is_refused_unless_it_is_a_hand
     let server = start("");
     let mut client = Client::connect(&server);
     client.send("POST /v2/repository/index HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n");
-    for _ in 0..20 {
-        assert_eq!(server.get("/").await.status(), 200);
-    }
+    wait_until_read(&server).await;
     client.send(&format!("upgrade: websocket\r\n\r\n{{}}{GET}"));
     let head = client.assert_answer(400);
     assert!(head.contains("connection: close"), "{head}");
