@@ -399,19 +399,21 @@ async fn the_admin_listener_serves_health_and_metrics() {
 
     server.get("/").await;
     server.get("/nothing").await;
-    let metrics = server.metrics().await;
-    for line in [
-        "headroom_http_requests_total{class=\"status\",outcome=\"2xx\"} 1",
-        "headroom_http_requests_total{class=\"unmatched\",outcome=\"4xx\"} 1",
-        "headroom_http_requests_in_flight 0",
-        "headroom_http_bodies_bytes 0",
-        "headroom_http_request_duration_seconds_count{class=\"status\"} 1",
-    ] {
-        assert!(
-            metrics.lines().any(|found| found == line),
-            "no {line} in\n{metrics}"
-        );
-    }
+    // What a request holds is given back after its answer was sent.
+    wait_for_async(DEADLINE, || async {
+        let metrics = server.metrics().await;
+        let missing = [
+            "headroom_http_requests_total{class=\"status\",outcome=\"2xx\"} 1",
+            "headroom_http_requests_total{class=\"unmatched\",outcome=\"4xx\"} 1",
+            "headroom_http_requests_in_flight 0",
+            "headroom_http_bodies_bytes 0",
+            "headroom_http_request_duration_seconds_count{class=\"status\"} 1",
+        ]
+        .into_iter()
+        .find(|line| !metrics.lines().any(|found| found == *line));
+        missing.map_or(Ok(()), |line| Err(format!("no {line} in\n{metrics}")))
+    })
+    .await;
 }
 
 /// What the server sends until it closes the connection, in which `bytes` are sent.
