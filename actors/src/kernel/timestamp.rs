@@ -25,6 +25,12 @@ impl Timestamp {
         Self(UNIX_EPOCH + since)
     }
 
+    /// A point in time so far from now.
+    pub(crate) fn in_future(time: Duration) -> Self {
+        let now = Self::now();
+        now.0.checked_add(time).map_or(now, Self)
+    }
+
     /// Seconds since 1970.
     pub fn unix_seconds(&self) -> f64 {
         let since = self.0.duration_since(UNIX_EPOCH);

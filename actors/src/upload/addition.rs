@@ -26,23 +26,48 @@ use crate::postgres::{self, Params, ToSql, Transaction};
 /// How often files are sent whose claim others have ended, or that took too long.
 const SENDS_MAX: u32 = 3;
 
-/// One statement for both rows: a round trip less for each file. The row of the content is locked until the commit. It does
-/// nothing, and returns no row, if it was done before: the id says so.
-const ADD: &str = "with added as (
-        insert into headroom.upload
-        (id, blake3, bytes, name, kind, media_type, caller, scanned, expires_at, details)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() + make_interval(secs => $9), $11::text::jsonb)
-        on conflict (id) do nothing returning created_at, expires_at),
-    content as (
-        insert into headroom.upload_content (blake3, sha256, bytes, uploads)
-        select $2, $10, $3, 1 from added
-        on conflict (blake3) do update set uploads = upload_content.uploads + 1)
-    select (extract(epoch from created_at) * 1000000)::int8, (extract(epoch from expires_at) * 1000)::int8 from added";
+/// What adds both rows of a file, for each row of `$source`. The row of the content is locked until the commit.
+macro_rules! add {
+    ($before:literal, $source:literal) => {
+        concat!(
+            "with ",
+            $before,
+            "added as (
+                insert into headroom.upload
+                (id, blake3, bytes, name, kind, media_type, caller, scanned, expires_at, details)
+                select $1::text, $2::bytea, $3::int8, $4::text, $5::text, $6::text, $7::text, $8::bool,
+                clock_timestamp() + make_interval(secs => $9), $11::text::jsonb from ",
+            $source,
+            " on conflict (id) do nothing returning created_at, expires_at),
+            content as (
+                insert into headroom.upload_content (blake3, sha256, bytes, uploads)
+                select $2, $10::bytea, $3, 1 from added
+                on conflict (blake3) do update set uploads = upload_content.uploads + 1)
+            select (extract(epoch from created_at) * 1000000)::int8, (extract(epoch from expires_at) * 1000)::int8
+            from added"
+        )
+    };
+}
+
+/// One statement for both rows: a round trip less for each file. It does nothing, and returns no row, if it was done before: the
+/// id says so.
+const ADD: &str = add!("", "(values (true)) form");
+/// As [`ADD`], for an upload in parts, which becomes the upload `$1`. It does nothing if that has become an upload already, or has
+/// ended. Its client has more time to learn what it has become.
+const ADD_PARTIAL: &str = add!(
+    "replaced as (
+        update headroom.partial_upload
+        set upload_id = $1, checked = null, expires_at = clock_timestamp() + make_interval(secs => $13)
+        where id = $12 and upload_id is null and ended is null returning id),
+    ",
+    "replaced"
+);
 /// Locks an upload in parts that has not become an upload yet. A transaction whose server died may have been committed since.
 const LOCK_PARTIAL: &str = "select 1 from headroom.partial_upload
     where id = $1 and upload_id is null and ended is null for update";
-/// An upload in parts has become the upload `$2`.
-const REPLACE: &str = "update headroom.partial_upload set upload_id = $2 where id = $1";
+/// An upload in parts has become the upload `$2`. Its client has more time to learn that.
+const REPLACE: &str = "update headroom.partial_upload
+    set upload_id = $2, checked = null, expires_at = clock_timestamp() + make_interval(secs => $3) where id = $1";
 
 /// Where files come from that are to be stored.
 #[derive(Clone, Copy)]
@@ -51,8 +76,8 @@ pub(super) enum Origin<'a> {
     Form,
     /// A form that came with a key, which is remembered for this time.
     Keyed(&'a KeyedRequest, Duration),
-    /// An upload in parts, whose place the file takes.
-    Partial(&'a UploadId),
+    /// An upload in parts, whose place the file takes. Its row is kept for this time.
+    Partial(&'a UploadId, Duration),
 }
 
 /// Files that are to be stored.
@@ -140,9 +165,9 @@ impl Records {
         let added = match (addition.origin, &addition.files[..], &addition.uploads[..]) {
             // A transaction has a round trip more. A bucket keeps the row of a content locked for longer, and statements of
             // others would wait behind this one.
-            (Origin::Form, [file], [upload]) if claim.is_none() => {
-                let added = self.add_one(file, upload.clone(), addition.ttl).await;
-                added.map(|upload| Some(vec![upload]))
+            (Origin::Form | Origin::Partial(..), [file], [upload]) if claim.is_none() => {
+                let added = self.add_one(addition, file, upload.clone()).await;
+                added.map(|upload| upload.map(|upload| vec![upload]))
             }
             _ => {
                 let work = |transaction| add_rows(addition, claim.clone(), transaction);
@@ -185,19 +210,32 @@ impl Records {
         }
     }
 
-    /// Adds the row of a form's only file. A lost answer is asked for again: the statement does nothing the second time.
+    /// Adds the row of the only file. A lost answer is asked for again: the statement does nothing the second time. Returns `None`
+    /// if the upload in parts has become a file already, or has ended.
     async fn add_one(
         &self,
+        addition: &Addition<'_>,
         file: &Received,
         mut upload: Upload,
-        ttl: Option<f64>,
-    ) -> Result<Upload, NotAdded> {
+    ) -> Result<Option<Upload>, NotAdded> {
+        let replaced = match addition.origin {
+            Origin::Partial(id, kept_for) => Some((id.as_str(), kept_for.as_secs_f64())),
+            _ => None,
+        };
         let deadline = Instant::now() + WITHIN;
         let (mut tries, mut may_be_stored) = (1, false);
         let added = loop {
-            let new = NewRow::of(file, &upload, ttl);
+            let new = NewRow::of(file, &upload, addition.ttl);
+            let mut params = new.params().to_vec();
+            let sql = match &replaced {
+                Some((id, kept_for)) => {
+                    params.extend([id as &(dyn ToSql + Sync), kept_for]);
+                    ADD_PARTIAL
+                }
+                None => ADD,
+            };
             let left = deadline.saturating_duration_since(Instant::now());
-            let error = match self.database.query(ADD, &new.params(), left).await {
+            let error = match self.database.query(sql, &params, left).await {
                 Ok(added) => break added,
                 Err(error) => error,
             };
@@ -212,12 +250,13 @@ impl Records {
         };
         if let Some(row) = added.at_most_one().map_err(NotAdded::perhaps)? {
             upload.set_times(row.get(0), row.get(1));
-            return Ok(upload);
+            return Ok(Some(upload));
         }
         match self.find(&upload.id).await {
+            Err(UploadError::NotFound(_)) if replaced.is_some() => Ok(None),
             // It was removed meanwhile.
-            Err(UploadError::NotFound(_)) => Ok(upload),
-            found => found.map_err(NotAdded::perhaps),
+            Err(UploadError::NotFound(_)) => Ok(Some(upload)),
+            found => found.map(Some).map_err(NotAdded::perhaps),
         }
     }
 
@@ -244,7 +283,7 @@ async fn add_rows(
     {
         return Ok(None);
     }
-    if let Origin::Partial(replaced) = origin {
+    if let Origin::Partial(replaced, _) = origin {
         let id: Params<'_> = &[&replaced.as_str()];
         let locked = transaction.query(LOCK_PARTIAL, id).await?;
         if locked.at_most_one()?.is_none() {
@@ -260,9 +299,14 @@ async fn add_rows(
         let row = added.one()?;
         saved[at].set_times(row.get(0), row.get(1));
     }
-    if let (Origin::Partial(replaced), Some(upload)) = (origin, saved.first()) {
-        let ids: Params<'_> = &[&replaced.as_str(), &upload.id.as_str()];
-        transaction.query(REPLACE, ids).await?;
+    if let (Origin::Partial(replaced, kept_for), Some(upload)) = (origin, saved.first()) {
+        let (id, upload, kept_for) = (
+            replaced.as_str(),
+            upload.id.as_str(),
+            kept_for.as_secs_f64(),
+        );
+        let params: Params<'_> = &[&id, &upload, &kept_for];
+        transaction.query(REPLACE, params).await?;
     }
     Ok(Some(saved))
 }

@@ -1,5 +1,6 @@
 //! A file that arrives: it is checked, hashed and written piece by piece.
 
+use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use ring::digest::{Context, SHA256};
 
+use super::blocking::blocking;
 use super::content::{Check, Facts, FileName, Kind};
 use super::error::UploadError;
 use super::pieces::{Pieces, Shared, Sink};
@@ -23,7 +25,6 @@ const FOLLOW_BYTES: u64 = 512 * 1024;
 
 /// A file that arrives. If it is dropped, nothing of it is left.
 pub struct Incoming {
-    name: FileName,
     kind: Kind,
     bytes_max: u64,
     received: u64,
@@ -31,7 +32,9 @@ pub struct Incoming {
 }
 
 /// The file and what is known of the bytes in it.
-struct Progress {
+pub(super) struct Progress {
+    name: FileName,
+    kind: Kind,
     store: Arc<Store>,
     /// Made when its first bytes are written, by the thread that writes them.
     temp: Option<TempFile>,
@@ -41,11 +44,13 @@ struct Progress {
     sha256: Context,
     check: Check,
     bytes: u64,
-    /// Of those, how many the kernel has begun to write to the disk.
-    written_out: u64,
+    written_out: WrittenOut,
     scanner: Option<Handle<Scanner>>,
     following: Option<Following>,
 }
+
+/// The bytes at the start of a file that the kernel has begun to write to the disk.
+pub(super) struct WrittenOut(pub(super) u64);
 
 /// A file that has arrived, but is not stored yet.
 pub struct Received {
@@ -91,20 +96,8 @@ impl Incoming {
         bytes_max: u64,
         written: Option<TempFile>,
     ) -> Self {
-        let progress = Box::new(Progress {
-            store: Arc::clone(&shared.store),
-            is_written: written.is_some(),
-            temp: written,
-            blake3: blake3::Hasher::new(),
-            sha256: Context::new(&SHA256),
-            check: Check::new(kind, shared.limits.clone()),
-            bytes: 0,
-            written_out: 0,
-            scanner: shared.scan.as_ref().map(|scan| scan.scanner.clone()),
-            following: None,
-        });
+        let progress = Box::new(Progress::new(&shared, name, kind, written));
         Self {
-            name,
             kind,
             bytes_max,
             received: 0,
@@ -147,13 +140,9 @@ impl Incoming {
     /// # Errors
     /// The file is refused, or cannot be written.
     pub async fn finish(self) -> Result<Received, UploadError> {
-        let (name, kind, shared) = (self.name, self.kind, self.pieces.shared().clone());
-        let end = move |progress: Box<Progress>| progress.finish(name, kind);
-        let received = self.pieces.finish(end).await?;
-        match &shared.scan {
-            Some(scan) => scan.scan(received, &shared).await,
-            None => Ok(received),
-        }
+        let shared = self.pieces.shared().clone();
+        let received = self.pieces.finish(|progress| progress.finish()).await?;
+        scanned(received, &shared).await
     }
 }
 
@@ -169,27 +158,64 @@ impl Sink for Progress {
                 none => none.insert(self.store.create()?),
             };
             temp.file.write_all(piece)?;
+            let bytes = self.bytes + piece.len() as u64;
+            self.written_out.advance(&temp.file, bytes);
         }
         self.bytes += piece.len() as u64;
-        self.write_out();
         self.follow();
         Ok(())
     }
 }
 
-impl Progress {
-    /// Has the kernel begin to write what has arrived, if that is much. Only the sync at the end says whether it has.
-    fn write_out(&mut self) {
-        let length = self.bytes - self.written_out;
-        if let Some(temp) = &self.temp
-            && !self.is_written
-            && length >= WRITE_OUT_BYTES
-        {
+impl WrittenOut {
+    /// Has the kernel begin to write the first `bytes` of a file, if many of them are new. Only a sync says whether it has.
+    pub(super) fn advance(&mut self, file: &File, bytes: u64) {
+        let length = bytes.saturating_sub(self.0);
+        if length >= WRITE_OUT_BYTES {
             // On Linux, this advice begins to write what is not on the disk.
             let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-            posix_fadvise(&temp.file, offset(self.written_out), offset(length), advice).ok();
-            self.written_out = self.bytes;
+            posix_fadvise(file, offset(self.0), offset(length), advice).ok();
+            self.0 = bytes;
         }
+    }
+}
+
+/// Has a file scanned that has arrived, if there is a scanner.
+async fn scanned(received: Received, shared: &Shared) -> Result<Received, UploadError> {
+    match &shared.scan {
+        Some(scan) => scan.scan(received, shared).await,
+        None => Ok(received),
+    }
+}
+
+impl Progress {
+    /// Nothing is known of the file yet. With `written`, its bytes are in that file before they come here.
+    pub(super) fn new(
+        shared: &Shared,
+        name: FileName,
+        kind: Kind,
+        written: Option<TempFile>,
+    ) -> Self {
+        Self {
+            name,
+            kind,
+            store: Arc::clone(&shared.store),
+            is_written: written.is_some(),
+            temp: written,
+            blake3: blake3::Hasher::new(),
+            sha256: Context::new(&SHA256),
+            check: Check::new(kind, shared.limits.clone()),
+            bytes: 0,
+            written_out: WrittenOut(0),
+            scanner: shared.scan.as_ref().map(|scan| scan.scanner.clone()),
+            following: None,
+        }
+    }
+
+    /// Ends a file that has arrived. Its bytes need not be on the disk yet.
+    pub(super) async fn receive(self: Box<Self>, shared: &Shared) -> Result<Received, UploadError> {
+        let received = blocking(|| self.finish()).await?;
+        scanned(received, shared).await
     }
 
     /// Has what has arrived scanned, if that is much. If it cannot begin, the file is scanned at its end.
@@ -205,7 +231,7 @@ impl Progress {
         }
     }
 
-    fn finish(self, name: FileName, kind: Kind) -> Result<Received, UploadError> {
+    fn finish(self) -> Result<Received, UploadError> {
         let temp = match self.temp {
             Some(temp) => temp,
             // It has no bytes.
@@ -215,8 +241,8 @@ impl Progress {
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(self.sha256.finish().as_ref());
         Ok(Received {
-            name,
-            kind,
+            name: self.name,
+            kind: self.kind,
             blake3: ContentHash(*self.blake3.finalize().as_bytes()),
             sha256,
             bytes: self.bytes,

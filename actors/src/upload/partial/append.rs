@@ -11,6 +11,7 @@ use super::super::blocking::blocking;
 use super::super::error::UploadError;
 use super::super::patience::Patience;
 use super::super::pieces::{Pieces, Sink};
+use super::super::receive::{Progress, WrittenOut};
 use super::Partial;
 use super::checksum::{Checksum, Summing};
 use super::fault::PartialFault;
@@ -45,15 +46,30 @@ pub(super) struct Tail {
     /// A write that outlives its request still holds it.
     _lock: Arc<Lock>,
     file: Arc<File>,
+    /// The bytes of the file.
+    bytes: u64,
+    written_out: WrittenOut,
     sum: Summing,
+    /// What is known of the file, if this part has all of it and nothing has refused it. Otherwise it is read again at its end.
+    progress: Option<Box<Progress>>,
 }
 
 impl Tail {
-    pub(super) fn new(lock: Arc<Lock>, file: Arc<File>, checksum: Option<&Checksum>) -> Self {
+    /// The file has `from` bytes. `progress` is of a file that has none.
+    pub(super) fn new(
+        lock: Arc<Lock>,
+        file: Arc<File>,
+        from: u64,
+        checksum: Option<&Checksum>,
+        progress: Option<Box<Progress>>,
+    ) -> Self {
         Self {
             _lock: lock,
             file,
+            bytes: from,
+            written_out: WrittenOut(from),
             sum: Summing::new(checksum),
+            progress,
         }
     }
 }
@@ -62,6 +78,14 @@ impl Sink for Tail {
     fn add(&mut self, piece: &Bytes) -> Result<(), UploadError> {
         self.sum.add(piece);
         (&*self.file).write_all(piece)?;
+        self.bytes += piece.len() as u64;
+        self.written_out.advance(&self.file, self.bytes);
+        if let Some(progress) = &mut self.progress
+            && progress.add(piece).is_err()
+        {
+            // The end of the upload tells it.
+            self.progress = None;
+        }
         Ok(())
     }
 }
@@ -147,34 +171,46 @@ pub(super) struct Settled {
     pub(super) bytes: u64,
     /// Why the part did not get there.
     pub(super) fault: Option<UploadError>,
+    /// What is known of a file whose only part this is. Then it may not be on the disk yet: it is synced when it is stored.
+    pub(super) progress: Option<Box<Progress>>,
 }
 
 impl Work {
-    /// Has all bytes written and on the disk. Those that were to be checked and do not have their sum are cut off.
+    /// Has all bytes written and, unless the file is stored next, on the disk. Those that were to be checked and do not have their
+    /// sum are cut off.
     pub(super) async fn write_all(
         lock: Arc<Lock>,
         pieces: Pieces<Tail>,
         checksum: Option<Checksum>,
         file: Arc<File>,
         from: u64,
+        length: Option<u64>,
         is_whole: bool,
     ) -> Result<Settled, UploadError> {
-        let sum = pieces.finish(|tail| Ok(tail.sum.finish())).await;
+        let written = pieces.finish(|tail| Ok((tail.sum.finish(), tail.progress)));
+        let written = written.await;
         blocking(move || {
-            let fault = match (&checksum, sum) {
-                (_, Err(error)) => Some(error),
-                (Some(expected), Ok(sum)) if !is_whole || sum != expected.sum => {
-                    Some(PartialFault::Checksum.into())
+            let (fault, progress) = match (&checksum, written) {
+                (_, Err(error)) => (Some(error), None),
+                (Some(expected), Ok((sum, _))) if !is_whole || sum != expected.sum => {
+                    (Some(PartialFault::Checksum.into()), None)
                 }
-                _ => None,
+                (_, Ok((_, progress))) => (None, progress),
             };
             if fault.is_some() && checksum.is_some() {
                 file.set_len(from)?;
             }
-            file.sync_all().map_err(UploadError::Unsynced)?;
             let bytes = file.metadata()?.len();
+            let progress = progress.filter(|_| is_whole && length == Some(bytes));
+            if progress.is_none() {
+                file.sync_all().map_err(UploadError::Unsynced)?;
+            }
             drop(lock);
-            Ok(Settled { bytes, fault })
+            Ok(Settled {
+                bytes,
+                fault,
+                progress,
+            })
         })
         .await
     }

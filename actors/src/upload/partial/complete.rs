@@ -8,33 +8,39 @@ use tokio::time::Instant;
 
 use super::super::addition::Origin;
 use super::super::blocking::blocking;
-use super::super::content::FileName;
 use super::super::error::UploadError;
 use super::super::pieces::Shared;
-use super::super::receive::{Incoming, Received};
+use super::super::receive::{Incoming, Progress, Received};
 use super::super::records::Totals;
 use super::super::store::Store;
-use super::fault::PartialFault;
 use super::lock::Lock;
 use super::rows::PartialRow;
 use super::work::Partials;
+use crate::kernel::Timestamp;
+
+/// Whether an upload does not go on if its file is not stored for this reason.
+pub(super) fn ends_upload(error: &UploadError) -> bool {
+    error.is_of_the_file() || matches!(error, UploadError::Unsynced(_))
+}
 
 impl Partials {
-    /// Stores a file that has arrived. If it is refused, or the disk may not have it, the upload ends.
+    /// Stores a file that has arrived. Without `progress`, it is read again. If it is refused, or the disk may not have it, the
+    /// upload ends.
     pub(super) async fn complete(
         &self,
         shared: Shared,
         row: &mut PartialRow,
+        progress: Option<Box<Progress>>,
         lock: &Lock,
     ) -> Result<(), UploadError> {
         let store = Arc::clone(&shared.store);
-        let stored = self.store(shared, row, lock).await;
+        let stored = self.store(shared, row, progress, lock).await;
         match &stored {
             Err(error) if error.is_of_the_file() => {
                 self.end(&store, row, &format!("it was refused: {error}"))
                     .await?;
             }
-            Err(error @ UploadError::Unsynced(_)) => {
+            Err(error) if ends_upload(error) => {
                 self.end(&store, row, &error.to_string()).await?;
             }
             _ => {}
@@ -47,19 +53,24 @@ impl Partials {
         &self,
         shared: Shared,
         row: &mut PartialRow,
+        progress: Option<Box<Progress>>,
         _: &Lock,
     ) -> Result<(), UploadError> {
         let began = Instant::now();
         let store = Arc::clone(&shared.store);
-        let received = self.read_back(shared, row).await?;
+        let received = match progress {
+            Some(progress) => progress.receive(&shared).await?,
+            None => self.read_back(shared, row).await?,
+        };
         let caller = row.caller.ok_or(UploadError::Damaged)?;
         let (files, ttl) = (vec![received], self.admission.config.ttl);
-        let origin = Origin::Partial(&row.id);
+        let origin = Origin::Partial(&row.id, self.rows.ttl);
         let added = self.records.add(&store, files, caller, ttl, origin);
         if let Some(uploads) = added.await? {
             let upload = uploads.first().ok_or(UploadError::Panicked)?;
             self.admission.record_stored(&uploads, began);
             row.upload_id = Some(upload.id.clone());
+            row.expires_at = Timestamp::in_future(self.rows.ttl);
         } else {
             *row = self.rows.find(&row.id).await?;
             row.check()?;
@@ -85,10 +96,7 @@ impl Partials {
 
     /// Has the bytes of a file checked and hashed, as those of a form are while they arrive.
     async fn read_back(&self, shared: Shared, row: &PartialRow) -> Result<Received, UploadError> {
-        let name = row.name.as_deref().ok_or(PartialFault::NoName)?;
-        let name = FileName::parse(name)?;
-        let media_type = row.media_type.as_deref();
-        let (kind, bytes_max) = self.admission.config.kind(&name, media_type)?;
+        let (name, kind, bytes_max) = self.kind(row)?;
         let (opening, id) = (Arc::clone(&shared.store), row.id.clone());
         let (temp, mut file) = blocking(move || {
             let temp = opening.whole_partial(&id)?;

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use super::super::admission::Admission;
 use super::super::blocking::blocking;
 use super::super::caller::Caller;
-use super::super::content::FileName;
+use super::super::content::{FileName, Kind};
 use super::super::error::UploadError;
 use super::super::id::UploadId;
 use super::super::pieces::Pieces;
+use super::super::receive::Progress;
 use super::super::records::{Records, Totals};
 use super::super::store::Store;
 use super::append::{Appending, Settled, Tail, Work};
+use super::complete::ends_upload;
 use super::fault::PartialFault;
 use super::lock::{Lock, Locks};
 use super::rows::{PartialRow, PartialRows};
@@ -93,7 +95,7 @@ impl Partials {
         let made = async {
             self.make_file(&store, &row, parts).await?;
             if row.is_to_be_stored(offset) {
-                self.store(ticket.shared(), &mut row, &lock).await?;
+                self.store(ticket.shared(), &mut row, None, &lock).await?;
             }
             Ok(())
         };
@@ -228,7 +230,8 @@ impl Partials {
             let ticket = admission
                 .readmit(Arc::clone(&store), caller, 0, None, lease)
                 .await?;
-            self.complete(ticket.shared(), &mut row, &lock).await?;
+            self.complete(ticket.shared(), &mut row, None, &lock)
+                .await?;
         }
         Ok(row.partial(offset))
     }
@@ -271,17 +274,22 @@ impl Partials {
             .await?;
         ticket.set_file(row.name.as_deref().unwrap_or_default());
         lock.set_patience(ticket.patience());
+        let has_all = offset == 0
+            && row.role == PartialRole::Whole
+            && row.length.is_some()
+            && append.announced == row.length;
         let (opening, opened, checked) = (Arc::clone(&store), id.clone(), row.checked);
         let held = Arc::clone(&lock);
-        let file = blocking(move || {
+        let (file, written) = blocking(move || {
             let file = opening.open_partial(&opened)?;
             let file = file.ok_or_else(|| PartialFault::Gone("its file is lost".to_owned()))?;
             if let Some(checked) = checked {
                 file.set_len(checked)?;
                 file.sync_all()?;
             }
+            let written = has_all.then(|| opening.whole_partial(&opened));
             drop(held);
-            Ok(Arc::new(file))
+            Ok((Arc::new(file), written.transpose()?))
         })
         .await?;
         let checked = append.checksum.is_some().then_some(offset);
@@ -289,10 +297,20 @@ impl Partials {
             self.rows.set_checked(id, checked).await?;
             row.checked = checked;
         }
+        let progress = match written {
+            Some(written) => {
+                let (name, kind, _) = self.kind(&row)?;
+                let progress = Progress::new(&ticket.shared(), name, kind, Some(written));
+                Some(Box::new(progress))
+            }
+            None => None,
+        };
         let tail = Box::new(Tail::new(
             Arc::clone(&lock),
             Arc::clone(&file),
+            offset,
             append.checksum.as_ref(),
+            progress,
         ));
         let work = Work {
             from: offset,
@@ -306,6 +324,15 @@ impl Partials {
             lock,
         };
         Ok(Begun::Part(Appending::new(work, Arc::clone(self))))
+    }
+
+    /// The name and the kind of a file, by what its client has said, and the most bytes of such a file.
+    pub(super) fn kind(&self, row: &PartialRow) -> Result<(FileName, Kind, u64), UploadError> {
+        let name = row.name.as_deref().ok_or(PartialFault::NoName)?;
+        let name = FileName::parse(name)?;
+        let media_type = row.media_type.as_deref();
+        let (kind, bytes_max) = self.admission.config.kind(&name, media_type)?;
+        Ok((name, kind, bytes_max))
     }
 
     /// Sets the length if the client says it now. Returns the most bytes that the file may have.
@@ -327,11 +354,7 @@ impl Partials {
             _ => {}
         }
         let max = match &row.name {
-            Some(name) => {
-                let name = FileName::parse(name)?;
-                let media_type = row.media_type.as_deref();
-                self.admission.config.kind(&name, media_type)?.1
-            }
+            Some(_) => self.kind(row)?.2,
             None => self.admission.config.bytes_max_of_any(),
         };
         let Some(length) = length else {
@@ -373,11 +396,38 @@ impl Partials {
             ..
         } = work;
         let held = Arc::clone(&lock);
-        let settled = Work::write_all(held, pieces, checksum, file, from, is_whole).await;
+        let length = row.length;
+        let settled = Work::write_all(
+            held,
+            pieces,
+            checksum,
+            Arc::clone(&file),
+            from,
+            length,
+            is_whole,
+        )
+        .await;
         if let Err(error @ UploadError::Unsynced(_)) = &settled {
             self.end(ticket.store(), &row, &error.to_string()).await?;
         }
-        let Settled { bytes, fault } = settled?;
+        let Settled {
+            bytes,
+            fault,
+            progress,
+        } = settled?;
+        if let Some(progress) = progress {
+            let shared = ticket.shared();
+            let stored = self.complete(shared, &mut row, Some(progress), &lock).await;
+            let Err(error) = stored else {
+                return Ok(row.partial(bytes));
+            };
+            if !ends_upload(&error) {
+                // It can be stored later. Then the client need not send it again.
+                blocking(move || Ok(file.sync_all()?)).await?;
+                self.rows.keep(&mut row, bytes).await?;
+            }
+            return Err(error);
+        }
         let kept = row.kept;
         self.rows.keep(&mut row, bytes).await?;
         if row.length.is_none() {
@@ -389,7 +439,8 @@ impl Partials {
             return Err(fault);
         }
         if is_whole && row.is_to_be_stored(bytes) {
-            self.complete(ticket.shared(), &mut row, &lock).await?;
+            self.complete(ticket.shared(), &mut row, None, &lock)
+                .await?;
         }
         Ok(row.partial(bytes))
     }
