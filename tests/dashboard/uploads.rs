@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use headroom_test_support::browser::Browser;
 use headroom_test_support::server::{Options, Server};
+use headroom_test_support::wait::{DEADLINE, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -174,9 +175,12 @@ async fn files_that_are_chosen_or_dropped_arrive_byte_for_byte() {
     browser.choose_files(INPUT, &paths.each_ref().map(PathBuf::as_path));
     let dropped = files.add("dropped.json", b"{\"a\": 1}");
     // Beside the zone a file is not taken, and does not replace the page.
-    browser.drop_files("document.querySelector('h1')", &[&dropped]);
+    assert!(!browser.drop_files("document.querySelector('h1')", &[&dropped]));
     assert_eq!(browser.run(&state("dropped.json")), Value::Null);
-    browser.drop_files("document.querySelector('.drop')", &[&dropped]);
+    wait_for(DEADLINE, || {
+        let is_dropped = browser.drop_files("document.querySelector('.drop')", &[&dropped]);
+        is_dropped.then_some(()).ok_or("the zone has not got it")
+    });
     for (name, _) in &contents {
         wait_for_state(&mut browser, name, "● stored");
     }

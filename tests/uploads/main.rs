@@ -19,6 +19,7 @@ mod kills;
 mod limits;
 mod links;
 mod malformed;
+mod page_cache;
 mod repeats;
 mod scans;
 mod shared_buckets;

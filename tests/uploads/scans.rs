@@ -4,10 +4,13 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use headroom_test_support::clamd::{Clamd, EICAR_SIGNATURE, eicar};
 use headroom_test_support::server::Server;
 use headroom_test_support::wait::{DEADLINE, wait_for_async};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::limits::{answer, head};
 use super::{Form, files, folder, refused, send, start, store, text, tus};
@@ -152,24 +155,38 @@ async fn a_whole_upload_in_parts_that_cannot_be_scanned_now_is_asked_for_again()
     };
     let server = start_with(&clamd, "require");
     let content = text(10_000);
-    let path = tus::begin(&server, content.len()).await;
+    let sum = STANDARD.encode(Sha256::digest(&content));
+    let sum = format!("sha256 {sum}");
+    // In two parts, in one, and in one that has a sum: nothing of that counts before it is checked.
+    let mut paths = Vec::new();
+    for _ in 0..3 {
+        paths.push(tus::begin(&server, content.len()).await);
+    }
+    let first = tus::send(&server, &paths[0], 0, &content[..5_000], &[]).await;
+    assert_eq!(first.status(), 204);
     clamd.kill();
-    let last = tus::send(&server, &path, 0, &content, &[]).await;
-    assert_eq!(last.status(), 503);
-    // Any other error has clients send all of it again.
-    let head = tus::head(&server, &path).await;
-    assert_eq!(head.status(), 423);
-    assert!(head.headers().contains_key("retry-after"));
+    let parts: [(usize, &[(&str, &str)]); 3] =
+        [(5_000, &[]), (0, &[]), (0, &[("Upload-Checksum", &sum)])];
+    for (path, (from, headers)) in paths.iter().zip(parts) {
+        let last = tus::send(&server, path, from, &content[from..], headers).await;
+        assert_eq!(last.status(), 503);
+        // Any other error has clients send all of it again.
+        let head = tus::head(&server, path).await;
+        assert_eq!(head.status(), 423);
+        assert!(head.headers().contains_key("retry-after"));
+    }
     clamd.start_again();
-    wait_for_async(DEADLINE, async || {
-        let head = tus::head(&server, &path).await;
-        match head.status().as_u16() {
-            200 if head.headers().contains_key("upload-id") => Ok(()),
-            423 => Err(head.status()),
-            _ => panic!("{head:?}"),
-        }
-    })
-    .await;
+    for path in &paths {
+        wait_for_async(DEADLINE, async || {
+            let head = tus::head(&server, path).await;
+            match head.status().as_u16() {
+                200 if head.headers().contains_key("upload-id") => Ok(()),
+                423 => Err(head.status()),
+                _ => panic!("{head:?}"),
+            }
+        })
+        .await;
+    }
 }
 
 async fn infected_list(server: &Server) -> Vec<Value> {

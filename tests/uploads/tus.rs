@@ -29,10 +29,14 @@ fn request(server: &Server, method: Method, path: &str) -> RequestBuilder {
 }
 
 fn metadata(name: &str) -> String {
+    let media_type = match name.ends_with(".txt") {
+        true => "text/plain",
+        false => "application/octet-stream",
+    };
     format!(
         "filename {},filetype {}",
         STANDARD.encode(name),
-        STANDARD.encode("text/plain")
+        STANDARD.encode(media_type)
     )
 }
 
@@ -46,11 +50,16 @@ async fn create(server: &Server, headers: &[(&str, &str)]) -> Response {
 
 /// Begins an upload. Returns its path.
 pub(super) async fn begin(server: &Server, length: usize) -> String {
+    begin_file(server, "a.txt", length).await
+}
+
+/// Begins the upload of a file with this name. Returns its path.
+pub(super) async fn begin_file(server: &Server, name: &str, length: usize) -> String {
     let answer = create(
         server,
         &[
             ("Upload-Length", &length.to_string()),
-            ("Upload-Metadata", &metadata("a.txt")),
+            ("Upload-Metadata", &metadata(name)),
         ],
     )
     .await;
@@ -212,6 +221,27 @@ async fn tus_a_file_comes_in_parts() {
     let list = server.get_json("/api/uploads").await.ok();
     assert_eq!(list["uploads"].as_array().unwrap().len(), 1);
     assert_eq!((partials(&server), open_files(&server)), (0, 0));
+}
+
+#[tokio::test]
+async fn tus_a_file_that_comes_in_one_part_is_not_read_again() {
+    let server = start("");
+    let content = text(10_000_000);
+    // What it has read of files, not of sockets.
+    let read = || {
+        let counts = std::fs::read_to_string(format!("/proc/{}/io", server.pid())).unwrap();
+        let count = counts.lines().find_map(|line| line.strip_prefix("rchar: "));
+        count.unwrap().parse::<usize>().unwrap()
+    };
+    let path = begin(&server, content.len()).await;
+    let before = read();
+    let answer = send(&server, &path, 0, &content, &[]).await;
+    let after = read();
+    assert_eq!(answer.status(), 204);
+    assert!(after - before < content.len() / 2, "{}", after - before);
+    assert!(stored(&server, &answer).await == content);
+    assert_eq!(partials(&server), 0);
+    assert_eq!(offset(&server, &path).await, content.len());
 }
 
 #[tokio::test]
@@ -641,6 +671,14 @@ async fn tus_a_file_that_is_refused_at_its_end_leaves_nothing() {
     let last = send(&server, &path, 6, b"1]  ", &[]).await;
     problem(last, 422, "unprocessable").await;
     assert_eq!(head(&server, &path).await.status(), 410);
+    // Likewise in one part, whether its first bytes or its last ones are wrong.
+    let long = format!("[{}1", "1,".repeat(1_000_000));
+    for content in [format!("x{long}]"), long] {
+        let path = begin_file(&server, "a.json", content.len()).await;
+        let answer = send(&server, &path, 0, content.as_bytes(), &[]).await;
+        problem(answer, 422, "unprocessable").await;
+        assert_eq!(head(&server, &path).await.status(), 410);
+    }
     assert_eq!(partials(&server), 0);
     let active = server.get_json("/api/uploads/active").await.ok();
     assert_eq!(active["stored"]["files"], 0, "{active}");

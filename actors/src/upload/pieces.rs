@@ -44,6 +44,13 @@ pub(super) struct Shared {
     pub(super) received: Arc<AtomicU64>,
 }
 
+impl Shared {
+    /// Whether files are read again soon after they have arrived.
+    pub(super) fn are_read_again(&self) -> bool {
+        self.scan.is_some() || self.store.bucket.is_some()
+    }
+}
+
 /// What takes the pieces. It may block.
 pub(super) trait Sink: Send + 'static {
     fn add(&mut self, piece: &Bytes) -> Result<(), UploadError>;

@@ -19,7 +19,9 @@ use crate::kernel::Handle;
 
 /// The kernel begins to write so many bytes to the disk when they have arrived, not when all have: the sync at the end then
 /// waits for few, and memory holds fewer that it cannot give back.
-const WRITE_OUT_BYTES: u64 = 16 * 1024 * 1024;
+const WRITE_OUT_BYTES: u64 = 4 * 1024 * 1024;
+/// So many bytes before those are mostly on the disk by then, and leave the page cache.
+const LEAVE_BYTES: u64 = 8 * 1024 * 1024;
 /// A file of which so much has arrived is scanned while the rest arrives.
 const FOLLOW_BYTES: u64 = 512 * 1024;
 
@@ -44,13 +46,17 @@ pub(super) struct Progress {
     sha256: Context,
     check: Check,
     bytes: u64,
-    written_out: WrittenOut,
+    write_out: WriteOut,
     scanner: Option<Handle<Scanner>>,
     following: Option<Following>,
 }
 
-/// The bytes at the start of a file that the kernel has begun to write to the disk.
-pub(super) struct WrittenOut(pub(super) u64);
+/// What the kernel has begun to write to the disk of a file that arrives.
+pub(super) struct WriteOut {
+    /// So many bytes from the start.
+    bytes: u64,
+    leaves_cache: bool,
+}
 
 /// A file that has arrived, but is not stored yet.
 pub struct Received {
@@ -159,7 +165,7 @@ impl Sink for Progress {
             };
             temp.file.write_all(piece)?;
             let bytes = self.bytes + piece.len() as u64;
-            self.written_out.advance(&temp.file, bytes);
+            self.write_out.advance(&temp.file, bytes);
         }
         self.bytes += piece.len() as u64;
         self.follow();
@@ -167,16 +173,34 @@ impl Sink for Progress {
     }
 }
 
-impl WrittenOut {
-    /// Has the kernel begin to write the first `bytes` of a file, if many of them are new. Only a sync says whether it has.
-    pub(super) fn advance(&mut self, file: &File, bytes: u64) {
-        let length = bytes.saturating_sub(self.0);
-        if length >= WRITE_OUT_BYTES {
-            // On Linux, this advice begins to write what is not on the disk.
-            let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-            posix_fadvise(file, offset(self.0), offset(length), advice).ok();
-            self.0 = bytes;
+impl WriteOut {
+    /// The first `bytes` are on the disk. With `leaves_cache`, what is written leaves the page cache: a large file then needs little
+    /// of it, and takes none from others. It must not if the file is read again soon.
+    pub(super) fn after(bytes: u64, leaves_cache: bool) -> Self {
+        Self {
+            bytes,
+            leaves_cache,
         }
+    }
+
+    /// What the kernel has begun to write.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Has the kernel begin to write the first `bytes`, if many of them are new. Only a sync says whether it has.
+    pub(super) fn advance(&mut self, file: &File, bytes: u64) {
+        if bytes.saturating_sub(self.bytes) < WRITE_OUT_BYTES {
+            return;
+        }
+        let from = match self.leaves_cache {
+            true => self.bytes.saturating_sub(LEAVE_BYTES),
+            false => self.bytes,
+        };
+        // On Linux, this advice begins to write what is not on the disk, and has what is there leave the page cache.
+        let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        posix_fadvise(file, offset(from), offset(bytes - from), advice).ok();
+        self.bytes = bytes;
     }
 }
 
@@ -206,7 +230,7 @@ impl Progress {
             sha256: Context::new(&SHA256),
             check: Check::new(kind, shared.limits.clone()),
             bytes: 0,
-            written_out: WrittenOut(0),
+            write_out: WriteOut::after(0, !shared.are_read_again()),
             scanner: shared.scan.as_ref().map(|scan| scan.scanner.clone()),
             following: None,
         }

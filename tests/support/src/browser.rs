@@ -240,18 +240,20 @@ impl Browser {
         self.call("DOM.setFileInputFiles", files);
     }
 
-    /// Drags files from outside to the middle of an element, and drops them there.
-    pub fn drop_files(&mut self, element: &str, files: &[&Path]) {
-        let place = format!(
-            "{{ {element}.scrollIntoView({{ block: 'center' }}); const box = {element}.getBoundingClientRect(); \
-             [box.x + box.width / 2, box.y + box.height / 2] }}"
-        );
-        let place = self.run(&place);
+    /// Drags files from outside to the middle of an element, and drops them there. Returns whether the element got them: a page
+    /// that changes may move it away just before.
+    pub fn drop_files(&mut self, element: &str, files: &[&Path]) -> bool {
+        let place = self.run(&format!(
+            "{{ const element = {element}; element.scrollIntoView({{ block: 'center' }}); globalThis.isDropped = false; \
+             element.addEventListener('drop', () => {{ globalThis.isDropped = true; }}, {{ once: true, capture: true }}); \
+             const box = element.getBoundingClientRect(); [box.x + box.width / 2, box.y + box.height / 2] }}"
+        ));
         let data = json!({ "items": [], "files": files, "dragOperationsMask": 1 });
         for kind in ["dragEnter", "dragOver", "drop"] {
             let event = json!({ "type": kind, "x": place[0], "y": place[1], "data": data });
             self.call("Input.dispatchDragEvent", event);
         }
+        self.run("globalThis.isDropped") == true
     }
 
     /// Bounds the bytes that pages send in a second, or lets them send as fast as they can.

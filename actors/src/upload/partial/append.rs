@@ -11,7 +11,7 @@ use super::super::blocking::blocking;
 use super::super::error::UploadError;
 use super::super::patience::Patience;
 use super::super::pieces::{Pieces, Sink};
-use super::super::receive::{Progress, WrittenOut};
+use super::super::receive::{Progress, WriteOut};
 use super::Partial;
 use super::checksum::{Checksum, Summing};
 use super::fault::PartialFault;
@@ -48,26 +48,26 @@ pub(super) struct Tail {
     file: Arc<File>,
     /// The bytes of the file.
     bytes: u64,
-    written_out: WrittenOut,
+    write_out: WriteOut,
     sum: Summing,
     /// What is known of the file, if this part has all of it and nothing has refused it. Otherwise it is read again at its end.
     progress: Option<Box<Progress>>,
 }
 
 impl Tail {
-    /// The file has `from` bytes. `progress` is of a file that has none.
+    /// `progress` is of a file that has no bytes yet.
     pub(super) fn new(
         lock: Arc<Lock>,
         file: Arc<File>,
-        from: u64,
+        write_out: WriteOut,
         checksum: Option<&Checksum>,
         progress: Option<Box<Progress>>,
     ) -> Self {
         Self {
             _lock: lock,
             file,
-            bytes: from,
-            written_out: WrittenOut(from),
+            bytes: write_out.bytes(),
+            write_out,
             sum: Summing::new(checksum),
             progress,
         }
@@ -79,7 +79,7 @@ impl Sink for Tail {
         self.sum.add(piece);
         (&*self.file).write_all(piece)?;
         self.bytes += piece.len() as u64;
-        self.written_out.advance(&self.file, self.bytes);
+        self.write_out.advance(&self.file, self.bytes);
         if let Some(progress) = &mut self.progress
             && progress.add(piece).is_err()
         {

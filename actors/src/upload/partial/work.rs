@@ -10,7 +10,7 @@ use super::super::content::{FileName, Kind};
 use super::super::error::UploadError;
 use super::super::id::UploadId;
 use super::super::pieces::Pieces;
-use super::super::receive::Progress;
+use super::super::receive::{Progress, WriteOut};
 use super::super::records::{Records, Totals};
 use super::super::store::Store;
 use super::append::{Appending, Settled, Tail, Work};
@@ -297,18 +297,20 @@ impl Partials {
             self.rows.set_checked(id, checked).await?;
             row.checked = checked;
         }
+        let shared = ticket.shared();
         let progress = match written {
             Some(written) => {
                 let (name, kind, _) = self.kind(&row)?;
-                let progress = Progress::new(&ticket.shared(), name, kind, Some(written));
+                let progress = Progress::new(&shared, name, kind, Some(written));
                 Some(Box::new(progress))
             }
             None => None,
         };
+        let leaves_cache = progress.is_some() && !shared.are_read_again();
         let tail = Box::new(Tail::new(
             Arc::clone(&lock),
             Arc::clone(&file),
-            offset,
+            WriteOut::after(offset, leaves_cache),
             append.checksum.as_ref(),
             progress,
         ));
@@ -317,7 +319,7 @@ impl Partials {
             length_max: max,
             received: 0,
             checksum: append.checksum,
-            pieces: Pieces::new(ticket.shared(), tail),
+            pieces: Pieces::new(shared, tail),
             row,
             file,
             ticket,
