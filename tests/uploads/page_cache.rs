@@ -31,6 +31,18 @@ fn cached(file: &Path) -> usize {
     text.trim().parse().unwrap_or_else(|_| panic!("{text}"))
 }
 
+/// An archive with so many bytes.
+fn archive(bytes: usize) -> Vec<u8> {
+    const MAKE: &str = "
+import io, os, sys, zipfile
+with zipfile.ZipFile(sys.stdout.buffer, 'w') as archive:
+    archive.writestr('noise', os.urandom(int(sys.argv[1])))
+";
+    let mut command = child::command("python3");
+    let output = child::output(command.args(["-c", MAKE, &bytes.to_string()]), DEADLINE);
+    output.unwrap().stdout
+}
+
 /// The bytes of a stored file that are in the page cache.
 fn cached_of(server: &Server, upload: &Value) -> usize {
     let hash = upload["blake3"].as_str().unwrap();
@@ -46,6 +58,9 @@ async fn a_large_file_leaves_the_page_cache_while_it_arrives() {
         println!("left out: the files are in memory");
         return;
     }
+    // The check of an archive reads it again.
+    let archive = store(&server, "a.zip", &archive(LARGE)).await;
+    assert!(cached_of(&server, &archive) >= LARGE);
     let mut content = b"%PDF-1.7\n".to_vec();
     content.extend(noise(LARGE, 1));
     content.extend(b"\nstartxref\n0\n%%EOF\n");

@@ -18,7 +18,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::faults::Faults;
-use super::{fetch, files, folder, open_files, session, sha256, start, text};
+use super::{fetch, files, folder, open_files, session, sha256, start, store, text};
 
 const PATH: &str = "/api/uploads/tus";
 const PART: &str = "application/offset+octet-stream";
@@ -354,13 +354,7 @@ async fn tus_a_file_that_was_stored_by_a_late_commit_is_not_stored_again() {
     let content = text(1000);
     let last = send(&server, &path, 0, &content, &[]);
     let commit = async {
-        let watch = session(&server).await;
-        wait_for_async(DEADLINE, async || {
-            let waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock'";
-            let found = watch.query(waiting, &[]).await.unwrap().len();
-            (found > 0).then_some(()).ok_or(found)
-        })
-        .await;
+        wait_for_waiting(&session(&server).await).await;
         let stored = "update headroom.partial_upload set kept = 1000, upload_id = $1 where id = $2";
         late.execute(stored, &[&id, &upload]).await.unwrap();
         late.batch_execute("commit").await.unwrap();
@@ -369,6 +363,86 @@ async fn tus_a_file_that_was_stored_by_a_late_commit_is_not_stored_again() {
     assert_eq!(last.headers()["upload-id"].to_str().unwrap(), id);
     let list = server.get_json("/api/uploads").await.ok();
     assert_eq!(list["uploads"].as_array().unwrap().len(), 1, "{list}");
+}
+
+/// Waits until a statement waits for a lock. Returns its process.
+async fn wait_for_waiting(session: &tokio_postgres::Client) -> i32 {
+    wait_for_async(DEADLINE, async || {
+        let waiting = "select pid from pg_stat_activity where wait_event_type = 'Lock'";
+        let found = session.query(waiting, &[]).await.unwrap();
+        found.first().map(|row| row.get(0)).ok_or("none waits")
+    })
+    .await
+}
+
+/// Ends the statement that waits for a lock.
+async fn cancel_waiting(session: &tokio_postgres::Client) {
+    let waiting = wait_for_waiting(session).await;
+    let cancel = "select pg_cancel_backend($1)";
+    session.query_one(cancel, &[&waiting]).await.unwrap();
+}
+
+#[tokio::test]
+async fn tus_a_part_that_could_not_be_stored_does_not_touch_other_files() {
+    let server = start("");
+    // The same bytes were stored before, so the file of the part takes the place of that one.
+    let content = text(600_000);
+    let upload = store(&server, "a.txt", &content).await;
+    let sum = STANDARD.encode(Sha256::digest(&content));
+    let sum = format!("sha256 {sum}");
+    for headers in [vec![], vec![("Upload-Checksum", &*sum)]] {
+        let path = begin(&server, content.len()).await;
+        let (holder, other) = (session(&server).await, session(&server).await);
+        let hold = "begin; lock table headroom.upload in exclusive mode";
+        holder.batch_execute(hold).await.unwrap();
+        let last = send(&server, &path, 0, &content, &headers);
+        let fail = async {
+            wait_for_waiting(&other).await;
+            // The row cannot be changed either.
+            let hold = "select 1 from headroom.partial_upload where upload_id is null for update";
+            holder.batch_execute(hold).await.unwrap();
+            cancel_waiting(&other).await;
+        };
+        let (last, ()) = tokio::join!(last, fail);
+        problem(last, 503, "unavailable").await;
+        holder.batch_execute("rollback").await.unwrap();
+        // All of it is there.
+        assert_eq!(offset(&server, &path).await, content.len());
+        assert!(stored(&server, &head(&server, &path).await).await == content);
+        assert!(fetch(&server, &upload).await == content);
+    }
+}
+
+#[tokio::test]
+async fn tus_a_whole_part_that_could_not_be_stored_is_synced() {
+    let faults = Faults::new();
+    let server = faults.start("");
+    for is_synced in [true, false] {
+        let path = begin(&server, 1000).await;
+        let (holder, other) = (session(&server).await, session(&server).await);
+        let hold = "begin; lock table headroom.upload in exclusive mode";
+        holder.batch_execute(hold).await.unwrap();
+        let content = text(1000);
+        let last = send(&server, &path, 0, &content, &[]);
+        let fail = async {
+            wait_for_waiting(&other).await;
+            if !is_synced {
+                faults.set("fsync", "*/partial/*");
+            }
+            cancel_waiting(&other).await;
+        };
+        let (last, ()) = tokio::join!(last, fail);
+        problem(last, 503, "unavailable").await;
+        holder.batch_execute("rollback").await.unwrap();
+        if is_synced {
+            assert_eq!(offset(&server, &path).await, 1000);
+        } else {
+            faults.clear("fsync");
+            // The next sync would succeed, and prove nothing.
+            assert_eq!(head(&server, &path).await.status(), 410);
+        }
+        assert_eq!(partials(&server), 0);
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! What has arrived is a file `partial/<id>`, whose size says where to go on; its row in the database has the rest.
 //! A part is on the disk before it is confirmed. With the last one the file is checked and stored like that of a
-//! form, and the row keeps the id of the upload that it has become, so that a client whose answer was lost finds it.
+//! form (a file that comes in one part is checked while it arrives), and the row keeps the id of the upload that it has become,
+//! so that a client whose answer was lost finds it.
 //! If the server dies between the two, whoever asks next has it stored.
 //!
 //! - `work` has the operations, `append` takes the bytes of one part, `complete` has the file stored, `sweep` removes what is over.

@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::blocking::drop_apart;
 use super::caller::Caller;
-use super::content::Limits;
+use super::content::{Kind, Limits};
 use super::error::UploadError;
 use super::scan::Scan;
 use super::store::Store;
@@ -45,9 +45,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Whether files are read again soon after they have arrived.
-    pub(super) fn are_read_again(&self) -> bool {
+    /// Whether somebody reads files before they are stored: the scanner, or who sends them to the bucket.
+    pub(super) fn has_readers(&self) -> bool {
         self.scan.is_some() || self.store.bucket.is_some()
+    }
+
+    /// Whether all parts of a file of this kind are read again soon after they have arrived.
+    pub(super) fn is_read_again(&self, kind: Kind) -> bool {
+        self.has_readers() || kind.is_archive()
     }
 }
 

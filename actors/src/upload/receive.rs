@@ -18,10 +18,9 @@ use super::store::{ContentHash, Store, TempFile};
 use crate::kernel::Handle;
 
 /// The kernel begins to write so many bytes to the disk when they have arrived, not when all have: the sync at the end then
-/// waits for few, and memory holds fewer that it cannot give back.
-const WRITE_OUT_BYTES: u64 = 4 * 1024 * 1024;
-/// So many bytes before those are mostly on the disk by then, and leave the page cache.
-const LEAVE_BYTES: u64 = 8 * 1024 * 1024;
+/// waits for few, and memory holds fewer that it cannot give back. As many before those are mostly on the disk by then, and
+/// leave the page cache. Not in smaller steps: each asks all processors for the pages that they have just filled.
+const WRITE_OUT_BYTES: u64 = 8 * 1024 * 1024;
 /// A file of which so much has arrived is scanned while the rest arrives.
 const FOLLOW_BYTES: u64 = 512 * 1024;
 
@@ -51,10 +50,12 @@ pub(super) struct Progress {
     following: Option<Following>,
 }
 
-/// What the kernel has begun to write to the disk of a file that arrives.
+/// How much of a file that arrives is on its way to the disk.
 pub(super) struct WriteOut {
-    /// So many bytes from the start.
+    /// The bytes of the file.
     bytes: u64,
+    /// Of those, how many the kernel has begun to write to the disk.
+    begun: u64,
     leaves_cache: bool,
 }
 
@@ -164,8 +165,7 @@ impl Sink for Progress {
                 none => none.insert(self.store.create()?),
             };
             temp.file.write_all(piece)?;
-            let bytes = self.bytes + piece.len() as u64;
-            self.write_out.advance(&temp.file, bytes);
+            self.write_out.add(&temp.file, piece.len());
         }
         self.bytes += piece.len() as u64;
         self.follow();
@@ -174,33 +174,31 @@ impl Sink for Progress {
 }
 
 impl WriteOut {
-    /// The first `bytes` are on the disk. With `leaves_cache`, what is written leaves the page cache: a large file then needs little
-    /// of it, and takes none from others. It must not if the file is read again soon.
+    /// The file has so many bytes, and they are on the disk. With `leaves_cache`, what comes leaves the page cache once it is
+    /// written: a large file then needs little of it, and takes none from others.
     pub(super) fn after(bytes: u64, leaves_cache: bool) -> Self {
         Self {
             bytes,
+            begun: bytes,
             leaves_cache,
         }
     }
 
-    /// What the kernel has begun to write.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Has the kernel begin to write the first `bytes`, if many of them are new. Only a sync says whether it has.
-    pub(super) fn advance(&mut self, file: &File, bytes: u64) {
-        if bytes.saturating_sub(self.bytes) < WRITE_OUT_BYTES {
+    /// The file has so many bytes more. If many are new, the kernel begins to write them to the disk; only a sync says whether it
+    /// has.
+    pub(super) fn add(&mut self, file: &File, bytes: usize) {
+        self.bytes += bytes as u64;
+        if self.bytes - self.begun < WRITE_OUT_BYTES {
             return;
         }
         let from = match self.leaves_cache {
-            true => self.bytes.saturating_sub(LEAVE_BYTES),
-            false => self.bytes,
+            true => self.begun.saturating_sub(WRITE_OUT_BYTES),
+            false => self.begun,
         };
         // On Linux, this advice begins to write what is not on the disk, and has what is there leave the page cache.
         let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-        posix_fadvise(file, offset(from), offset(bytes - from), advice).ok();
-        self.bytes = bytes;
+        posix_fadvise(file, offset(from), offset(self.bytes - from), advice).ok();
+        self.begun = self.bytes;
     }
 }
 
@@ -230,7 +228,7 @@ impl Progress {
             sha256: Context::new(&SHA256),
             check: Check::new(kind, shared.limits.clone()),
             bytes: 0,
-            write_out: WriteOut::after(0, !shared.are_read_again()),
+            write_out: WriteOut::after(0, !shared.is_read_again(kind)),
             scanner: shared.scan.as_ref().map(|scan| scan.scanner.clone()),
             following: None,
         }

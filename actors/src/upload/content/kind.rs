@@ -204,6 +204,11 @@ const ROWS: [Row; Kind::ALL.len()] = [
 const NEUTRAL: [&str; 2] = ["application/octet-stream", "binary/octet-stream"];
 
 impl Kind {
+    /// Whether it is a ZIP archive, whose check reads all over the file.
+    pub(in super::super) fn is_archive(self) -> bool {
+        matches!(self, Self::TorchScript | Self::ExportedProgram | Self::Zip)
+    }
+
     /// All kinds.
     pub const ALL: [Self; 14] = [
         Self::Text,

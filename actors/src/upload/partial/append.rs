@@ -46,13 +46,13 @@ pub(super) struct Tail {
     /// A write that outlives its request still holds it.
     _lock: Arc<Lock>,
     file: Arc<File>,
-    /// The bytes of the file.
-    bytes: u64,
     write_out: WriteOut,
     sum: Summing,
-    /// What is known of the file, if this part has all of it and nothing has refused it. Otherwise it is read again at its end.
-    progress: Option<Box<Progress>>,
+    judged: Judged,
 }
+
+/// What is known of the file if this part has all of it, or why it is refused. `None` if it is read again at its end.
+pub(super) type Judged = Option<Result<Box<Progress>, UploadError>>;
 
 impl Tail {
     /// `progress` is of a file that has no bytes yet.
@@ -66,10 +66,9 @@ impl Tail {
         Self {
             _lock: lock,
             file,
-            bytes: write_out.bytes(),
             write_out,
             sum: Summing::new(checksum),
-            progress,
+            judged: progress.map(Ok),
         }
     }
 }
@@ -78,13 +77,12 @@ impl Sink for Tail {
     fn add(&mut self, piece: &Bytes) -> Result<(), UploadError> {
         self.sum.add(piece);
         (&*self.file).write_all(piece)?;
-        self.bytes += piece.len() as u64;
-        self.write_out.advance(&self.file, self.bytes);
-        if let Some(progress) = &mut self.progress
-            && progress.add(piece).is_err()
+        self.write_out.add(&self.file, piece.len());
+        // A refusal is told when the part has arrived, like that of a file that is read again.
+        if let Some(Ok(progress)) = &mut self.judged
+            && let Err(error) = progress.add(piece)
         {
-            // The end of the upload tells it.
-            self.progress = None;
+            self.judged = Some(Err(error));
         }
         Ok(())
     }
@@ -171,45 +169,47 @@ pub(super) struct Settled {
     pub(super) bytes: u64,
     /// Why the part did not get there.
     pub(super) fault: Option<UploadError>,
-    /// What is known of a file whose only part this is. Then it may not be on the disk yet: it is synced when it is stored.
-    pub(super) progress: Option<Box<Progress>>,
+    /// Whether all bytes are on the disk. Otherwise they are synced when the file is stored.
+    pub(super) is_synced: bool,
+    pub(super) judged: Judged,
 }
 
 impl Work {
-    /// Has all bytes written and, unless the file is stored next, on the disk. Those that were to be checked and do not have their
-    /// sum are cut off.
+    /// Has all bytes written and on the disk. Those that were to be checked and do not have their sum are cut off. A whole file of
+    /// `stored_at` bytes is not synced: it is stored next.
     pub(super) async fn write_all(
         lock: Arc<Lock>,
         pieces: Pieces<Tail>,
         checksum: Option<Checksum>,
         file: Arc<File>,
         from: u64,
-        length: Option<u64>,
+        stored_at: Option<u64>,
         is_whole: bool,
     ) -> Result<Settled, UploadError> {
-        let written = pieces.finish(|tail| Ok((tail.sum.finish(), tail.progress)));
+        let written = pieces.finish(|tail| Ok((tail.sum.finish(), tail.judged)));
         let written = written.await;
         blocking(move || {
-            let (fault, progress) = match (&checksum, written) {
+            let (fault, judged) = match (&checksum, written) {
                 (_, Err(error)) => (Some(error), None),
                 (Some(expected), Ok((sum, _))) if !is_whole || sum != expected.sum => {
                     (Some(PartialFault::Checksum.into()), None)
                 }
-                (_, Ok((_, progress))) => (None, progress),
+                (_, Ok((_, judged))) => (None, judged.filter(|_| is_whole)),
             };
             if fault.is_some() && checksum.is_some() {
                 file.set_len(from)?;
             }
             let bytes = file.metadata()?.len();
-            let progress = progress.filter(|_| is_whole && length == Some(bytes));
-            if progress.is_none() {
+            let is_synced = judged.is_none() || stored_at != Some(bytes);
+            if is_synced {
                 file.sync_all().map_err(UploadError::Unsynced)?;
             }
             drop(lock);
             Ok(Settled {
                 bytes,
                 fault,
-                progress,
+                is_synced,
+                judged,
             })
         })
         .await

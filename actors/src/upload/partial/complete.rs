@@ -10,9 +10,10 @@ use super::super::addition::Origin;
 use super::super::blocking::blocking;
 use super::super::error::UploadError;
 use super::super::pieces::Shared;
-use super::super::receive::{Incoming, Progress, Received};
+use super::super::receive::{Incoming, Received};
 use super::super::records::Totals;
 use super::super::store::Store;
+use super::append::Judged;
 use super::lock::Lock;
 use super::rows::PartialRow;
 use super::work::Partials;
@@ -24,17 +25,17 @@ pub(super) fn ends_upload(error: &UploadError) -> bool {
 }
 
 impl Partials {
-    /// Stores a file that has arrived. Without `progress`, it is read again. If it is refused, or the disk may not have it, the
+    /// Stores a file that has arrived. If it was not judged, it is read again. If it is refused, or the disk may not have it, the
     /// upload ends.
     pub(super) async fn complete(
         &self,
         shared: Shared,
         row: &mut PartialRow,
-        progress: Option<Box<Progress>>,
+        judged: Judged,
         lock: &Lock,
     ) -> Result<(), UploadError> {
         let store = Arc::clone(&shared.store);
-        let stored = self.store(shared, row, progress, lock).await;
+        let stored = self.store(shared, row, judged, lock).await;
         match &stored {
             Err(error) if error.is_of_the_file() => {
                 self.end(&store, row, &format!("it was refused: {error}"))
@@ -53,13 +54,13 @@ impl Partials {
         &self,
         shared: Shared,
         row: &mut PartialRow,
-        progress: Option<Box<Progress>>,
+        judged: Judged,
         _: &Lock,
     ) -> Result<(), UploadError> {
         let began = Instant::now();
         let store = Arc::clone(&shared.store);
-        let received = match progress {
-            Some(progress) => progress.receive(&shared).await?,
+        let received = match judged {
+            Some(progress) => progress?.receive(&shared).await?,
             None => self.read_back(shared, row).await?,
         };
         let caller = row.caller.ok_or(UploadError::Damaged)?;
@@ -70,6 +71,7 @@ impl Partials {
             let upload = uploads.first().ok_or(UploadError::Panicked)?;
             self.admission.record_stored(&uploads, began);
             row.upload_id = Some(upload.id.clone());
+            // About what the row says: by the clock of this machine, not by that of the database.
             row.expires_at = Timestamp::in_future(self.rows.ttl);
         } else {
             *row = self.rows.find(&row.id).await?;

@@ -1,5 +1,6 @@
 //! What is done with uploads in parts.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -274,10 +275,12 @@ impl Partials {
             .await?;
         ticket.set_file(row.name.as_deref().unwrap_or_default());
         lock.set_patience(ticket.patience());
-        let has_all = offset == 0
-            && row.role == PartialRole::Whole
-            && row.length.is_some()
-            && append.announced == row.length;
+        // What is refused at its end, for the settings have changed, is not judged before.
+        let kind = self.kind(&row).ok().filter(|(.., bytes_max)| {
+            let has_all = offset == 0 && row.role == PartialRole::Whole;
+            has_all && append.announced == row.length && row.length <= Some(*bytes_max)
+        });
+        let is_judged = kind.is_some() && row.length.is_some();
         let (opening, opened, checked) = (Arc::clone(&store), id.clone(), row.checked);
         let held = Arc::clone(&lock);
         let (file, written) = blocking(move || {
@@ -287,7 +290,7 @@ impl Partials {
                 file.set_len(checked)?;
                 file.sync_all()?;
             }
-            let written = has_all.then(|| opening.whole_partial(&opened));
+            let written = is_judged.then(|| opening.whole_partial(&opened));
             drop(held);
             Ok((Arc::new(file), written.transpose()?))
         })
@@ -298,15 +301,11 @@ impl Partials {
             row.checked = checked;
         }
         let shared = ticket.shared();
-        let progress = match written {
-            Some(written) => {
-                let (name, kind, _) = self.kind(&row)?;
-                let progress = Progress::new(&shared, name, kind, Some(written));
-                Some(Box::new(progress))
-            }
-            None => None,
-        };
-        let leaves_cache = progress.is_some() && !shared.are_read_again();
+        let (mut progress, mut leaves_cache) = (None, false);
+        if let Some((written, (name, kind, _))) = written.zip(kind) {
+            leaves_cache = !shared.is_read_again(kind);
+            progress = Some(Box::new(Progress::new(&shared, name, kind, Some(written))));
+        }
         let tail = Box::new(Tail::new(
             Arc::clone(&lock),
             Arc::clone(&file),
@@ -397,54 +396,81 @@ impl Partials {
             lock,
             ..
         } = work;
-        let held = Arc::clone(&lock);
-        let length = row.length;
-        let settled = Work::write_all(
-            held,
-            pieces,
-            checksum,
-            Arc::clone(&file),
-            from,
-            length,
-            is_whole,
-        )
-        .await;
-        if let Err(error @ UploadError::Unsynced(_)) = &settled {
-            self.end(ticket.store(), &row, &error.to_string()).await?;
-        }
+        let shared = ticket.shared();
+        // Bytes that have a sum count before the file is stored: from then on, nothing may cut them off. Who scans a file, or sends
+        // it to the bucket, may take long.
+        let stored_at = match checksum.is_none() && !shared.has_readers() {
+            true => row.length,
+            false => None,
+        };
+        let (held, unsynced) = (Arc::clone(&lock), Arc::clone(&file));
+        let settled =
+            Work::write_all(held, pieces, checksum, file, from, stored_at, is_whole).await;
         let Settled {
             bytes,
             fault,
-            progress,
-        } = settled?;
-        if let Some(progress) = progress {
-            let shared = ticket.shared();
-            let stored = self.complete(shared, &mut row, Some(progress), &lock).await;
-            let Err(error) = stored else {
-                return Ok(row.partial(bytes));
-            };
-            if !ends_upload(&error) {
-                // It can be stored later. Then the client need not send it again.
-                blocking(move || Ok(file.sync_all()?)).await?;
-                self.rows.keep(&mut row, bytes).await?;
+            is_synced,
+            judged,
+        } = self.end_unsynced(&shared.store, &row, settled).await?;
+        if is_synced {
+            let kept = row.kept;
+            self.rows.keep(&mut row, bytes).await?;
+            if row.length.is_none() {
+                ticket.set_counted();
+                let bytes = bytes.saturating_sub(kept);
+                self.admission.keep(Totals { files: 0, bytes });
             }
-            return Err(error);
-        }
-        let kept = row.kept;
-        self.rows.keep(&mut row, bytes).await?;
-        if row.length.is_none() {
-            ticket.set_counted();
-            let bytes = bytes.saturating_sub(kept);
-            self.admission.keep(Totals { files: 0, bytes });
         }
         if let Some(fault) = fault {
             return Err(fault);
         }
         if is_whole && row.is_to_be_stored(bytes) {
-            self.complete(ticket.shared(), &mut row, None, &lock)
-                .await?;
+            let store = Arc::clone(&shared.store);
+            let stored = self.complete(shared, &mut row, judged, &lock).await;
+            if let Err(error) = stored {
+                let may_go_on = !ends_upload(&error) && !matches!(error, UploadError::Partial(_));
+                if !is_synced && may_go_on {
+                    self.keep_unstored(&store, &mut row, unsynced, lock).await?;
+                }
+                return Err(error);
+            }
         }
         Ok(row.partial(bytes))
+    }
+
+    /// Has a whole file on the disk that could not be stored now, so that its client need not send it again.
+    async fn keep_unstored(
+        &self,
+        store: &Arc<Store>,
+        row: &mut PartialRow,
+        file: Arc<File>,
+        lock: Arc<Lock>,
+    ) -> Result<(), UploadError> {
+        let synced = blocking(move || {
+            let synced = file.sync_all().map_err(UploadError::Unsynced);
+            drop(lock);
+            synced
+        });
+        self.end_unsynced(store, row, synced.await).await?;
+        let bytes = row.length.unwrap_or_default();
+        if let Err(error) = self.rows.keep(row, bytes).await {
+            // Its client learns why it was not stored.
+            tracing::debug!(id = %row.id, %error, "an upload in parts has no more time");
+        }
+        Ok(())
+    }
+
+    /// Ends an upload whose bytes could not be synced: the next sync would succeed, and prove nothing.
+    async fn end_unsynced<T>(
+        &self,
+        store: &Arc<Store>,
+        row: &PartialRow,
+        synced: Result<T, UploadError>,
+    ) -> Result<T, UploadError> {
+        if let Err(error @ UploadError::Unsynced(_)) = &synced {
+            self.end(store, row, &error.to_string()).await?;
+        }
+        synced
     }
 
     /// Ends an upload. Returns what it has become, to be removed too.
