@@ -60,7 +60,7 @@ async fn a_large_file_leaves_the_page_cache_while_it_arrives() {
     }
     // The check of an archive reads it again.
     let archive = store(&server, "a.zip", &archive(LARGE)).await;
-    assert!(cached_of(&server, &archive) >= LARGE);
+    assert!(cached_of(&server, &archive) > LARGE / 2);
     let mut content = b"%PDF-1.7\n".to_vec();
     content.extend(noise(LARGE, 1));
     content.extend(b"\nstartxref\n0\n%%EOF\n");
