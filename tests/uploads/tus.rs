@@ -402,6 +402,13 @@ async fn tus_a_part_that_could_not_be_stored_does_not_touch_other_files() {
             let hold = "select 1 from headroom.partial_upload where upload_id is null for update";
             holder.batch_execute(hold).await.unwrap();
             cancel_waiting(&other).await;
+            if headers.is_empty() {
+                // It has the upload until the row says that its bytes are there, or that fails too.
+                wait_for_waiting(&other).await;
+                let end = request(&server, Method::DELETE, &path).send().await;
+                problem(end.unwrap(), 423, "locked").await;
+                cancel_waiting(&other).await;
+            }
         };
         let (last, ()) = tokio::join!(last, fail);
         problem(last, 503, "unavailable").await;

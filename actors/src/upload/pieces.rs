@@ -191,10 +191,15 @@ impl<S: Sink> Pieces<S> {
 
     /// Waits until nothing is being written.
     async fn sink(&mut self) -> Result<Box<S>, UploadError> {
+        if let Writer::Busy(task) = &mut self.writer {
+            // In its place: if the caller leaves meanwhile, whoever ends the file waits for it again.
+            let written = task.await;
+            self.writer = Writer::Ended;
+            return written.map_err(|_| UploadError::Panicked)?;
+        }
         match std::mem::replace(&mut self.writer, Writer::Ended) {
             Writer::Idle(sink) => Ok(sink),
-            Writer::Busy(task) => task.await.map_err(|_| UploadError::Panicked)?,
-            Writer::Ended => Err(UploadError::Panicked),
+            Writer::Busy(_) | Writer::Ended => Err(UploadError::Panicked),
         }
     }
 

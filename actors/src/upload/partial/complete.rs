@@ -38,11 +38,11 @@ impl Partials {
         let stored = self.store(shared, row, judged, lock).await;
         match &stored {
             Err(error) if error.is_of_the_file() => {
-                self.end(&store, row, &format!("it was refused: {error}"))
-                    .await?;
+                let reason = format!("it was refused: {error}");
+                self.end_for(&store, row, &reason).await;
             }
             Err(error) if ends_upload(error) => {
-                self.end(&store, row, &error.to_string()).await?;
+                self.end_for(&store, row, &error.to_string()).await;
             }
             _ => {}
         }
@@ -90,10 +90,18 @@ impl Partials {
     ) -> Result<(), UploadError> {
         // The file first: without it the upload does not go on, also if the row cannot be changed now.
         self.remove_file(store, &row.id).await;
-        self.rows.end(&row.id, reason).await?;
-        let bytes = row.length.unwrap_or(row.kept);
-        self.admission.uncount(Totals { files: 1, bytes });
+        if self.rows.end(&row.id, reason).await? {
+            let bytes = row.length.unwrap_or(row.kept);
+            self.admission.uncount(Totals { files: 1, bytes });
+        }
         Ok(())
+    }
+
+    /// As [`Self::end`], after an error that its client learns. Without its file, the upload does not go on in any case.
+    pub(super) async fn end_for(&self, store: &Arc<Store>, row: &PartialRow, reason: &str) {
+        if let Err(error) = self.end(store, row, reason).await {
+            tracing::warn!(id = %row.id, %error, "the row of an upload in parts does not say yet that it has ended");
+        }
     }
 
     /// Has the bytes of a file checked and hashed, as those of a form are while they arrive.

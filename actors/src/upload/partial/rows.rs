@@ -197,9 +197,11 @@ impl PartialRows {
         Ok(())
     }
 
-    /// Says why the upload does not go on. The row stays for a while to tell it.
-    pub(super) async fn end(&self, id: &UploadId, reason: &str) -> Result<(), UploadError> {
-        self.change(END, &[&id.as_str(), &reason]).await
+    /// Says why the upload does not go on. The row stays for a while to tell it. Returns whether it went on before.
+    pub(super) async fn end(&self, id: &UploadId, reason: &str) -> Result<bool, UploadError> {
+        let params: crate::postgres::Params<'_> = &[&id.as_str(), &reason];
+        let ended = self.database.query(END, params, WITHIN).await?;
+        Ok(ended.rows_affected > 0)
     }
 
     pub(super) async fn remove(&self, id: &UploadId) -> Result<(), UploadError> {

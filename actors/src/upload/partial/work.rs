@@ -194,7 +194,7 @@ impl Partials {
         let (reading, id) = (Arc::clone(store), row.id.clone());
         let bytes = blocking(move || Ok(reading.partial_bytes(&id)?)).await?;
         let bytes = bytes.ok_or_else(|| PartialFault::Gone("its file is lost".to_owned()))?;
-        Ok(row.checked.unwrap_or(bytes))
+        Ok(row.checked.map_or(bytes, |checked| checked.min(bytes)))
     }
 
     pub(in super::super) async fn find(
@@ -281,20 +281,24 @@ impl Partials {
             has_all && append.announced == row.length && row.length <= Some(*bytes_max)
         });
         let is_judged = kind.is_some() && row.length.is_some();
-        let (opening, opened, checked) = (Arc::clone(&store), id.clone(), row.checked);
+        let (opening, opening_id, checked) = (Arc::clone(&store), id.clone(), row.checked);
         let held = Arc::clone(&lock);
-        let (file, written) = blocking(move || {
-            let file = opening.open_partial(&opened)?;
+        // After a crash, the disk may not have what arrived before. What comes next may be cut off again, down to there.
+        let syncs = append.checksum.is_some() && offset > 0;
+        let opened = blocking(move || {
+            let file = opening.open_partial(&opening_id)?;
             let file = file.ok_or_else(|| PartialFault::Gone("its file is lost".to_owned()))?;
-            if let Some(checked) = checked {
-                file.set_len(checked)?;
-                file.sync_all()?;
+            if checked.is_some() {
+                file.set_len(offset)?;
             }
-            let written = is_judged.then(|| opening.whole_partial(&opened));
+            if checked.is_some() || syncs {
+                file.sync_all().map_err(UploadError::Unsynced)?;
+            }
+            let written = is_judged.then(|| opening.whole_partial(&opening_id));
             drop(held);
             Ok((Arc::new(file), written.transpose()?))
-        })
-        .await?;
+        });
+        let (file, written) = self.end_unsynced(&store, &row, opened.await).await?;
         let checked = append.checksum.is_some().then_some(offset);
         if row.checked != checked {
             self.rows.set_checked(id, checked).await?;
@@ -430,7 +434,8 @@ impl Partials {
             if let Err(error) = stored {
                 let may_go_on = !ends_upload(&error) && !matches!(error, UploadError::Partial(_));
                 if !is_synced && may_go_on {
-                    self.keep_unstored(&store, &mut row, unsynced, lock).await?;
+                    self.keep_unstored(&store, &mut row, unsynced, &lock)
+                        .await?;
                 }
                 return Err(error);
             }
@@ -444,11 +449,12 @@ impl Partials {
         store: &Arc<Store>,
         row: &mut PartialRow,
         file: Arc<File>,
-        lock: Arc<Lock>,
+        lock: &Arc<Lock>,
     ) -> Result<(), UploadError> {
+        let held = Arc::clone(lock);
         let synced = blocking(move || {
             let synced = file.sync_all().map_err(UploadError::Unsynced);
-            drop(lock);
+            drop(held);
             synced
         });
         self.end_unsynced(store, row, synced.await).await?;
@@ -468,7 +474,7 @@ impl Partials {
         synced: Result<T, UploadError>,
     ) -> Result<T, UploadError> {
         if let Err(error @ UploadError::Unsynced(_)) = &synced {
-            self.end(store, row, &error.to_string()).await?;
+            self.end_for(store, row, &error.to_string()).await;
         }
         synced
     }
